@@ -1,0 +1,122 @@
+"""A Qwen3 training step (forward, loss, backward, fused AdamW) of three sizes, under GT and under local PyTorch."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import gt
+
+MODEL = Path(__file__).parent.parent / "examples" / "qwen3" / "model.py"
+Row = tuple[str, float, float, float]
+Paired = Callable[[Callable[[], object], Callable[[], object], int], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Shapes of one size; `bar` is the most that GT's step may take, in local steps."""
+
+    name: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    batch: int
+    tokens: int
+    bar: float
+    steps: int
+    """Steps between two fetches of the loss."""
+    runs: int
+
+
+PRESETS = {
+    p.name: p
+    for p in (
+        Preset("micro", 512, 64, 2, 4, 2, 16, 128, 2, 32, 2.5, 20, 9),
+        Preset("tiny", 2048, 128, 4, 4, 2, 32, 384, 8, 128, 1.2, 4, 7),
+        Preset("30m", 8192, 512, 8, 8, 4, 64, 1536, 8, 256, 1.05, 1, 5),
+    )
+}
+MEMORY_BAR = 1.1
+
+
+def load_model(import_line: str) -> ModuleType:
+    """The example's model file with one import line changed, as a person would change it."""
+    source = MODEL.read_text().replace("import gt as torch", import_line)
+    module = ModuleType(f"qwen3_{abs(hash(import_line))}")
+    sys.modules[module.__name__] = module
+    exec(compile(source, str(MODEL), "exec"), module.__dict__)  # noqa: S102
+    return module
+
+
+def trainer(preset: Preset, import_line: str) -> Callable[[], float]:
+    """`preset.steps` training steps, ending with one fetch of the loss."""
+    module = load_model(import_line)
+    backend = gt if "gt" in import_line else torch
+    torch.manual_seed(0)
+    config = module.Config(
+        vocab_size=preset.vocabulary,
+        hidden_size=preset.hidden,
+        num_hidden_layers=preset.layers,
+        num_attention_heads=preset.heads,
+        num_key_value_heads=preset.kv_heads,
+        head_dim=preset.head_dim,
+        intermediate_size=preset.intermediate,
+    )
+    model = module.Qwen3(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = backend.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
+    labels = backend.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
+
+    def steps() -> float:
+        for _ in range(preset.steps):
+            logits = model(ids)
+            loss = torch.nn.functional.cross_entropy(logits.view(-1, preset.vocabulary), labels.view(-1))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return float(loss.item())
+
+    return steps
+
+
+def measure(preset: Preset, paired: Paired) -> list[Row]:
+    remote, local = trainer(preset, "import gt as torch"), trainer(preset, "import torch")
+    for _ in range(2):
+        a, b = remote(), local()
+    if a != b:
+        print(f"  (losses differ: {a!r} and {b!r})")
+    first, second = paired(remote, local, preset.runs)
+    rows = [(f"Qwen3 training step, {preset.name}", first / preset.steps, second / preset.steps, preset.bar)]
+    worker, alone = peak(preset.name, "import gt as torch"), peak(preset.name, "import torch")
+    return [*rows, (f"  peak memory of the worker, {preset.name}", float(worker), float(alone), MEMORY_BAR)]
+
+
+def peak(name: str, import_line: str) -> int:
+    """Peak resident bytes of the process that holds the tensors, after three steps in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.qwen3", name, import_line]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main(name: str, import_line: str) -> None:
+    steps = trainer(PRESETS[name], import_line)
+    for _ in range(3):
+        steps()
+    stats: dict[str, Any] = gt.debug.stats() if "gt" in import_line else {}
+    local = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(stats.get("peak_rss_bytes", local))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

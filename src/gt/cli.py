@@ -1,0 +1,99 @@
+"""The command `gt`: serve, worker, log, config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from gt.config import TABLE, read
+from gt.dispatcher import log, service
+from gt.errors import GTError
+
+VERSION = "0.1.0"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="gt", description="PyTorch whose tensors live on a shared pool of workers.")
+    top.add_argument("--version", action="version", version=f"gt {VERSION}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _serve_arguments(commands.add_parser("serve", help="run a dispatcher and local workers"))
+    _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
+    _log_arguments(commands.add_parser("log", help="print an instruction log, filtered"))
+    commands.add_parser("config", help="print every setting, its value and where that comes from")
+    return top
+
+
+def _serve_arguments(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("--address", required=True, help="tcp://127.0.0.1:PORT or ipc://PATH; workers use the next port")
+    serve.add_argument("--workers", type=int, help="local workers (default: one a visible GPU, else one)")
+    serve.add_argument("--device", help="their device, as in torch.device (default: cuda where there is one, else cpu)")
+    serve.add_argument("--data", nargs="*", default=[], metavar="DIR", help="folders that workers may read and write")
+    serve.add_argument("--embedded", type=int, metavar="PID", help=argparse.SUPPRESS)
+
+
+def _worker_arguments(worker: argparse.ArgumentParser) -> None:
+    worker.add_argument("--connect", required=True, metavar="ADDRESS", help="the service's address, as clients use it")
+    worker.add_argument("--device", help="as in torch.device (default: cuda where there is one, else cpu)")
+    worker.add_argument("--name", help="how messages name this worker (default: host and process id)")
+    worker.add_argument("--data", nargs="*", default=[], metavar="DIR", help="folders that it may read and write")
+    worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
+    worker.add_argument("--parent", type=int, metavar="PID", help=argparse.SUPPRESS)
+
+
+def _log_arguments(show: argparse.ArgumentParser) -> None:
+    show.add_argument("file")
+    show.add_argument("--session", type=int)
+    show.add_argument("--worker")
+    show.add_argument("--op", metavar="GLOB", help="for example 'aten::mm*'")
+    show.add_argument("--id", type=int, help="instructions that touch this storage")
+    show.add_argument("--since", type=float, metavar="SECONDS", help="since the epoch")
+    show.add_argument("--until", type=float, metavar="SECONDS", help="since the epoch")
+    show.add_argument("--json", action="store_true", help="as they stand in the file")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    try:
+        return COMMANDS[given.command](given)
+    except GTError as error:
+        print(f"gt: {error}", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"gt: {error.filename}: no such file", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 1
+
+
+def _serve(given: argparse.Namespace) -> int:
+    gpus = service.visible_gpus()
+    count = given.workers if given.workers is not None else max(1, len(gpus))
+    devices = [given.device or (f"cuda:{gpus[i % len(gpus)]}" if gpus else "cpu") for i in range(count)]
+    embedded = given.embedded is not None
+    service.serve(given.address, devices, None if embedded else given.data, given.embedded, quiet=embedded)
+    return 0
+
+
+def _worker(given: argparse.Namespace) -> int:
+    from gt.worker import server  # late import: torch, which no other command needs
+
+    server.main(given.connect, given.device, given.name, None if given.any_file else given.data, given.parent)
+    return 0
+
+
+def _log(given: argparse.Namespace) -> int:
+    wanted = log.Filter(given.session, given.worker, given.op, given.id, given.since, given.until)
+    log.show(given.file, wanted, given.json)
+    return 0
+
+
+def _config(given: argparse.Namespace) -> int:
+    values, origins = read(os.environ)
+    for row in TABLE:
+        print(f"{row.name:<20} {getattr(values, row.name)!r:<12} {origins[row.name]:<24} {row.help}")
+    return 0
+
+
+COMMANDS = {"serve": _serve, "worker": _worker, "log": _log, "config": _config}

@@ -1,0 +1,248 @@
+"""From an ATen call to a defined call: the template, the results' geometries, and what changes in place.
+
+A call is inferred once on meta tensors and defined once; from then on its key finds it. Keys hold the geometries of the
+operands and every literal that may shape a result; numbers that only enter the arithmetic stay out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gt.client import geometry, record
+from gt.client.geometry import Geometry
+from gt.wire import instructions as wire
+
+OpOverload = torch._ops.OpOverload
+LIMIT = 1 << 16
+"""Definitions that one session keeps; beyond it all are forgotten and made again when needed."""
+
+SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten::arange.start_step"}
+"""Operators whose Scalar arguments decide the size of the result."""
+
+CLIENT_ONLY = {"pin_memory", "non_blocking"}
+"""Keyword arguments that speak of the client's memory."""
+
+_new_call = itertools.count(1).__next__
+_caches: list[dict[Any, Any]] = []
+_defined: list[int] = []
+
+
+@dataclass(slots=True)
+class Call:
+    """A defined call. `outs`: the geometry of each fresh result, nested as the operator returns them."""
+
+    number: int
+    outs: Any
+    single: Geometry | None
+    """The only result, where there is just one and it is fresh: the fast way."""
+    returns: Callable[[Any, Any], Any] | None
+    """How the written operands and the fresh results make up what the operator returns."""
+    regeometry: list[tuple[int, Geometry]] = field(default_factory=list)
+    """Written operands (by position among all tensors) whose geometry the call changes."""
+
+
+class Unforeseen:
+    """Stands in a cache for a call whose results only the worker can tell."""
+
+    single = None
+
+
+UNFORESEEN = Unforeseen()
+
+
+def new_cache() -> dict[Any, Any]:
+    cache: dict[Any, Any] = {}
+    _caches.append(cache)
+    return cache
+
+
+def forget_all() -> None:
+    """Forget every definition: the table is full, the worker is another one, or the default dtype changed."""
+    with record.lock:
+        for cache in _caches:
+            cache.clear()
+        if _defined:
+            record.segment.append(wire.Forget(_defined[:]))
+            _defined.clear()
+
+
+def define(
+    op: OpOverload,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ins: list[Geometry],
+    outs: list[Geometry | None],
+    vary: frozenset[int],
+    saves_graph: bool = False,
+    name: str | None = None,
+) -> int:
+    """Record the definition of a call and return its number."""
+    with record.lock:
+        if len(_defined) >= LIMIT:
+            forget_all()
+        number = _new_call()
+        template = Template(vary)
+        record.segment.append(
+            wire.Define(
+                number,
+                name or op_name(op),
+                [template.arg(a, i in vary) for i, a in enumerate(args)],
+                {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
+                [g.to_wire() for g in ins],
+                [None if g is None else g.to_wire() for g in outs],
+                saves_graph,
+                geometry.dtype_name(torch.get_default_dtype()),
+            )
+        )
+        _defined.append(number)
+    return number
+
+
+def op_name(op: OpOverload) -> str:
+    name: str = op.name()
+    return name
+
+
+class Template:
+    """Turns arguments into the template of a call, numbering operands and varying numbers in the order they are met."""
+
+    def __init__(self, vary: frozenset[int] = frozenset()) -> None:
+        self.operands = 0
+        self.numbers = 0
+
+    def arg(self, value: Any, vary: bool) -> wire.Arg:
+        kind = type(value)
+        if vary and (kind is float or kind is int or kind is complex):
+            self.numbers += 1
+            return wire.Number(self.numbers - 1)
+        if value is None or kind is bool or kind is int or kind is float or kind is str:
+            return value  # type: ignore[no-any-return]
+        if isinstance(value, torch.Tensor):
+            self.operands += 1
+            return wire.In(self.operands - 1)
+        if isinstance(value, (list, tuple)):
+            return [self.arg(v, vary) for v in value]
+        if isinstance(value, GeneratorState):
+            self.operands += 1
+            return wire.Generator(self.operands - 1)
+        return _constant(value)
+
+
+@dataclass(slots=True, frozen=True)
+class GeneratorState:
+    """The state of a client's `torch.Generator` on its way, as an argument of a query."""
+
+    state: torch.Tensor
+
+
+def _constant(value: Any) -> wire.Arg:
+    if isinstance(value, torch.dtype):
+        return wire.Dtype(geometry.dtype_name(value))
+    if isinstance(value, torch.device):
+        return wire.Device()
+    if isinstance(value, torch.layout):
+        return wire.Layout(str(value).removeprefix("torch."))
+    if isinstance(value, torch.memory_format):
+        return wire.MemoryFormat(str(value).removeprefix("torch."))
+    if isinstance(value, complex):
+        return wire.Complex(value.real, value.imag)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return _constant(value.node.maybe_as_int())
+    raise TypeError(f"an argument of type {type(value).__name__} cannot travel to a worker")
+
+
+def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
+    """Every tensor among the arguments, in the order `Template` numbers them."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(v for v in value if isinstance(v, torch.Tensor))
+        elif isinstance(value, GeneratorState):
+            found.append(value.state)
+    return found
+
+
+# -- inference -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Inferred:
+    """What a call does, found on meta tensors."""
+
+    outs: list[Geometry | None]
+    """Fresh results in order, None for an undefined one."""
+    shape: Any
+    """What the operator returns: `Fresh` and `Written` in the nesting of its results."""
+    regeometry: list[tuple[int, Geometry]]
+
+
+@dataclass(slots=True, frozen=True)
+class Fresh:
+    index: int
+
+
+@dataclass(slots=True, frozen=True)
+class Written:
+    position: int
+
+
+def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:
+    """Run the operator on meta tensors. Raises whatever the operator raises there."""
+    metas = iter([spec.meta() for spec in specs])
+    used: list[torch.Tensor] = []
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            used.append(next(metas))
+            return used[-1]
+        if isinstance(value, (list, tuple)):
+            return [convert(v) for v in value]
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    meta_args = [convert(a) for a in args]
+    meta_kwargs = {k: convert(v) for k, v in kwargs.items()}
+    with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
+        result = op(*meta_args, **meta_kwargs)
+    outs: list[Geometry | None] = []
+    positions = {id(t): i for i, t in enumerate(used)}
+    shape = _shape(result, positions, outs, fresh=fresh_results(op))
+    changed = [(i, now) for i, t in enumerate(used) if (now := geometry.of(t)) is not specs[i] and _differs(now, specs[i])]
+    return Inferred(outs, shape, changed)
+
+
+def _differs(now: Geometry, before: Geometry) -> bool:
+    return now.to_wire() != before.to_wire()
+
+
+def fresh_results(op: OpOverload) -> bool:
+    return not any(r.alias_info is not None and r.alias_info.is_write for r in op._schema.returns)
+
+
+def _shape(result: Any, positions: dict[int, int], outs: list[Geometry | None], fresh: bool) -> Any:
+    if isinstance(result, torch.Tensor):
+        position = positions.get(id(result))
+        if position is not None and not fresh:
+            return Written(position)
+        spec = geometry.of(result)
+        outs.append(geometry.intern(spec.size, _own_stride(result, spec), 0, spec.dtype))
+        return Fresh(len(outs) - 1)
+    if isinstance(result, (list, tuple)):
+        made = [_shape(r, positions, outs, fresh) for r in result]
+        return tuple(made) if isinstance(result, tuple) else made
+    if result is None:
+        return None
+    raise NotImplementedError("a result that is not a tensor")
+
+
+def _own_stride(result: torch.Tensor, spec: Geometry) -> tuple[int, ...]:
+    """A fresh result's strides; an expanded one (stride 0) gets elements of its own."""
+    if any(s == 0 and n > 1 for n, s in zip(spec.size, spec.stride, strict=True)):
+        return geometry.contiguous_stride(spec.size)
+    return spec.stride

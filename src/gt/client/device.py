@@ -1,0 +1,156 @@
+"""Registers the device `remote` with PyTorch: backend module, kernels, and the answers of tensors and storages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+from gt.client import autocast, calls, engine, record, session, special, storage, tensors, whole
+from gt.client.kernels import kernel
+from gt.wire import instructions as wire
+
+_libraries: list[torch.library.Library] = []
+"""Kernels live as long as the library object that registered them."""
+
+
+class Backend(_DummyBackendModule):
+    """`torch.remote`: what PyTorch asks of an accelerator's module."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def manual_seed(self, seed: int) -> None:
+        record.record(wire.Seed(int(seed) & 0xFFFF_FFFF_FFFF_FFFF))
+
+    manual_seed_all = manual_seed
+
+    def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
+        """The state of the session's generator, as uint8 on the CPU."""
+        _, frames = session.current().ask(wire.GetRandomState)
+        return torch.frombuffer(bytearray(frames[0]), dtype=torch.uint8)
+
+    def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
+        with record.lock:
+            record.frames.append(record.bytes_of(new_state.cpu()))
+            record.segment.append(wire.SetRandomState(len(record.frames) - 1))
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return [self.get_rng_state()]
+
+    def set_rng_state_all(self, new_states: list[torch.Tensor]) -> None:
+        self.set_rng_state(new_states[0])
+
+    def seed_all(self) -> None:
+        self.manual_seed(torch.seed())
+
+    def initial_seed(self) -> int:
+        return torch.initial_seed()
+
+    def synchronize(self, device: Any = None) -> None:
+        """Wait until all that was recorded is done; raises the first error that nothing has reported yet."""
+        session.current().ask(wire.Synchronize)
+
+    def set_device(self, device: Any) -> None:
+        if torch.device("remote", device if isinstance(device, int) else None).index not in (None, 0):
+            raise RuntimeError("there is one remote device, remote:0; its tensors are placed by the dispatcher")
+
+    def empty_cache(self) -> None:
+        return None
+
+    def memory_stats(self, device: Any = None) -> dict[str, Any]:
+        answer, _ = session.current().ask(wire.Stats)
+        return dict(answer.stats)
+
+    def memory_allocated(self, device: Any = None) -> int:
+        """Bytes of this session's tensors on the worker."""
+        return int(self.memory_stats()["bytes"])
+
+    def max_memory_allocated(self, device: Any = None) -> int:
+        return int(self.memory_stats().get("peak_bytes", self.memory_stats()["bytes"]))
+
+    def reset_peak_memory_stats(self, device: Any = None) -> None:
+        return None
+
+    def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        return True
+
+    def get_device_name(self, device: Any = None) -> str:
+        return session.current().welcome.worker.name
+
+    def get_device_capability(self, device: Any = None) -> tuple[int, int]:
+        return (0, 0)
+
+
+OWN = {*special.KERNELS, *whole.CELLS}
+
+
+def _kernels() -> list[tuple[str, Any]]:
+    """Every overload that needs a kernel: not composite, not a view that PyTorch makes from `as_strided`."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    found = []
+    for name in torch._C._dispatch_get_all_op_names():
+        if not name.startswith("aten::") or has(name, "CompositeImplicitAutograd"):
+            continue
+        short = name.removeprefix("aten::")
+        base, _, overload = short.partition(".")
+        if short in OWN or base in special.ALIASING or not (has(name, "Meta") or _computes(name)):
+            continue
+        op = getattr(getattr(torch.ops.aten, base, None), overload or "default", None)
+        if op is not None and not _is_view(op):
+            found.append((short, op))
+    return found
+
+
+def _computes(name: str) -> bool:
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has(name, "CPU") or has(name, "CompositeExplicitAutograd")
+
+
+def _is_view(op: calls.OpOverload) -> bool:
+    """Results that alias operands which are not written."""
+    schema = op._schema
+    aliases = any(r.alias_info is not None for r in schema.returns)
+    return aliases and not any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+
+
+def _register() -> None:
+    library = torch.library.Library("aten", "IMPL")
+    fallback = torch.library.Library("_", "IMPL")
+    for short, op in _kernels():
+        library.impl(short, kernel(op), "PrivateUse1")
+    for short, function in special.KERNELS.items():
+        library.impl(short, function, "PrivateUse1")
+    for short, function in special.CPU_KERNELS.items():
+        library.impl(short, function, "CPU", allow_override=True)
+    for op in whole.WHOLE:
+        short = op.name().removeprefix("aten::")
+        for key in ("PrivateUse1", "AutogradPrivateUse1"):
+            library.impl(short, whole.kernel(op), key)
+    for short, function in whole.CELLS.items():
+        library.impl(short, function, "AutogradPrivateUse1")
+        library.impl(short, function, "PrivateUse1")
+    for key in ("Conjugate", "Negative"):
+        library.impl("_copy_from", torch.library.fallthrough_kernel, key)
+    fallback.fallback(_refuse, "PrivateUse1")
+    autocast.install(library, fallback)
+    _libraries.extend((library, fallback))
+
+
+def _refuse(op: calls.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError(
+        f"{op.name()} is not an operator of remote workers (a custom operator, or one of a layout or backend that GT does"
+        " not carry). Move its operands to the CPU, or write it in terms of ATen operators"
+    )
+
+
+def install() -> None:
+    """Register the device. Once per process, when `gt` is imported."""
+    _setup_privateuseone_for_python_backend("remote", backend_module=Backend())
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    _register()
+    storage.install()
+    tensors.install(calls.forget_all)
+    engine.install()
+    torch.autograd.set_multithreading_enabled(False)

@@ -1,0 +1,73 @@
+"""The embedded service: a dispatcher and its workers as child processes, over a private socket, ending with the client."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from gt.errors import StartError
+
+TAIL_BYTES = 2000
+
+
+class Embedded:
+    """A service that this process started. Its folder, socket and processes end with this process."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], said: BinaryIO) -> None:
+        self.folder = folder
+        self.process = process
+        self.said = said
+        """What the service prints. Open, since the service removes the folder when it ends."""
+        self.owner = os.getpid()
+        self.address = _address(folder)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until it listens. Raises StartError with what it printed, if it ended or took too long."""
+        deadline = time.monotonic() + timeout_s
+        path = Path(self.address.removeprefix("ipc://"))
+        while not path.exists():
+            if self.process.poll() is not None:
+                raise StartError(f"the embedded service ended with code {self.process.returncode}:\n{self._said()}")
+            if time.monotonic() > deadline:
+                raise StartError(f"the embedded service did not start within {timeout_s:g} s:\n{self._said()}")
+            time.sleep(0.005)
+
+    def _said(self) -> str:
+        self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - TAIL_BYTES))
+        return self.said.read().decode(errors="replace").strip() or "(it left no message)"
+
+    def stop(self) -> None:
+        if self.owner != os.getpid():
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _address(folder: Path) -> str:
+    return f"ipc://{folder}/socket"
+
+
+def start() -> Embedded:
+    """Start the service and return at once; `wait_ready` waits for it."""
+    folder = Path(tempfile.mkdtemp(prefix="gt-"))
+    command = [sys.executable, "-m", "gt", "serve", "--embedded", str(os.getpid()), "--address", _address(folder)]
+    said = (folder / "said").open("w+b")  # noqa: SIM115 - open as long as the service
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        env={**os.environ, "GT_ROLE": "dispatcher"},
+        start_new_session=True,
+    )
+    return Embedded(folder, process, said)

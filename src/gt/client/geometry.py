@@ -1,0 +1,81 @@
+"""Geometries of remote tensors, interned: equal geometries are one object, so that keys compare by identity."""
+
+from __future__ import annotations
+
+import torch
+
+from gt.wire import instructions as wire
+
+LIMIT = 1 << 16
+_interned: dict[tuple[object, ...], Geometry] = {}
+
+
+class Geometry:
+    """Sizes, strides and offset (in elements), dtype, and the conjugate and negative bits of a tensor.
+
+    Two objects may stand for equal geometries after the table was cleared: that costs a second definition, no more.
+    """
+
+    __slots__ = ("conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
+
+    def __init__(
+        self, size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool, neg: bool
+    ) -> None:
+        self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
+        self.contiguous = offset == 0 and stride == contiguous_stride(size)
+        self.size_bytes = self.extent() * dtype.itemsize
+
+    def to_wire(self) -> wire.Geometry:
+        return wire.Geometry(tuple(self.size), self.stride, self.offset, dtype_name(self.dtype), self.conj, self.neg)
+
+    def extent(self) -> int:
+        """Elements from the start of the storage to the end of the last one."""
+        if 0 in self.size:
+            return 0
+        return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+
+    def meta(self) -> torch.Tensor:
+        """A meta tensor of this geometry, its storage just large enough."""
+        if self.contiguous:
+            out = torch.empty(self.size, dtype=self.dtype, device="meta")
+        else:
+            base = torch.empty(self.extent(), dtype=self.dtype, device="meta")
+            out = base.as_strided(self.size, self.stride, self.offset)
+        out = out.conj() if self.conj else out
+        return out._neg_view() if self.neg else out
+
+
+def contiguous_stride(size: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+    """The row-major strides that PyTorch gives a new tensor of this size."""
+    stride, step = [], 1
+    for n in reversed(size):
+        stride.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(stride))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def intern(
+    size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool = False, neg: bool = False
+) -> Geometry:
+    key = (size, stride, offset, dtype, conj, neg)
+    found = _interned.get(key)
+    if found is None:
+        if len(_interned) >= LIMIT:
+            _interned.clear()
+        found = _interned[key] = Geometry(size, stride, offset, dtype, conj, neg)
+    return found
+
+
+def of(tensor: torch.Tensor) -> Geometry:
+    return intern(
+        tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+    )
+
+
+def from_wire(geometry: wire.Geometry) -> Geometry:
+    dtype: torch.dtype = getattr(torch, geometry.dtype)
+    return intern(torch.Size(geometry.size), geometry.stride, geometry.offset, dtype, geometry.conj, geometry.neg)

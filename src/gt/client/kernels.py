@@ -1,0 +1,376 @@
+"""The kernels of the device: what happens when PyTorch's dispatcher hands an ATen overload to `remote`.
+
+`kernel` is the one way for almost every overload. The rest stand in `special.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gt.client import calls, geometry, record, session, sites
+from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
+from gt.client.geometry import Geometry
+from gt.wire import instructions as wire
+from gt.wire import messages
+
+Tensor = torch.Tensor
+Op = wire.Op
+_create = torch._C._acc.create_empty_tensor
+Kernel = Callable[..., Any]
+
+
+def kernel(op: OpOverload) -> Kernel:
+    """The kernel of an overload."""
+    cache = calls.new_cache()
+    general = _general_kernel(op, cache)
+    kinds = [str(a.type) for a in op._schema.arguments]
+    functional = len(op._schema.returns) == 1 and str(op._schema.returns[0].type) == "Tensor" and calls.fresh_results(op)
+    if functional and kinds[:1] == ["Tensor"] and kinds[1:2] in (["Tensor"], ["number"]):
+        return _two_operand_kernel(general, cache)
+    return general
+
+
+def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
+    """The fast way for what is called most: two operands with known geometries, or one and a number; nothing else."""
+    segment, append = record.segment, record.segment.append
+    new_id, Holder, Flush, here = record.new_id, record.Holder, record.Flush, sites.here
+    find = cache.get
+
+    def run(a: Any, *rest: Any, **kwargs: Any) -> Any:
+        if kwargs or len(rest) != 1:
+            return general(a, *rest, **kwargs)
+        b = rest[0]
+        kind = type(b)
+        try:
+            i, g, owner = a._gt
+            if kind is float or kind is int:
+                call = find((g, kind))
+                ids, numbers = [i], [b]
+            else:
+                j, h, other = b._gt
+                if other != id(b):
+                    return general(a, b)
+                call = find((g, h))
+                ids, numbers = [i, j], []
+        except AttributeError:
+            return general(a, b)
+        if call is None or owner != id(a):
+            return general(a, b)
+        spec = call.single
+        if spec is None or not spec.contiguous:
+            return general(a, b)
+        out = _create(spec.size, spec.dtype)
+        number = new_id()
+        out.untyped_storage()._gt = Holder(number, spec)
+        out._gt = (number, spec, id(out))
+        append(Op(call.number, [number], ids, numbers, here()))
+        if len(segment) >= Flush.limit:
+            Flush.send()
+        return out
+
+    return run
+
+
+def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
+    """Find the call by its key, make the results, append one instruction."""
+    vary = varying(op)
+    segment, append = record.segment, record.segment.append
+    operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
+    find = cache.get
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        ids: list[int] = []
+        key: list[Any] = []
+        numbers: list[Any] = []
+        position = 0
+        for a in args:
+            kind = type(a)
+            if kind is Tensor or isinstance(a, Tensor):
+                try:
+                    i, g, owner = a._gt
+                    if owner != id(a):
+                        i, g, owner = operand(a)
+                except AttributeError:
+                    if a.device.type != "remote":
+                        return run(*lifted(op, args), **kwargs)
+                    i, g, owner = operand(a)
+                ids.append(i)
+                key.append(g)
+            elif (kind is float or kind is int) and position in vary:
+                numbers.append(a)
+                key.append(kind)
+            elif kind is list or kind is tuple:
+                if not _gather(op, a, position in vary, ids, key, numbers):
+                    return run(*lifted(op, args), **kwargs)
+            elif kind is complex and position in vary:
+                numbers.append(wire.Complex(a.real, a.imag))
+                key.append(kind)
+            else:
+                key.append(a)
+            position += 1
+        if kwargs:
+            if kwargs.get("generator") is not None:
+                return with_generator(op, args, kwargs)
+            for name, v in kwargs.items():
+                key.append(name)
+                if isinstance(v, Tensor):
+                    i, g, owner = operand(v) if v.device.type == "remote" else operand(lift(v))
+                    ids.append(i)
+                    key.append(g)
+                elif type(v) is list:
+                    if not _gather(op, v, False, ids, key, numbers):
+                        return run(*args, **{**kwargs, name: [lift(t) if isinstance(t, Tensor) else t for t in v]})
+                elif type(v) is float:
+                    numbers.append(v)
+                    key.append(float)
+                else:
+                    key.append(v)
+                    key.append(type(v))
+        packed = tuple(key)
+        call = find(packed)
+        if call is None:
+            call = learn(op, args, kwargs, vary, cache, packed)
+        if call is UNFORESEEN:
+            return query(op, args, kwargs)
+        spec = call.single
+        if spec is None:
+            return _general(call, args, kwargs, ids, numbers)
+        out = _create(spec.size, spec.dtype)
+        number = new_id()
+        out.untyped_storage()._gt = Holder(number, spec)
+        if not spec.contiguous:
+            out = record._as_strided.redispatch(record.META, out, spec.size, spec.stride, 0)
+        out._gt = (number, spec, id(out))
+        append(Op(call.number, [number], ids, numbers, here()))
+        if len(segment) >= Flush.limit:
+            Flush.send()
+        return out
+
+    return run
+
+
+VARYING = {"Tensor", "number", "float", "Optional[Tensor]", "Optional[number]", "Optional[float]", "List[number]"}
+
+
+def varying(op: OpOverload) -> frozenset[int]:
+    """Positions of the arguments that may be numbers of no influence on the result's shape."""
+    if op._schema.name in calls.SHAPED_BY_NUMBERS:
+        return frozenset()
+    return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
+
+
+def _gather(
+    op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[Any], numbers: list[Any]
+) -> bool:
+    """Take in a list argument. False where it holds a CPU tensor, which must be lifted first."""
+    key.append(len(values))
+    for v in values:
+        if isinstance(v, Tensor):
+            if v.device.type != "remote":
+                return False
+            i, g, owner = getattr(v, "_gt", None) or record.operand(v)
+            if owner != id(v):
+                i, g, owner = record.operand(v)
+            ids.append(i)
+            key.append(g)
+        elif vary and (type(v) is float or type(v) is int):
+            numbers.append(v)
+            key.append(type(v))
+        elif vary and type(v) is complex:
+            numbers.append(wire.Complex(v.real, v.imag))
+            key.append(complex)
+        else:
+            key.append(v)
+            key.append(type(v))
+    return True
+
+
+def lift(tensor: Tensor) -> Tensor:
+    """A CPU tensor of no dimension, made remote: PyTorch lets it take part in an operation on any device."""
+    if tensor.device.type == "remote":
+        return tensor
+    if tensor.dim() or tensor.device.type != "cpu":
+        raise RuntimeError(record.mixed_devices(tensor))
+    spec = geometry.intern(torch.Size(()), (), 0, tensor.dtype)
+    out = record.make(spec)
+    record.upload(tensor, record.operand(out)[0], spec, sites.here())
+    return out
+
+
+def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
+    written = {i for i, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
+
+    def one(position: int, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if position in written and value.device.type != "remote":
+                raise RuntimeError(record.mixed_devices(value))
+            return lift(value)
+        if isinstance(value, (list, tuple)):
+            return [one(position, v) for v in value]
+        return value
+
+    return [one(i, a) for i, a in enumerate(args)]
+
+
+def learn(
+    op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], vary: frozenset[int], cache: dict[Any, Any], key: Any
+) -> Any:
+    """Infer and define a call that was not met before."""
+    call: Any = UNFORESEEN
+    if not unforeseeable(op):
+        specs = [record.operand(t)[1] for t in calls.tensors_in((*args, *kwargs.values()))]
+        try:
+            found = calls.infer(op, args, kwargs, specs)
+        except Exception:
+            # Either the worker finds the same fault, and its error is the one PyTorch's CPU gives, or inference does not
+            # know this call and the worker does. Both are settled by asking.
+            cache[key] = UNFORESEEN
+            return UNFORESEEN
+        number = calls.define(op, args, kwargs, specs, found.outs, vary)
+        call = _call(number, found)
+    cache[key] = call
+    return call
+
+
+def unforeseeable(op: OpOverload) -> bool:
+    """Whether results depend on data, or are not tensors."""
+    tags = op.tags
+    return (
+        torch.Tag.dynamic_output_shape in tags
+        or torch.Tag.data_dependent_output in tags
+        or any(not str(r.type).startswith(("Tensor", "Optional[Tensor]", "List[Tensor]")) for r in op._schema.returns)
+    )
+
+
+def _call(number: int, found: calls.Inferred) -> Call:
+    single = None
+    if type(found.shape) is Fresh and not found.regeometry:
+        single = found.outs[0]
+    return Call(number, found.outs, single, found.shape, found.regeometry)
+
+
+def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]) -> Any:
+    """Results that are several, undefined, or the caller's own tensors."""
+    fresh = [record.make(spec) for spec in call.outs if spec is not None]
+    outs = [t._gt[0] for t in fresh]  # type: ignore[attr-defined]
+    record.record(Op(call.number, outs, ids, numbers, sites.here(3)))
+    given: list[Tensor] = []
+    if call.regeometry or _has_written(call.returns):
+        given = calls.tensors_in((*args, *kwargs.values()))
+    for position, spec in call.regeometry:
+        record.regeometry(given[position], spec)
+    return _build(call.returns, fresh, given)
+
+
+def _has_written(shape: Any) -> bool:
+    return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
+
+
+def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
+    if type(shape) is Fresh:
+        return fresh[shape.index]
+    if type(shape) is Written:
+        return given[shape.position]
+    if isinstance(shape, (list, tuple)):
+        made = [_build(s, fresh, given) for s in shape]
+        return tuple(made) if isinstance(shape, tuple) else made
+    return None
+
+
+# -- asking the worker ---------------------------------------------------------------------------------------------------
+
+QUERY_IDS = 1 << 40
+"""Results of queries are numbered from here, `MOST_RESULTS` to a request: how many there are, only the worker knows."""
+MOST_RESULTS = 1 << 12
+
+
+def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call on the worker now and learn its results' geometries and values from the answer."""
+    args = tuple(lifted(op, args))
+    kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    template = calls.Template()
+    given = calls.tensors_in((*args, *kwargs.values()))
+    operands = [(i, g.to_wire()) for i, g, _ in map(record.operand, given)]
+    wire_args = [template.arg(a, False) for a in args]
+    wire_kwargs = {k: template.arg(v, False) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY}
+    site = sites.here(3)
+    dtype = geometry.dtype_name(torch.get_default_dtype())
+
+    def request(number: int) -> wire.Query:
+        first = QUERY_IDS + number * MOST_RESULTS
+        return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
+
+    answer, _ = session.current().ask(request)
+    return _Results(op, args, kwargs, answer).build()
+
+
+class _Results:
+    """Puts an answer's geometries and values together as the operator returns them."""
+
+    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
+        self.returns = op._schema.returns
+        self.written = _written(op, args, kwargs)
+        self.next_id = QUERY_IDS + answer.request * MOST_RESULTS
+        self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
+
+    def build(self) -> Any:
+        results: list[Any] = []
+        stack: list[list[Any]] = []
+        target = results
+        for mark in self.pattern:
+            if mark == "[":
+                stack.append(target)
+                target.append([])
+                target = target[-1]
+            elif mark == "]":
+                target = stack.pop()
+            elif mark == "v":
+                target.append(_value(next(self.values)))
+            else:
+                target.append(self._tensor(None if stack else len(results)))
+        if not self.returns:
+            return None
+        return tuple(results) if len(self.returns) > 1 else results[0]
+
+    def _tensor(self, index: int | None) -> Tensor | None:
+        spec = next(self.outs)
+        alias = None if index is None else self.returns[index].alias_info
+        if alias is not None and alias.is_write:
+            tensor = self.written[frozenset(alias.before_set)]
+            if spec is not None and spec != geometry.of(tensor).to_wire():
+                record.regeometry(tensor, geometry.from_wire(spec))
+            return tensor
+        if spec is None:
+            return None
+        self.next_id += 1
+        return record.adopt(self.next_id - 1, geometry.from_wire(spec))
+
+
+def _value(value: Any) -> Any:
+    return complex(value.real, value.imag) if isinstance(value, wire.Complex) else value
+
+
+def _written(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[frozenset[str], Tensor]:
+    """The operands that a call writes, by their alias set."""
+    found = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            if isinstance(value, Tensor):
+                found[frozenset(argument.alias_info.before_set)] = value
+    return found
+
+
+def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call with a generator of the client's: its state travels there and back, so that both sides agree."""
+    generator: torch.Generator = kwargs["generator"]
+    state = generator.get_state().to("remote")
+    result = query(op, args, {**kwargs, "generator": calls.GeneratorState(state)})
+    generator.set_state(state.cpu())
+    return result
+
+
+session.on_worker_lost = calls.forget_all

@@ -1,0 +1,163 @@
+"""From an operation to an instruction: ids, operands, results and the segment that collects instructions.
+
+A tensor's identity is its storage: a `Holder` rides on the storage object, lives exactly as long as the C++ storage, and
+reports its death. The operand (id, geometry) of a tensor is cached on the Python tensor object, with the object's own
+`id()`: code that copies a tensor's `__dict__` to another tensor, or swaps two, then finds the cache stale and not wrong.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+
+import torch
+
+from gt.client import geometry
+from gt.client.geometry import Geometry
+from gt.errors import RefusedError
+from gt.wire import instructions as wire
+
+META = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
+Operand = tuple[int, Geometry, int]
+
+segment: list[wire.Instruction] = []
+"""What was recorded and not yet sent, in program order. Emptied in place: kernels hold its `append`."""
+frames: list[bytes | memoryview] = []
+"""The bytes of the segment's uploads; appended to together with the segment, under `lock`."""
+freed: list[int] = []
+"""Storages whose last tensor died since the last flush."""
+lock = threading.RLock()
+"""Guards what must change together: `frames` with `segment`, and everything a flush does."""
+new_id = itertools.count(1).__next__
+_create = torch._C._acc.create_empty_tensor
+_as_strided = torch.ops.aten.as_strided.default
+
+
+class Flush:
+    """Sends the segment. `limit`: instructions that make a full segment; `send` is set by the session."""
+
+    limit = 256
+    send: Callable[[], None]
+
+
+class Holder:
+    """Rides on a storage object; its end is the storage's end."""
+
+    __slots__ = ("id", "spec")
+
+    def __init__(self, id: int, spec: Geometry) -> None:
+        self.id = id
+        self.spec = spec
+
+    def __del__(self) -> None:
+        freed.append(self.id)
+
+
+def operand(tensor: torch.Tensor) -> Operand:
+    """The slow way to a tensor's operand, then kept on the tensor."""
+    try:
+        holder = tensor.untyped_storage()._gt  # type: ignore[attr-defined]
+    except AttributeError:
+        if tensor.device.type != "remote":
+            raise RuntimeError(mixed_devices(tensor)) from None
+        raise RefusedError("this remote tensor has no storage on a worker (was it made by C++ code?)") from None
+    found = (holder.id, geometry.of(tensor), id(tensor))
+    tensor._gt = found  # type: ignore[attr-defined]
+    return found
+
+
+def forget_operand(tensor: torch.Tensor) -> None:
+    """Drop the cached operand, after the tensor's geometry or storage was changed in place."""
+    tensor.__dict__.pop("_gt", None)
+
+
+def mixed_devices(tensor: torch.Tensor) -> str:
+    text = (
+        "Expected all tensors to be on the same device, but found at least two devices, remote:0 and "
+        f"{tensor.device}!"
+    )
+    if isinstance(tensor, torch.nn.Parameter):
+        text += (
+            "\n  hint: this parameter was made by a module of `torch.nn`. Beside `import gt as torch`, write"
+            " `import gt.nn as nn` (or `from gt import nn`), or move the module: module.to('remote')"
+        )
+    return text
+
+
+def make(spec: Geometry) -> torch.Tensor:
+    """A new remote tensor with a storage id of its own. `spec.offset` is 0."""
+    tensor = _create(spec.size, spec.dtype)
+    number = new_id()
+    tensor.untyped_storage()._gt = Holder(number, spec)
+    if not spec.contiguous:
+        tensor = _as_strided.redispatch(META, tensor, spec.size, spec.stride, 0)
+    tensor._gt = (number, spec, id(tensor))
+    return tensor  # type: ignore[no-any-return]
+
+
+def adopt(number: int, spec: Geometry) -> torch.Tensor:
+    """A tensor over the storage `number` that an instruction already named."""
+    tensor = _create(spec.size, spec.dtype)
+    tensor.untyped_storage()._gt = Holder(number, spec)
+    if not spec.contiguous:
+        tensor = _as_strided.redispatch(META, tensor, spec.size, spec.stride, spec.offset)
+    if spec.conj:
+        tensor = tensor.conj()
+    if spec.neg:
+        tensor = tensor._neg_view()
+    return tensor  # type: ignore[no-any-return]
+
+
+def regeometry(tensor: torch.Tensor, spec: Geometry) -> torch.Tensor:
+    """Give the tensor that the caller holds another geometry over its own storage."""
+    storage = tensor.untyped_storage()
+    if spec.size_bytes > storage._gt.spec.size_bytes:  # type: ignore[attr-defined]
+        storage._gt.spec = spec  # type: ignore[attr-defined]
+    set_data(tensor, over_storage(storage, spec))
+    return tensor
+
+
+_set_storage = torch.ops.aten.set_.source_Storage_storage_offset
+
+
+def over_storage(storage: torch.UntypedStorage, spec: Geometry) -> torch.Tensor:
+    """A tensor of geometry `spec` (its offset included) over a remote storage."""
+    tensor = _create((), spec.dtype)
+    tensor = _set_storage.redispatch(META, tensor, storage, spec.offset, spec.size, spec.stride)
+    if spec.conj:
+        tensor = tensor.conj()
+    return tensor._neg_view() if spec.neg else tensor  # type: ignore[no-any-return]
+
+
+_data = torch._C.TensorBase.data
+
+
+def set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    forget_operand(tensor)
+    _data.__set__(tensor, value)  # type: ignore[attr-defined]
+
+
+def record(instruction: wire.Instruction) -> None:
+    segment.append(instruction)
+    if len(segment) >= Flush.limit:
+        Flush.send()
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+UPLOAD_AT_ONCE_BYTES = 1 << 20
+
+
+def upload(source: torch.Tensor, number: int, spec: Geometry, site: int) -> None:
+    """Record that the elements of a CPU tensor go into a storage, seen through `spec`."""
+    data = bytes_of(source.to(spec.dtype))
+    with lock:
+        frames.append(data)
+        segment.append(wire.Upload(number, spec.to_wire(), len(frames) - 1, site))
+    if len(data) >= UPLOAD_AT_ONCE_BYTES or len(segment) >= Flush.limit:
+        Flush.send()

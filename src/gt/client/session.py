@@ -1,0 +1,304 @@
+"""The client's session: sends segments, waits for answers, raises what the worker reports.
+
+One session at a time serves the process. It opens at the first flush: on `GT_ADDRESS`, on the address given to
+`gt.connect`, or on the embedded service that was started while `gt` was imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from gt import errors
+from gt.client import early, record, sites
+from gt.config import settings
+from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+from gt.wire.transport import Transport, connect
+
+Frames = list[memoryview]
+FORKED = (
+    "a forked child touched a remote tensor; remote tensors belong to the process that made them."
+    " Use them in the parent only, or start the child with the 'spawn' method"
+)
+START_TIMEOUT_S = 60.0
+DRAIN_S = 1.0
+"""An idle client takes in what has arrived this often, in seconds."""
+_requests = itertools.count(1).__next__
+
+
+class Session:
+    """One client's conversation with the dispatcher. Every method holds `record.lock`."""
+
+    def __init__(self, transport: Transport, address: str, timeout_s: float, embedded: bool = False) -> None:
+        self.address = address
+        self.embedded = embedded
+        self.pid = os.getpid()
+        self.seq = 0
+        self.done = 0
+        self.epoch = 0
+        self.closed = False
+        self._transport = transport
+        self._outgoing: list[bytes | memoryview] | None = None
+        self._answers: dict[int, tuple[messages.Answer, Frames] | None] = {}
+        self.welcome = self._open(timeout_s)
+
+    def _open(self, timeout_s: float) -> messages.Welcome:
+        hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname())
+        self._transport.send([codec.encode(hello)])
+        deadline = time.monotonic() + timeout_s
+        while True:
+            received = self._transport.receive(max(0.0, deadline - time.monotonic()))
+            if received is None:
+                raise ConnectionLostError(f"{self.address}: the dispatcher did not answer within {timeout_s:g} s")
+            message = codec.to_client(received[0])
+            if isinstance(message, messages.Welcome):
+                return message
+            if isinstance(message, messages.Rejected):
+                raise ConnectionLostError(f"{self.address}: {message.reason}")
+
+    def flush(self) -> None:
+        """Send what was recorded. Waits only when too many batches are under way."""
+        with record.lock:
+            self._check()
+            self._send_outgoing()
+            dead = record.freed[:]
+            items = record.segment[:]
+            if dead:
+                items.append(wire.Free(dead))
+            if items:
+                self._outgoing = [codec.encode(messages.Run(self.seq + 1, items, self.epoch)), *record.frames]
+                del record.freed[: len(dead)]
+                del record.segment[: len(items) - bool(dead)]
+                record.frames.clear()
+                self._send_outgoing()
+            self._respect_credit()
+
+    def _send_outgoing(self) -> None:
+        """Send the batch that is ready. An interrupt in between sends it twice; the dispatcher drops the second."""
+        if self._outgoing is not None:
+            self._transport.send(self._outgoing)
+            self._outgoing = None
+            self.seq += 1
+
+    def _respect_credit(self) -> None:
+        credit = self.welcome.credit
+        if self.seq - self.done > credit // 2:
+            while self._receive(0.0):
+                pass
+        while self.seq - self.done > credit:
+            self._receive(None)
+
+    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, Frames]:
+        """Record a request, send all that came before it, and wait for its answer. Ctrl-C abandons the wait alone."""
+        with record.lock:
+            number = _requests()
+            self._answers[number] = None
+            try:
+                record.segment.append(request(number))
+                self.flush()
+                while (found := self._answers[number]) is None:
+                    self._receive(None)
+            finally:
+                del self._answers[number]
+        answer, frames = found
+        if answer.failure is not None:
+            raise exception(answer.failure)
+        return answer, frames
+
+    def _receive(self, timeout_s: float | None) -> bool:
+        received = self._transport.receive(timeout_s)
+        if received is None:
+            return False
+        message = codec.to_client(received[0])
+        if isinstance(message, messages.Done):
+            self.done = message.seq
+        elif isinstance(message, messages.Answer):
+            if message.request in self._answers:
+                self._answers[message.request] = (message, received[1:])
+        elif isinstance(message, messages.SessionLost):
+            self._lose(message)
+        elif isinstance(message, messages.Rejected):
+            raise ConnectionLostError(f"{self.address}: {message.reason}")
+        return True
+
+    def _lose(self, loss: messages.SessionLost) -> None:
+        """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
+        self.done = self.seq
+        self.epoch = loss.epoch
+        record.segment.clear()
+        record.frames.clear()
+        self._outgoing = None
+        on_worker_lost()
+        record.segment.append(wire.Seed(torch.initial_seed()))
+        raise WorkerLostError(loss.reason)
+
+    def _check(self) -> None:
+        if self.pid != os.getpid():
+            raise ForkError(FORKED)
+        if self.closed:
+            raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
+
+    def idle(self) -> None:
+        """Send what has been lying in the segment, and take in what has arrived, unless the session is in use."""
+        if record.lock.acquire(blocking=False):
+            try:
+                if not self.closed and self.pid == os.getpid():
+                    if record.segment or record.freed:
+                        self.flush()
+                    while self._receive(0.0):
+                        pass
+            except GTError:
+                pass  # raised again by the user's next use, on the user's thread
+            finally:
+                record.lock.release()
+
+    def close(self) -> None:
+        """Say goodbye: the dispatcher frees all that this session had."""
+        with record.lock:
+            if self.closed:
+                return
+            self.closed = True
+            try:
+                self._transport.send([codec.encode(messages.Goodbye())])
+            except GTError:
+                pass  # a dispatcher that is gone has nothing left to free
+            self._transport.close()
+
+
+def exception(failure: messages.Failure) -> BaseException:
+    """The exception that a failure on the worker stands for: PyTorch's own type where there is one."""
+    kinds = (builtins, torch, torch.linalg, errors)
+    kind = next((k for module in kinds if isinstance(k := getattr(module, failure.kind, None), type)), RuntimeError)
+    if not issubclass(kind, Exception):
+        kind = RuntimeError
+    place = sites.describe(failure.site)
+    text = failure.message + (f"\n  in {failure.op}" if failure.op else "") + (f", issued at {place}" if place else "")
+    return kind(text)
+
+
+def on_worker_lost() -> None:
+    """Set by the kernels: forget what was defined on the worker that died."""
+
+
+class Current:
+    """The process's session."""
+
+    session: Session | None = None
+    forked = False
+    flusher: threading.Thread | None = None
+
+
+def current() -> Session:
+    """The open session; opens one if there is none."""
+    if Current.forked:
+        raise ForkError(FORKED)
+    if Current.session is None:
+        with record.lock:
+            if Current.session is None:
+                _open_default()
+    assert Current.session is not None
+    return Current.session
+
+
+def _open_default() -> None:
+    address = settings().address
+    if address:
+        join(address)
+        return
+    service = early.take()
+    service.wait_ready(START_TIMEOUT_S)
+    join(service.address, START_TIMEOUT_S, embedded=True)
+
+
+def join(address: str, timeout_s: float | None = None, embedded: bool = False) -> Session:
+    """Open a session on a running service; the session before it, if any, is closed.
+
+    Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
+    """
+    timeout_s = settings().connect_timeout_s if timeout_s is None else timeout_s
+    return use(Session(connect(address, "client", timeout_s), address, timeout_s, embedded))
+
+
+def use(session: Session) -> Session:
+    """Make a session the process's own."""
+    with record.lock:
+        if Current.session is not None:
+            Current.session.close()
+            on_worker_lost()
+        record.segment.insert(0, wire.Seed(torch.initial_seed()))
+        record.Flush.limit = settings().segment_size
+        Current.session = session
+        _start_flusher()
+    return session
+
+
+def _start_flusher() -> None:
+    if Current.flusher is None:
+        Current.flusher = threading.Thread(target=_flush_aged, name="gt-flush", daemon=True)
+        Current.flusher.start()
+
+
+def _flush_aged() -> None:
+    """An idle client's instructions do not wait for its next one: look every `segment_age_s` seconds."""
+    age_s, seen, since = settings().segment_age_s, None, 0.0
+    while True:
+        time.sleep(age_s)
+        session, since = Current.session, since + age_s
+        head: object = record.segment[0] if record.segment else (record.freed[0] if record.freed else None)
+        if session is not None and ((head is not None and head is seen) or since > DRAIN_S):
+            session.idle()
+            since = 0.0
+        seen = head
+
+
+def _flush() -> None:
+    current().flush()
+
+
+def _after_fork() -> None:
+    """In a forked child every operation must fail at once: a limit of 0 sends, and sending refuses."""
+    record.lock = threading.RLock()
+    record.Flush.limit = 0
+    Current.forked = True
+    Current.session = None
+    early.Early.service = None
+    Current.flusher = None
+
+
+def close() -> None:
+    """End the session and the embedded service, if any."""
+    if Current.session is not None:
+        Current.session.close()
+        Current.session = None
+        on_worker_lost()
+        record.segment.clear()
+        record.frames.clear()
+    early.stop()
+
+
+_scopes: list[str] = []
+
+
+def enter_scope(name: str) -> None:
+    _scopes.append(name)
+    record.record(wire.Scope("/".join(_scopes)))
+
+
+def leave_scope() -> None:
+    _scopes.pop()
+    record.record(wire.Scope("/".join(_scopes)))
+
+
+record.Flush.send = _flush
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(close)

@@ -1,0 +1,195 @@
+"""Operators with a kernel of their own, each for a reason: copies between devices, geometry in place, and what the
+client answers without a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gt.client import geometry, record, session, sites
+from gt.client.calls import OpOverload
+from gt.client.kernels import Kernel, kernel
+from gt.wire import instructions as wire
+
+Tensor = torch.Tensor
+aten = torch.ops.aten
+KERNELS: dict[str, Kernel] = {}
+"""Overload name without `aten::` -> kernel on the device's key."""
+CPU_KERNELS: dict[str, Kernel] = {}
+"""Overrides on the CPU key: what PyTorch asks of pinned memory."""
+ALIASING = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "lift_fresh"}
+"""Operators that are views though their schema does not say so: PyTorch makes them from `view` and `as_strided`."""
+
+
+def special(*names: str) -> Callable[[Kernel], Kernel]:
+    def add(function: Kernel) -> Kernel:
+        KERNELS.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+# -- to and from the client ----------------------------------------------------------------------------------------------
+
+
+def fetch(tensor: Tensor) -> Tensor:
+    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
+    number, spec, _ = record.operand(tensor)
+    if not tensor.numel():
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    _, frames = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
+    flat = torch.frombuffer(bytearray(frames[0]), dtype=torch.uint8)
+    return flat.view(tensor.dtype).reshape(tensor.shape)
+
+
+_copy_remote = kernel(aten.copy_.default)
+_to_copy_remote = kernel(aten._to_copy.default)
+
+
+@special("copy_")
+def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    if self.device.type != "remote":
+        return self.copy_(fetch(src))
+    if src.device.type == "remote":
+        return _copy_remote(self, src)  # type: ignore[no-any-return]
+    if src.shape != self.shape:
+        src = src.expand(self.shape)
+    number, spec, _ = record.operand(self)
+    record.upload(src, number, spec, sites.here())
+    return self
+
+
+@special("_copy_from")
+def copy_from(src: Tensor, dst: Tensor, non_blocking: bool = False) -> Tensor:
+    return copy_(dst, src)
+
+
+@special("_copy_from_and_resize")
+def copy_from_and_resize(src: Tensor, dst: Tensor) -> Tensor:
+    dst.resize_(src.shape)
+    return copy_(dst, src)
+
+
+@special("_to_copy")
+def to_copy(
+    self: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format | None = None,
+) -> Tensor:
+    given = {"dtype": dtype, "layout": layout, "memory_format": memory_format}
+    options = {k: v for k, v in given.items() if v is not None}
+    if self.device.type != "remote":
+        return _sent(aten._to_copy.default(self, **options) if options else self)
+    if device is None or device.type == "remote":
+        return _to_copy_remote(self, **options)  # type: ignore[no-any-return]
+    found = fetch(self)
+    if not self.is_contiguous():
+        stride = torch.empty_like(record.operand(self)[1].meta()).stride()
+        found = torch.empty_strided(self.shape, stride, dtype=self.dtype).copy_(found)
+    return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]
+
+
+def _sent(local: Tensor) -> Tensor:
+    stride = torch.empty_like(local, device="meta").stride()
+    out = record.make(geometry.intern(local.shape, stride, 0, local.dtype))
+    number, spec, _ = record.operand(out)
+    record.upload(local, number, spec, sites.here(3))
+    return out
+
+
+@special("_local_scalar_dense")
+def local_scalar_dense(self: Tensor) -> Any:
+    return fetch(self).item()
+
+
+# -- geometry in place: the tensor that the caller holds changes ---------------------------------------------------------
+
+
+def _geometry_in_place(op: OpOverload) -> Kernel:
+    def run(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        spec = geometry.of(self)
+        meta = spec.meta()
+        op(meta, *args, **kwargs)
+        return record.regeometry(self, geometry.of(meta))
+
+    return run
+
+
+for _name in ("t_", "transpose_", "squeeze_", "squeeze_.dim", "squeeze_.dims", "unsqueeze_", "as_strided_", "swapaxes_"):
+    _base, _, _overload = _name.partition(".")
+    KERNELS[_name] = _geometry_in_place(getattr(getattr(aten, _base), _overload or "default"))
+
+
+@special("set_.source_Storage_storage_offset")
+def set_storage(self: Tensor, source: Any, offset: int, size: list[int], stride: tuple[int, ...] = ()) -> Tensor:
+    storage = getattr(source, "_untyped_storage", source)
+    strides = tuple(stride) or geometry.contiguous_stride(tuple(size))
+    spec = geometry.intern(torch.Size(size), strides, offset, self.dtype)
+    record.set_data(self, record.over_storage(storage, spec))
+    return self
+
+
+@special("set_.source_Storage")
+def set_whole_storage(self: Tensor, source: Any) -> Tensor:
+    storage = getattr(source, "_untyped_storage", source)
+    return set_storage(self, storage, 0, [storage.nbytes() // self.element_size()], (1,))
+
+
+@special("set_.source_Tensor")
+def set_tensor(self: Tensor, source: Tensor) -> Tensor:
+    record.set_data(self, source.detach())
+    return self
+
+
+@special("set_")
+def set_empty(self: Tensor) -> Tensor:
+    record.set_data(self, torch.empty(0, dtype=self.dtype, device=self.device))
+    return self
+
+
+# -- views: PyTorch's own geometry, the storage shared, nothing sent ----------------------------------------------------
+
+
+def _view(op: OpOverload) -> Kernel:
+    redispatch, meta = op.redispatch, record.META
+    return lambda *args, **kwargs: redispatch(meta, *args, **kwargs)
+
+
+for _name in ("as_strided", "view", "unfold", "_reshape_alias", "view_as_real", "view_as_complex"):
+    KERNELS[_name] = _view(getattr(aten, _name).default)
+
+
+# -- what the client answers ---------------------------------------------------------------------------------------------
+
+
+@special("_efficientzerotensor")
+def efficient_zeros(
+    size: list[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> Tensor:
+    """Forward-mode AD asks for zeros without memory; here they are real."""
+    return torch.zeros(size, dtype=dtype, device="remote")
+
+
+@special("is_pinned")
+def is_pinned(self: Tensor, device: torch.device | None = None) -> bool:
+    return False
+
+
+@special("record_stream")
+def record_stream(self: Tensor, stream: Any) -> None:
+    return None
+
+
+CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
+CPU_KERNELS["is_pinned"] = lambda self, device=None: False

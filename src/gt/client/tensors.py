@@ -1,0 +1,91 @@
+"""What Python code of `torch.Tensor` needs to know of remote tensors: copying, saving, NumPy, printing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+import torch._tensor_str as printing
+
+from gt.client import record
+
+Tensor = torch.Tensor
+_numpy = Tensor.numpy
+_array = Tensor.__array__
+_get_data = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
+
+
+def _without_operand(cls: type[Tensor], name: str) -> None:
+    """The cached operand is not a tensor's state: it is dropped before the state is copied or saved."""
+    original: Callable[..., Any] = getattr(cls, name)
+
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.device.type == "remote":
+            record.forget_operand(self)
+        return original(self, *args, **kwargs)
+
+    setattr(cls, name, method)
+
+
+def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
+    """As on the CPU, on a copy: the array is this process's own."""
+    if self.device.type != "remote" or self.requires_grad and not force:
+        return _numpy(self, force=force)
+    return _numpy(self.detach().cpu(), force=force)
+
+
+def _to_array(self: Tensor, dtype: Any = None) -> numpy.ndarray[Any, Any]:
+    if self.device.type != "remote":
+        return _array(self, dtype)  # type: ignore[no-any-return]
+    found = self.numpy()
+    return found if dtype is None else found.astype(dtype, copy=False)
+
+
+def _print_locally() -> None:
+    """Elements are printed from one fetch, and as on the CPU: the device is where it always is, so it is not named."""
+    elements, text = printing._tensor_str, printing._str_intern
+
+    def tensor_str(self: Tensor, indent: int) -> str:
+        local = self.detach().cpu() if self.device.type == "remote" else self
+        return elements(local, indent)  # type: ignore[no-untyped-call,no-any-return]
+
+    def str_intern(inp: Tensor, *, tensor_contents: str | None = None) -> str:
+        if type(inp) not in (Tensor, torch.nn.Parameter) or inp.device.type != "remote":
+            return text(inp, tensor_contents=tensor_contents)  # type: ignore[no-untyped-call,no-any-return]
+        default = torch._C._get_default_device
+        torch._C._get_default_device = lambda: "remote"
+        try:
+            return text(inp, tensor_contents=tensor_contents)  # type: ignore[no-untyped-call,no-any-return]
+        finally:
+            torch._C._get_default_device = default
+
+    printing._tensor_str = tensor_str
+    printing._str_intern = str_intern
+
+
+def _watch_default_dtype(changed: Callable[[], None]) -> None:
+    """Definitions depend on the default dtype: a change makes new ones."""
+    original = torch.set_default_dtype
+
+    @functools.wraps(original)
+    def set_default_dtype(d: torch.dtype, /) -> None:
+        original(d)
+        changed()
+
+    torch.set_default_dtype = set_default_dtype
+
+
+def install(default_dtype_changed: Callable[[], None]) -> None:
+    for cls in (Tensor, torch.nn.Parameter):
+        for name in ("__deepcopy__", "__reduce_ex__"):
+            if name in cls.__dict__:
+                _without_operand(cls, name)
+    Tensor.data = property(_get_data, record.set_data)  # type: ignore[assignment]
+    Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
+    Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
+    _print_locally()
+    _watch_default_dtype(default_dtype_changed)

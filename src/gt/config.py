@@ -1,0 +1,101 @@
+"""Every setting of GT: one table. A value comes from its environment variable, else from its default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from gt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: `env` names the environment variable, `least` the smallest value that makes sense."""
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    env: str
+    help: str
+    least: float | None = None
+
+
+TABLE = (
+    Setting("address", str, "", "GT_ADDRESS", "service to join; empty: an embedded one is started"),
+    Setting("instruction_log", str, "", "GT_INSTRUCTION_LOG", "file that gets every instruction, one JSON line each"),
+    Setting("worker_batch_size", int, 512, "GT_WORKER_BATCH_SIZE", "instructions a worker takes at a time", 1),
+    Setting("segment_size", int, 256, "GT_SEGMENT_SIZE", "instructions a client collects before it sends them", 1),
+    Setting("segment_age_s", float, 0.01, "GT_SEGMENT_AGE_S", "seconds after which an idle client sends what it has", 0.001),
+    Setting("connect_timeout_s", float, 5.0, "GT_CONNECT_TIMEOUT_S", "seconds to wait for a service that is joined", 0.1),
+    Setting("credit", int, 64, "GT_CREDIT", "batches of one session that may be under way", 1),
+    Setting("worker_threads", int, 0, "GT_WORKER_THREADS", "threads of a CPU worker; 0: PyTorch's own choice", 0),
+    Setting("heartbeat_s", float, 1.0, "GT_HEARTBEAT_S", "seconds between two looks at who is still there", 0.1),
+    Setting("data_dirs", str, "", "GT_DATA", "folders a service's workers may read and write, separated by ':'"),
+    Setting("role", str, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
+)
+RESERVED = {"GT_CONFIG": "sharding files are not supported yet; unset it to run on one worker"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values in force. Times in seconds."""
+
+    address: str
+    instruction_log: str
+    worker_batch_size: int
+    segment_size: int
+    segment_age_s: float
+    connect_timeout_s: float
+    credit: int
+    worker_threads: int
+    heartbeat_s: float
+    data_dirs: str
+    role: str
+
+
+def read(environment: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    """Settings from an environment, and where each comes from. Raises ConfigError for a name or value it cannot use."""
+    _refuse_unknown(environment)
+    values = {row.name: _value(row, environment) for row in TABLE}
+    origins = {row.name: row.env if environment.get(row.env) else "default" for row in TABLE}
+    return Settings(**values), origins
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return read(os.environ)[0]
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {row.env for row in TABLE}
+    for name in environment:
+        if name in RESERVED and environment[name]:
+            raise ConfigError(f"{name}: {RESERVED[name]}")
+        if name.startswith("GT_") and name not in known and name not in RESERVED:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _value(row: Setting, environment: Mapping[str, str]) -> Any:
+    text = environment.get(row.env, "")
+    if not text:
+        return row.default
+    try:
+        value = row.kind(text)
+    except ValueError:
+        raise ConfigError(f"{row.env}={text!r}: expected {row.kind.__name__}") from None
+    if row.least is not None and value < row.least:
+        raise ConfigError(f"{row.env}={text}: the least is {row.least:g}")
+    return value
+
+
+def markdown() -> str:
+    """The table as Markdown, as `docs/settings.md` holds it."""
+    lines = ["# Settings", "", "| variable | default | what it is |", "|---|---|---|"]
+    shown = (f"| `{r.env}` | `{r.default}` | {r.help} |" if r.default != "" else f"| `{r.env}` | | {r.help} |" for r in TABLE)
+    return "\n".join([*lines, *shown, ""])

@@ -1,0 +1,149 @@
+"""The instruction log: one JSON object a line, for people (`gt log FILE`) and programs."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gt.errors import ConfigError
+from gt.wire import instructions as wire
+from gt.wire.messages import Execute
+
+
+class Entry(msgspec.Struct, omit_defaults=True):
+    """One instruction. `time` in seconds since the epoch; `ins` and `outs` as `id:dtype[size]`; `site` numbers a line."""
+
+    time: float
+    session: int
+    worker: str
+    kind: str
+    op: str = ""
+    ins: list[str] = []
+    outs: list[str] = []
+    numbers: list[Any] = []
+    site: int = 0
+    detail: dict[str, Any] = {}
+
+
+class InstructionLog:
+    """Appends to a file. Keeps the definitions of each session, so that every line says all about its instruction."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._file = Path(path).open("ab")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"GT_INSTRUCTION_LOG={path}: {error.strerror}") from None
+        self._encode = msgspec.json.Encoder().encode
+        self._defined: dict[tuple[int, int], wire.Define] = {}
+
+    def write(self, now: float, worker: str, execute: Execute) -> None:
+        for item in execute.items:
+            entry = self._entry(now, worker, execute.session, item)
+            self._file.write(self._encode(entry) + b"\n")
+
+    def _entry(self, now: float, worker: str, session: int, item: wire.Instruction) -> Entry:
+        entry = Entry(now, session, worker, type(item).__name__)
+        if isinstance(item, wire.Define):
+            self._defined[session, item.call] = item
+            entry.op, entry.detail = item.op, {"call": item.call}
+            entry.ins = [_shape(g) for g in item.ins]
+            entry.outs = [_shape(g) for g in item.outs if g is not None]
+        elif isinstance(item, wire.Op):
+            define = self._defined.get((session, item.call))
+            entry.site, entry.numbers = item.site, list(item.numbers)
+            ins = define.ins if define else []
+            outs = [g for g in define.outs if g is not None] if define else []
+            entry.op = define.op if define else f"call {item.call}"
+            entry.ins, entry.outs = _named(item.ins, ins), _named(item.outs, outs)
+        elif isinstance(item, wire.Query):
+            entry.op, entry.site = item.op, item.site
+            entry.ins = [f"{i}:{_shape(g)}" for i, g in item.ins]
+        else:
+            entry.detail = _fields(item)
+        return entry
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _shape(geometry: wire.Geometry) -> str:
+    return f"{geometry.dtype}{list(geometry.size)}"
+
+
+def _named(ids: list[int], shapes: list[wire.Geometry]) -> list[str]:
+    padded = [*map(_shape, shapes), *[""] * max(0, len(ids) - len(shapes))]
+    return [f"{i}:{shape}" for i, shape in zip(ids, padded, strict=False)]
+
+
+def _fields(item: wire.Instruction) -> dict[str, Any]:
+    """What a plain instruction says, geometries in short."""
+    found: dict[str, Any] = {}
+    for name in item.__struct_fields__:
+        value = getattr(item, name)
+        found[name] = _shape(value) if isinstance(value, wire.Geometry) else value
+    return found
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which entries to show; None is any. Times in seconds since the epoch."""
+
+    session: int | None = None
+    worker: str | None = None
+    op: str | None = None
+    id: int | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def matches(self, entry: Entry) -> bool:
+        return (
+            (self.session is None or entry.session == self.session)
+            and (self.worker is None or entry.worker == self.worker)
+            and (self.op is None or fnmatch.fnmatch(entry.op, self.op))
+            and (self.id is None or any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs)))
+            and (self.since is None or entry.time >= self.since)
+            and (self.until is None or entry.time <= self.until)
+        )
+
+
+def read(path: str) -> Iterator[Entry]:
+    """The entries of a log. Raises ConfigError naming the line that is not one; a cut last line is passed over."""
+    decode = msgspec.json.Decoder(Entry).decode
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield decode(line)
+            except msgspec.MsgspecError as error:
+                if line.endswith(b"\n"):
+                    raise ConfigError(f"{path}:{number}: not an entry of an instruction log: {error}") from None
+
+
+def text(entry: Entry) -> str:
+    """One line for people."""
+    clock = datetime.fromtimestamp(entry.time).strftime("%H:%M:%S.%f")[:-3]
+    head = f"{clock}  s{entry.session}  {entry.worker:<10}  {entry.op or entry.kind:<34}"
+    numbers = [str(n) for n in entry.numbers]
+    body = f"({', '.join([*entry.ins, *numbers])})" + (f" -> {', '.join(entry.outs)}" if entry.outs else "")
+    detail = " ".join(f"{k}={v}" for k, v in entry.detail.items())
+    return f"{head} {'define ' if entry.kind == 'Define' else ''}{body if entry.op else ''} {detail}".rstrip()
+
+
+def show(path: str, wanted: Filter, as_json: bool) -> None:
+    """Print the entries that match."""
+    encode = msgspec.json.Encoder().encode
+    for entry in read(path):
+        if wanted.matches(entry):
+            sys.stdout.write((encode(entry).decode() if as_json else text(entry)) + "\n")

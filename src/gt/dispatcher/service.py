@@ -1,0 +1,91 @@
+"""A service: a dispatcher in this process and its workers as child processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from gt.config import settings
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.log import InstructionLog
+from gt.dispatcher.server import Server
+
+
+class Ended(Exception):
+    """SIGTERM or SIGINT: the service is to end."""
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the GPUs that CUDA would see, found without torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return list(range(len([c for c in chosen.split(",") if c.strip() not in ("", "-1")])))
+    driver = Path("/proc/driver/nvidia/gpus")
+    return list(range(len(list(driver.iterdir())))) if driver.is_dir() else []
+
+
+def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[subprocess.Popen[bytes]]:
+    """One child process a device; they end with this process."""
+    started = []
+    for index, device in enumerate(devices):
+        command = [sys.executable, "-m", "gt", "worker", "--connect", address, "--device", device]
+        command += ["--name", f"worker{index}", "--parent", str(os.getpid())]
+        command += ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
+        started.append(subprocess.Popen(command, env={**os.environ, "GT_ROLE": "worker"}, start_new_session=True))
+    return started
+
+
+def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent: int | None, quiet: bool) -> None:
+    """Serve until SIGTERM or SIGINT, or until the process `parent` is no longer this one's parent.
+
+    `data_dirs`: folders that workers may read and write; None (embedded): what this user may.
+    """
+    values = settings()
+    log = InstructionLog(values.instruction_log) if values.instruction_log else None
+    dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
+    heartbeat_s = min(values.heartbeat_s, PARENT_POLL_S) if parent else values.heartbeat_s
+    signal.signal(signal.SIGTERM, _end)
+    server = Server(address, dispatcher, log, heartbeat_s)
+    workers = start_workers(address, devices, data_dirs)
+    if not quiet:
+        print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
+    try:
+        server.run(lambda: _goes_on(parent, workers, dispatcher))
+    except (KeyboardInterrupt, Ended):
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        server.close()
+        _stop(workers)
+        if parent is not None and address.startswith("ipc://"):
+            shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)
+
+
+PARENT_POLL_S = 0.3
+STOP_TIMEOUT_S = 3.0
+
+
+def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], dispatcher: Dispatcher) -> bool:
+    running = sum(w.poll() is None for w in workers)
+    dispatcher.expected_workers = running
+    return parent is None or os.getppid() == parent and (running > 0 or bool(dispatcher.workers))
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    for worker in workers:
+        try:
+            worker.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    raise Ended

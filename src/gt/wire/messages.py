@@ -1,0 +1,150 @@
+"""What clients, dispatcher and workers say to each other. Every message is one msgpack frame, then raw frames of bytes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from gt.wire.instructions import Geometry, Instruction, Scalar
+
+PROTOCOL = 1
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """An error on its way to the user: `kind` is the exception's class name, `site` the line's number (0: unknown)."""
+
+    kind: str
+    message: str
+    op: str = ""
+    site: int = 0
+
+
+class WorkerInfo(msgspec.Struct, frozen=True):
+    """What a worker says of itself. `device` as in `torch.device`, memory in bytes."""
+
+    name: str
+    pid: int
+    host: str
+    device: str
+    torch: str
+    memory_bytes: int
+
+
+# -- client -> dispatcher ------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The first message of a client."""
+
+    protocol: int
+    pid: int
+    host: str
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """A batch of instructions; `seq` counts a session's batches from 1. Raw frames: those of its uploads, in order.
+
+    `epoch` counts the workers that the session has lost: what was meant for a lost worker is not run on the next.
+    """
+
+    seq: int
+    items: list[Instruction]
+    epoch: int = 0
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
+    """The client ends its session."""
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Asks for `Pong`; sent either way."""
+
+
+# -- dispatcher -> client ------------------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """The session is open on `worker`. `credit` is how many batches may be under way."""
+
+    session: int
+    worker: WorkerInfo
+    credit: int
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """The dispatcher will not serve this client."""
+
+    reason: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Every batch up to `seq` has been executed."""
+
+    session: int
+    seq: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """The result of one request. Raw frame (where there is one): the bytes asked for.
+
+    `outs` are the geometries of a query's tensor results (None: undefined), `values` its other results in order, and
+    `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list.
+    """
+
+    session: int
+    request: int
+    failure: Failure | None = None
+    outs: list[Geometry | None] = []
+    values: list[Scalar | str | None] = []
+    pattern: str = ""
+    stats: dict[str, int | float | str] = {}
+
+
+class SessionLost(msgspec.Struct, frozen=True, tag="session_lost"):
+    """The worker that held this session's tensors is gone; what is sent from now on belongs to `epoch`."""
+
+    reason: str
+    epoch: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    pass
+
+
+# -- dispatcher <-> worker -----------------------------------------------------------------------------------------------
+
+
+class Register(msgspec.Struct, frozen=True, tag="register"):
+    """The first message of a worker."""
+
+    protocol: int
+    info: WorkerInfo
+
+
+class Registered(msgspec.Struct, frozen=True, tag="registered"):
+    pass
+
+
+class Execute(msgspec.Struct, frozen=True, tag="execute"):
+    """Instructions of one session: a batch or a part of one. `seq` is reported back by `Done`."""
+
+    session: int
+    seq: int
+    items: list[Instruction]
+
+
+class EndSession(msgspec.Struct, frozen=True, tag="end_session"):
+    """Free all that a session holds."""
+
+    session: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """The service is shutting down."""
+
+
+FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong
+ToClient: TypeAlias = Welcome | Rejected | Done | Answer | SessionLost | Ping | Pong
+FromWorker: TypeAlias = Register | Done | Answer | Ping | Pong
+ToWorker: TypeAlias = Registered | Rejected | Execute | EndSession | Stop | Ping | Pong

@@ -1,0 +1,70 @@
+"""Calls that run whole under autograd, and their backward.
+
+Attention or an LSTM would fall apart into small operators on the client. Run here with autograd on, the device's best kernel is
+chosen as PyTorch itself chooses it, and `gt::backward` gives that kernel's own gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+# taken at import, on a thread that is under no guard: what dispatch looks like for an ordinary program
+_INCLUDED = torch._C._dispatch_tls_local_include_set()
+_EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+
+
+class Graph:
+    """What backward needs: a leaf per operand (None: not differentiated) and the results with their history."""
+
+    __slots__ = ("inputs", "outputs")
+
+    def __init__(self, inputs: list[torch.Tensor | None], outputs: list[torch.Tensor | None]) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+
+
+@contextmanager
+def autograd() -> Iterator[None]:
+    """Undo, for a while, that the worker runs below autograd. Backward stays on this thread."""
+    multithreaded = torch.autograd.set_multithreading_enabled(False)
+    with torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED), multithreaded, torch.enable_grad():
+        yield
+
+
+def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[int] | None) -> list[torch.Tensor | None]:
+    """An alias that requires a gradient for each operand that can have one (and is in `wanted`, where that is given)."""
+    return [
+        operand.detach().requires_grad_()
+        if (operand.is_floating_point() or operand.is_complex()) and (wanted is None or index in wanted)
+        else None
+        for index, operand in enumerate(operands)
+    ]
+
+
+def backward(graph: object, *rest: object) -> list[torch.Tensor]:
+    """`gt::backward(graph, grad of each result..., wanted operands) -> their gradients`, zeros where there is none."""
+    if not isinstance(graph, Graph):
+        raise TypeError("gt::backward: the first operand is not a graph")
+    *grads, wanted = rest
+    if len(grads) == 1 and isinstance(grads[0], list | tuple):
+        grads = list(grads[0])
+    if not isinstance(wanted, list):
+        raise TypeError("gt::backward: the last argument must list the operands whose gradients are wanted")
+    inputs = [graph.inputs[index] for index in wanted]
+    if any(leaf is None for leaf in inputs):
+        raise RuntimeError("gt::backward: an operand that was not differentiated has no gradient")
+    pairs = [
+        (out, grad)
+        for out, grad in zip(graph.outputs, grads, strict=True)
+        if isinstance(grad, torch.Tensor) and out is not None and out.requires_grad
+    ]
+    with autograd():
+        found = (
+            torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+            if pairs
+            else [None] * len(inputs)
+        )
+        return [torch.zeros_like(leaf) if g is None else g.detach() for g, leaf in zip(found, inputs, strict=True)]  # type: ignore[arg-type, union-attr]

@@ -1,0 +1,166 @@
+"""Storages and the tensors that see them.
+
+A session's memory maps a storage id to `{geometry number: tensor}`. All tensors of one such dict share one torch storage: they
+are the views that calls have asked for so far, so that an operand is two dict look-ups. A storage whose value is the result of
+an error is a `Poison` instead: subscripting it raises, so the fast path never asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+
+from gt.errors import ProtocolError
+from gt.wire.instructions import Geometry
+from gt.wire.messages import Failure
+
+DTYPES: dict[str, torch.dtype] = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+MAX_VIEWS = 64  # of one storage; a growing cache seen through ever new sizes must not keep them all
+
+
+class Poison:
+    """Stands where a storage would be, had the call that makes or writes it not failed."""
+
+    __slots__ = ("failure",)
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class PoisonedError(Exception):
+    """An operand's value depends on a failed call."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is a handle
+Storages: TypeAlias = dict[int, Any]  # Views | Poison
+
+
+def dtype_of(name: str) -> torch.dtype:
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise ProtocolError(f"unknown dtype {name!r}") from None
+
+
+def elements(geometry: Geometry) -> int:
+    """How many elements a storage needs to hold `geometry`."""
+    if 0 in geometry.size:
+        return 0
+    return geometry.offset + 1 + sum((n - 1) * s for n, s in zip(geometry.size, geometry.stride, strict=True))
+
+
+def geometry_of(tensor: torch.Tensor) -> Geometry:
+    return Geometry(
+        size=tuple(tensor.shape),
+        stride=tensor.stride(),
+        offset=int(tensor.storage_offset()),
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        conj=tensor.is_conj(),
+        neg=tensor.is_neg(),
+    )
+
+
+def allocate(geometry: Geometry, device: torch.device) -> torch.Tensor:
+    """An uninitialised tensor of this geometry in a storage of its own."""
+    dtype = dtype_of(geometry.dtype)
+    if geometry.offset == 0:
+        return _with_bits(torch.empty_strided(geometry.size, geometry.stride, dtype=dtype, device=device), geometry)
+    return view(torch.empty(elements(geometry), dtype=dtype, device=device), geometry)
+
+
+def view(member: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """The storage of `member` seen through `geometry`; a storage that is too small grows, as under `resize_`."""
+    dtype = dtype_of(geometry.dtype)
+    storage = member.untyped_storage()
+    plain = member.dtype == dtype and not member.is_conj() and not member.is_neg()
+    # as_strided shares the version counter, so that autograd notices writes to what a Graph saved; set_ does not
+    if plain and elements(geometry) * dtype.itemsize <= storage.nbytes():
+        seen = member.as_strided(geometry.size, geometry.stride, geometry.offset)
+    else:
+        seen = torch.empty(0, dtype=dtype, device=member.device)
+        seen.set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload]
+    return _with_bits(seen, geometry)
+
+
+def _with_bits(tensor: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    if geometry.conj:
+        tensor = torch._conj(tensor)
+    return torch._neg_view(tensor) if geometry.neg else tensor
+
+
+def copy_into(target: torch.Tensor, source: torch.Tensor) -> None:
+    """`target.copy_(source)`, also where `target` is expanded (an element written twice is refused by copy_)."""
+    for dim, (size, stride) in enumerate(zip(target.shape, target.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            target, source = target.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
+    target.copy_(source)
+
+
+class Memory:
+    """What one session holds. `storages` is read and written directly by prepared calls."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.storages: Storages = {}
+        self.geometries: list[Geometry] = []
+        self._numbers: dict[Geometry, int] = {}
+
+    def number(self, geometry: Geometry) -> int:
+        """The number of a geometry in this session."""
+        number = self._numbers.get(geometry)
+        if number is None:
+            number = self._numbers[geometry] = len(self.geometries)
+            self.geometries.append(geometry)
+        return number
+
+    def check(self, id: int) -> Views:
+        """The views of a storage. Raises `PoisonedError`, or RuntimeError where the id is not known."""
+        views = self.storages.get(id)
+        if views is None:
+            raise RuntimeError(f"tensor {id} is not known to this worker: its session was closed or its worker was lost")
+        if type(views) is Poison:
+            raise PoisonedError(views.failure)
+        return views  # type: ignore[no-any-return]
+
+    def operand(self, id: int, number: int) -> Any:
+        """The tensor that a storage shows through geometry `number`, made where it is missing. Raises as `check`."""
+        views = self.check(id)
+        tensor = views.get(number)
+        if tensor is None:
+            member = next(iter(views.values()))
+            if not isinstance(member, torch.Tensor):
+                raise ProtocolError(f"storage {id} is a handle, not a tensor")
+            tensor = view(member, self.geometries[number])
+            if len(views) >= MAX_VIEWS:
+                for old in list(views)[1:]:
+                    del views[old]
+            views[number] = tensor
+        return tensor
+
+    def tensor(self, id: int, geometry: Geometry) -> torch.Tensor:
+        tensor = self.operand(id, self.number(geometry))
+        if not isinstance(tensor, torch.Tensor):
+            raise ProtocolError(f"storage {id} is a handle, not a tensor")
+        return tensor
+
+    def put(self, id: int, geometry: Geometry, tensor: torch.Tensor) -> None:
+        """Make `tensor`, which lies as `geometry` in a storage of its own, the storage `id`."""
+        self.storages[id] = {self.number(geometry): tensor}
+
+    def poison(self, ids: list[int], failure: Failure) -> None:
+        for id in ids:
+            self.storages[id] = Poison(failure)
+
+    def free(self, ids: list[int]) -> None:
+        drop = self.storages.pop
+        for id in ids:
+            drop(id, None)
+
+    def size_bytes(self) -> int:
+        members = (next(iter(views.values())) for views in self.storages.values() if type(views) is not Poison)
+        return sum(t.untyped_storage().nbytes() for t in members if isinstance(t, torch.Tensor))
