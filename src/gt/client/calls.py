@@ -24,6 +24,24 @@ LIMIT = 1 << 16
 SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten::arange.start_step"}
 """Operators whose Scalar arguments decide the size of the result."""
 
+ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
+"""Operators whose results on a CPU have other sizes than inference says: the worker is asked each time."""
+
+
+def _untrained_statistics(args: tuple[Any, ...], outs: list[Geometry | None]) -> list[Geometry | None]:
+    """Batch norm that does not train saves no statistics: a CPU returns empty ones."""
+    if args[5] or outs[1] is None:
+        return outs
+    empty = geometry.intern(torch.Size((0,)), (1,), 0, outs[1].dtype)
+    return [outs[0], empty, empty]
+
+
+CORRECTED = {
+    "aten::native_batch_norm": _untrained_statistics,
+    "aten::_native_batch_norm_legit": _untrained_statistics,
+}
+"""Operators whose inferred results differ from a CPU's in a way that is known."""
+
 CLIENT_ONLY = {"pin_memory", "non_blocking"}
 """Keyword arguments that speak of the client's memory."""
 
@@ -213,6 +231,8 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))
+    if (corrected := CORRECTED.get(op_name(op))) is not None:
+        outs = corrected(args, outs)
     changed = [(i, now) for i, t in enumerate(used) if (now := geometry.of(t)) is not specs[i] and _differs(now, specs[i])]
     return Inferred(outs, shape, changed)
 

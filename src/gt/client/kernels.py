@@ -239,7 +239,8 @@ def unforeseeable(op: OpOverload) -> bool:
     """Whether results depend on data, or are not tensors."""
     tags = op.tags
     return (
-        torch.Tag.dynamic_output_shape in tags
+        calls.op_name(op) in calls.ASKED
+        or torch.Tag.dynamic_output_shape in tags
         or torch.Tag.data_dependent_output in tags
         or any(not str(r.type).startswith(("Tensor", "Optional[Tensor]", "List[Tensor]")) for r in op._schema.returns)
     )

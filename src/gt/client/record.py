@@ -146,7 +146,8 @@ def record(instruction: wire.Instruction) -> None:
 
 def bytes_of(tensor: torch.Tensor) -> bytes:
     """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 

@@ -252,7 +252,8 @@ class Worker:
     def _fetch(self, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
         try:
             tensor = session.memory.tensor(item.id, item.geometry)
-            flat = tensor.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+            whole = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+            flat = whole.as_strided((whole.numel(),), (1,))
             data = memoryview(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else memoryview(b"")
             return Answer(session.number, item.request), [data]
         except PoisonedError as error:
