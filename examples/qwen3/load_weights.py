@@ -1,6 +1,6 @@
 """Step 1: load a Hugging Face checkpoint onto the worker, and verify the forward pass against `transformers`.
 
-    python load_weights.py --model FOLDER_OR_NAME [--revision REVISION]
+python load_weights.py --model FOLDER_OR_NAME [--revision REVISION]
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ class Entry:
 def entries(folder: Path) -> dict[str, Entry]:
     """Every tensor of a checkpoint, from the headers of its files alone. Raises CheckpointError."""
     index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+    sharded = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
+    names = sorted(set(sharded))
     found: dict[str, Entry] = {}
     for name in names:
         found.update(_header(folder / name))

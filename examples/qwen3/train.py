@@ -1,6 +1,6 @@
 """Step 3: fine-tune on the prepared rows; cross-entropy on the answers only.
 
-    python train.py --model FOLDER --data FOLDER --out FOLDER
+python train.py --model FOLDER --data FOLDER --out FOLDER
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gt as torch
 import numpy as np
 from load_weights import CheckpointError, load
 from model import Qwen3
 from prepare_data import END, IGNORED, TEMPLATES
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
+
+import gt as torch
 
 F = torch.nn.functional
 PAD_TO = 16
@@ -186,7 +187,8 @@ class Reporter:
         print(f"{told} | {rate:,.0f} tokens/s | ETA: {left:.0f}s", flush=True)
 
     def close(self) -> None:
-        self.progress.stop()
+        if self.live:
+            self.progress.stop()
 
 
 def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -205,9 +207,7 @@ def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[n
 def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optimizer:
     if given.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9)
-    return torch.optim.AdamW(
-        model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=given.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=given.weight_decay, fused=True)
 
 
 def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[torch.Tensor]:

@@ -97,5 +97,7 @@ def _value(row: Setting, environment: Mapping[str, str]) -> Any:
 def markdown() -> str:
     """The table as Markdown, as `docs/settings.md` holds it."""
     lines = ["# Settings", "", "| variable | default | what it is |", "|---|---|---|"]
-    shown = (f"| `{r.env}` | `{r.default}` | {r.help} |" if r.default != "" else f"| `{r.env}` | | {r.help} |" for r in TABLE)
+    shown = (
+        f"| `{r.env}` | `{r.default}` | {r.help} |" if r.default != "" else f"| `{r.env}` | | {r.help} |" for r in TABLE
+    )
     return "\n".join([*lines, *shown, ""])

@@ -26,9 +26,34 @@ from gt.loader import DataLoader, random_split
 REMOTE = torch.device("remote", 0)
 
 FACTORIES = {
-    "torch": """arange bartlett_window blackman_window empty empty_permuted empty_strided eye full hamming_window
-        hann_window kaiser_window linspace logspace ones rand randint randn randperm range scalar_tensor tensor
-        tril_indices triu_indices zeros sparse_coo_tensor sparse_csr_tensor""".split(),
+    "torch": [
+        "arange",
+        "bartlett_window",
+        "blackman_window",
+        "empty",
+        "empty_permuted",
+        "empty_strided",
+        "eye",
+        "full",
+        "hamming_window",
+        "hann_window",
+        "kaiser_window",
+        "linspace",
+        "logspace",
+        "ones",
+        "rand",
+        "randint",
+        "randn",
+        "randperm",
+        "range",
+        "scalar_tensor",
+        "tensor",
+        "tril_indices",
+        "triu_indices",
+        "zeros",
+        "sparse_coo_tensor",
+        "sparse_csr_tensor",
+    ],
     "torch.fft": ["fftfreq", "rfftfreq"],
     "torch.signal.windows": list(torch.signal.windows.__all__),
 }
@@ -88,7 +113,7 @@ def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tenso
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.load(f, REMOTE if map_location is None else map_location, *args, **kwargs)  # noqa: S614
+    return torch.load(f, REMOTE if map_location is None else map_location, *args, **kwargs)
 
 
 def _compile(model: Any = None, **options: Any) -> Any:
@@ -133,9 +158,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 for _module, _names in FACTORIES.items():
     for _name in _names:
-        OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(
-            getattr(importlib.import_module(_module), _name)
-        )
+        OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
 
 
 # -- modules that build their parameters remotely ------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Template:
         self.operands = 0
         self.numbers = 0
 
-    def arg(self, value: Any, vary: bool) -> wire.Arg:
+    def arg(self, value: Any, vary: bool) -> Any:
         kind = type(value)
         if vary and (kind is float or kind is int or kind is complex):
             self.numbers += 1

@@ -53,7 +53,8 @@ class Backend(_DummyBackendModule):
         session.current().ask(wire.Synchronize)
 
     def set_device(self, device: Any) -> None:
-        if torch.device("remote", device if isinstance(device, int) else None).index not in (None, 0):
+        index = device if isinstance(device, int) else torch.device(device).index
+        if index not in (None, 0):
             raise RuntimeError("there is one remote device, remote:0; its tensors are placed by the dispatcher")
 
     def empty_cache(self) -> None:
@@ -87,11 +88,11 @@ OWN = {*special.KERNELS, *whole.CELLS}
 
 
 def _kernels() -> list[tuple[str, Any]]:
-    """Every overload that needs a kernel: not composite, not a view that PyTorch makes from `as_strided`."""
+    """Every overload that needs a kernel: not one that a CPU composes too, not a view made from `as_strided`."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     found = []
     for name in torch._C._dispatch_get_all_op_names():
-        if not name.startswith("aten::") or has(name, "CompositeImplicitAutograd"):
+        if not name.startswith("aten::") or (has(name, "CompositeImplicitAutograd") and not has(name, "CPU")):
             continue
         short = name.removeprefix("aten::")
         base, _, overload = short.partition(".")

@@ -61,7 +61,7 @@ def start() -> Embedded:
     """Start the service and return at once; `wait_ready` waits for it."""
     folder = Path(tempfile.mkdtemp(prefix="gt-"))
     command = [sys.executable, "-m", "gt", "serve", "--embedded", str(os.getpid()), "--address", _address(folder)]
-    said = (folder / "said").open("w+b")  # noqa: SIM115 - open as long as the service
+    said = (folder / "said").open("w+b")
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

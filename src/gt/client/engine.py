@@ -101,7 +101,7 @@ def _guard_saved_tensors() -> None:
     def init(self: Any, pack: Callable[..., Any], unpack: Callable[..., Any]) -> None:
         original(self, pack, _guard(unpack, _no_tensor))
 
-    graph.saved_tensors_hooks.__init__ = init  # type: ignore[method-assign]
+    graph.saved_tensors_hooks.__init__ = init  # type: ignore[assignment]
 
 
 def install() -> None:

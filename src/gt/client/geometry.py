@@ -72,7 +72,7 @@ def intern(
 
 def of(tensor: torch.Tensor) -> Geometry:
     return intern(
-        tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+        tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.is_conj(), tensor.is_neg()
     )
 
 

@@ -12,7 +12,6 @@ import torch
 
 from gt.client import calls, geometry, record, session, sites
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
-from gt.client.geometry import Geometry
 from gt.wire import instructions as wire
 from gt.wire import messages
 
@@ -85,8 +84,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         ids: list[int] = []
         key: list[Any] = []
         numbers: list[Any] = []
-        position = 0
-        for a in args:
+        for position, a in enumerate(args):
             kind = type(a)
             if kind is Tensor or isinstance(a, Tensor):
                 try:
@@ -110,7 +108,6 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
                 key.append(kind)
             else:
                 key.append(a)
-            position += 1
         if kwargs:
             if kwargs.get("generator") is not None:
                 return with_generator(op, args, kwargs)
@@ -162,9 +159,7 @@ def varying(op: OpOverload) -> frozenset[int]:
     return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
 
 
-def _gather(
-    op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[Any], numbers: list[Any]
-) -> bool:
+def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[Any], numbers: list[Any]) -> bool:
     """Take in a list argument. False where it holds a CPU tensor, which must be lifted first."""
     key.append(len(values))
     for v in values:

@@ -73,10 +73,7 @@ def forget_operand(tensor: torch.Tensor) -> None:
 
 
 def mixed_devices(tensor: torch.Tensor) -> str:
-    text = (
-        "Expected all tensors to be on the same device, but found at least two devices, remote:0 and "
-        f"{tensor.device}!"
-    )
+    text = f"Expected all tensors to be on the same device, but found at least two devices, remote:0 and {tensor.device}!"
     if isinstance(tensor, torch.nn.Parameter):
         text += (
             "\n  hint: this parameter was made by a module of `torch.nn`. Beside `import gt as torch`, write"

@@ -122,7 +122,16 @@ def _geometry_in_place(op: OpOverload) -> Kernel:
     return run
 
 
-for _name in ("t_", "transpose_", "squeeze_", "squeeze_.dim", "squeeze_.dims", "unsqueeze_", "as_strided_", "swapaxes_"):
+for _name in (
+    "t_",
+    "transpose_",
+    "squeeze_",
+    "squeeze_.dim",
+    "squeeze_.dims",
+    "unsqueeze_",
+    "as_strided_",
+    "swapaxes_",
+):
     _base, _, _overload = _name.partition(".")
     KERNELS[_name] = _geometry_in_place(getattr(getattr(aten, _base), _overload or "default"))
 

@@ -75,14 +75,15 @@ _tensor_data_ptr = torch.Tensor.data_ptr
 def _data_ptr(self: torch.Tensor) -> int:
     if self.device.type != "remote":
         return _tensor_data_ptr(self)
-    return _address(self.untyped_storage()) + self.storage_offset() * self.element_size() if self.numel() else 0
+    offset = int(self.storage_offset()) * self.element_size()
+    return _address(self.untyped_storage()) + offset if self.numel() else 0
 
 
-def _location(storage: Storage) -> str | None:
+def _location(storage: Any) -> str | None:
     return "remote" if _is_remote(storage) else None
 
 
-def _restore(storage: Storage, location: str) -> Storage | None:
+def _restore(storage: Any, location: str) -> Any:
     """Put a storage that was read from a file onto the worker."""
     if not location.startswith("remote"):
         return None
@@ -93,7 +94,5 @@ def install() -> None:
     for name, answer in _ANSWERS.items():
         setattr(Storage, name, _answering(name, answer))
     Storage.__new__ = _new_storage  # type: ignore[method-assign,assignment]
-    torch.Tensor.data_ptr = _data_ptr  # type: ignore[method-assign]
+    torch.Tensor.data_ptr = _data_ptr  # type: ignore[assignment]
     torch.serialization.register_package(5, _location, _restore)
-
-

@@ -33,7 +33,7 @@ def _without_operand(cls: type[Tensor], name: str) -> None:
 
 def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
     """As on the CPU, on a copy: the array is this process's own."""
-    if self.device.type != "remote" or self.requires_grad and not force:
+    if self.device.type != "remote" or (self.requires_grad and not force):
         return _numpy(self, force=force)
     return _numpy(self.detach().cpu(), force=force)
 

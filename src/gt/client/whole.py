@@ -70,10 +70,8 @@ class _Forward:
         handle = outs.pop() if saves_graph else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
-    def _define(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], saves_graph: bool
-    ) -> Call:
-        outs = [*_results(self.op, args, kwargs, specs), *([HANDLE] if saves_graph else [])]
+    def _define(self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], saves_graph: bool) -> Call:
+        outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if saves_graph else [])]
         number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), saves_graph)
         return Call(number, outs, None, None)
 
@@ -87,9 +85,7 @@ class _Forward:
         call = self.backward_cache.get(key)
         if call is None:
             outs = [_gradient_of(specs[i]) for i in wanted]
-            number = calls.define(
-                self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward"
-            )
+            number = calls.define(self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward")
             call = self.backward_cache[key] = Call(number, outs, None, None)
         made = [record.make(spec) for spec in call.outs]
         ids = [record.operand(t)[0] for t in made]

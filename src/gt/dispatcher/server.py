@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from gt.dispatcher import core
 from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
 from gt.wire import codec, messages
-from gt.wire.transport import Router, workers_address
+from gt.wire.transport import Frame, Router, workers_address
 
 
 class Server:
@@ -32,7 +33,7 @@ class Server:
         poller.register(self.workers.socket, zmq.POLLIN)
         beat = time.monotonic()
         while True:
-            poller.poll(max(0.0, beat - time.monotonic()) * 1000)
+            poller.poll(math.ceil(max(0.0, beat - time.monotonic()) * 1000))
             self._take_in()
             if time.monotonic() >= beat:
                 if not alive():
@@ -69,7 +70,7 @@ class Server:
 
     def _act(self, event: core.Event) -> None:
         for action in self.dispatcher.step(event):
-            frames = [codec.encode(action.message), *action.frames]
+            frames: list[Frame] = [codec.encode(action.message), *action.frames]
             if isinstance(action, core.TellClient):
                 if not self.clients.send(action.peer, frames):
                     self._gone(core.ClientGone(action.peer))

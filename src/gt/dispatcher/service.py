@@ -16,7 +16,7 @@ from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
 
 
-class Ended(Exception):
+class Ended(Exception):  # noqa: N818 - a signal, not an error
     """SIGTERM or SIGINT: the service is to end."""
 
 
@@ -73,7 +73,7 @@ STOP_TIMEOUT_S = 3.0
 def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], dispatcher: Dispatcher) -> bool:
     running = sum(w.poll() is None for w in workers)
     dispatcher.expected_workers = running
-    return parent is None or os.getppid() == parent and (running > 0 or bool(dispatcher.workers))
+    return parent is None or (os.getppid() == parent and (running > 0 or bool(dispatcher.workers)))
 
 
 def _stop(workers: list[subprocess.Popen[bytes]]) -> None:

@@ -66,7 +66,9 @@ class Complex(msgspec.Struct, frozen=True, tag="complex"):
 
 
 Scalar: TypeAlias = bool | int | float | Complex
-Plain: TypeAlias = None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | Generator | Complex
+Plain: TypeAlias = (
+    None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | Generator | Complex
+)
 Arg: TypeAlias = Plain | list[Plain]
 
 

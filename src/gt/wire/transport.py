@@ -7,6 +7,7 @@ peer's Python is.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -83,11 +84,11 @@ class ZmqTransport:
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self.address = address
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _options(self._socket)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
-        self._monitor = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -116,11 +117,11 @@ class ZmqTransport:
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return receive(self._socket)
             if self._lost:
                 raise self._gone()
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            left = None if deadline is None else math.ceil(max(0.0, deadline - time.monotonic()) * 1000)
             ready = dict(self._poller.poll(left))
             if self._monitor in ready:
                 self._watch()
@@ -173,7 +174,7 @@ class Router:
         check_address(address)
         self.address = address
         self._private(address)
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         _options(self.socket)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:

@@ -133,7 +133,7 @@ class Worker:
                 call.verified = True  # type: ignore[union-attr]
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
-        except Exception as error:  # noqa: BLE001 - whatever an operator raises is the user's to see
+        except Exception as error:
             name = call.name if isinstance(call, Call) else ""
             failure = _failure(error, name, item.site)
             session.errors += 1
@@ -193,7 +193,7 @@ class Worker:
             return self._answer_query(session, item, call, result, ins), []
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
-        except Exception as error:  # noqa: BLE001 - whatever an operator raises is the user's to see
+        except Exception as error:
             return Answer(session.number, item.request, _failure(error, item.op, item.site)), []
 
     def _answer_query(self, session: Session, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
@@ -246,7 +246,7 @@ class Worker:
             session.memory.put(item.id, item.geometry, own)
         except PoisonedError:
             return
-        except Exception as error:  # noqa: BLE001 - out of memory, a bad size: the storage stands for it
+        except Exception as error:
             self._fail(session, [item.id], error, "upload", item.site)
 
     def _fetch(self, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
@@ -258,7 +258,7 @@ class Worker:
             return Answer(session.number, item.request), [data]
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
-        except Exception as error:  # noqa: BLE001 - a device's own late error shows at the first copy back
+        except Exception as error:
             return Answer(session.number, item.request, _failure(error, "fetch", 0)), []
 
     def _free(self, session: Session, item: wire.Free, frames: Sequence[memoryview]) -> None:
@@ -272,7 +272,7 @@ class Worker:
         try:
             tensor = files.load(files.check(item.path, self.data_dirs), item.name, item.geometry, self.device)
             session.memory.put(item.id, item.geometry, tensor)
-        except Exception as error:  # noqa: BLE001 - a file may be anything
+        except Exception as error:
             self._fail(session, [item.id], error, "load file", item.site)
 
     def _save_file(self, session: Session, item: wire.SaveFile, frames: Sequence[memoryview]) -> Reply:
@@ -282,7 +282,7 @@ class Worker:
             return Answer(session.number, item.request), []
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
-        except Exception as error:  # noqa: BLE001 - a disk may refuse anything
+        except Exception as error:
             return Answer(session.number, item.request, _failure(error, "save file", 0)), []
 
     # -- the session's generator, and what it asks ------------------------------------------------------------------------
@@ -373,5 +373,3 @@ def _must_copy(result: Any, expected: wire.Geometry, results: list[Any], ins: li
 
 def _same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
-
-

@@ -1,7 +1,7 @@
 """Calls that run whole under autograd, and their backward.
 
-Attention or an LSTM would fall apart into small operators on the client. Run here with autograd on, the device's best kernel is
-chosen as PyTorch itself chooses it, and `gt::backward` gives that kernel's own gradients.
+Attention or an LSTM would fall apart into small operators on the client. Run here with autograd on, the device's best
+kernel is chosen as PyTorch itself chooses it, and `gt::backward` gives that kernel's own gradients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Storages and the tensors that see them.
 
-A session's memory maps a storage id to `{geometry number: tensor}`. All tensors of one such dict share one torch storage: they
-are the views that calls have asked for so far, so that an operand is two dict look-ups. A storage whose value is the result of
-an error is a `Poison` instead: subscripting it raises, so the fast path never asks.
+A session's memory maps a storage id to `{geometry number: tensor}`. All tensors of one such dict share one torch
+storage: they are the views that calls have asked for so far, so that an operand is two dict look-ups. A storage whose
+value is the result of an error is a `Poison` instead: subscripting it raises, so the fast path never asks.
 """
 
 from __future__ import annotations

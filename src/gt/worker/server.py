@@ -70,5 +70,3 @@ def serve(transport: Transport, worker: Worker) -> None:
             worker.end_session(message.session)
         elif isinstance(message, messages.Stop):
             return
-
-
