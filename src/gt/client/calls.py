@@ -96,7 +96,7 @@ def define(
     ins: list[Geometry],
     outs: list[Geometry | None],
     vary: frozenset[int],
-    saves_graph: bool = False,
+    graph_of: tuple[int, ...] = (),
     name: str | None = None,
 ) -> int:
     """Record the definition of a call and return its number."""
@@ -113,7 +113,7 @@ def define(
                 {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
                 [g.to_wire() for g in ins],
                 [None if g is None else g.to_wire() for g in outs],
-                saves_graph,
+                graph_of,
                 geometry.dtype_name(torch.get_default_dtype()),
             )
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +20,17 @@ _libraries: list[torch.library.Library] = []
 
 class Backend(_DummyBackendModule):
     """`torch.remote`: what PyTorch asks of an accelerator's module."""
+
+    _initialized = True
+
+    def _is_in_bad_fork(self) -> bool:
+        return session.Current.forked
+
+    @contextlib.contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        """There is one device, so that choosing it changes nothing."""
+        self.set_device(device)
+        yield
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
@@ -84,7 +98,7 @@ class Backend(_DummyBackendModule):
         return (0, 0)
 
 
-OWN = {*special.KERNELS, *whole.CELLS}
+OWN = {*special.KERNELS, *whole.PARTS}
 
 
 def _kernels() -> list[tuple[str, Any]]:
@@ -106,7 +120,8 @@ def _kernels() -> list[tuple[str, Any]]:
 
 def _computes(name: str) -> bool:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return has(name, "CPU") or has(name, "CompositeExplicitAutograd")
+    kinds = ("CPU", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+    return any(has(name, kind) for kind in kinds)
 
 
 def _is_view(op: calls.OpOverload) -> bool:
@@ -129,7 +144,7 @@ def _register() -> None:
         short = op.name().removeprefix("aten::")
         for key in ("PrivateUse1", "AutogradPrivateUse1"):
             library.impl(short, whole.kernel(op), key)
-    for short, function in whole.CELLS.items():
+    for short, function in whole.PARTS.items():
         library.impl(short, function, "AutogradPrivateUse1")
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
@@ -146,6 +161,25 @@ def _refuse(op: calls.OpOverload, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+ACCELERATOR = ("synchronize", "memory_stats", "memory_allocated", "max_memory_allocated", "empty_cache")
+"""Functions of `torch.accelerator` that reach for C++ hooks which a Python device cannot give."""
+
+
+def _install_accelerator() -> None:
+    """`torch.accelerator` answers for the remote device where that is the accelerator."""
+
+    def answering(original: Any, answer: Any) -> Any:
+        @functools.wraps(original)
+        def call(*args: Any) -> Any:
+            current = torch.accelerator.current_accelerator()
+            return answer(*args) if current is not None and current.type == "remote" else original(*args)
+
+        return call
+
+    for name in ACCELERATOR:
+        setattr(torch.accelerator, name, answering(getattr(torch.accelerator, name), getattr(torch.remote, name)))
+
+
 def install() -> None:
     """Register the device. Once per process, when `gt` is imported."""
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend())
@@ -154,4 +188,5 @@ def install() -> None:
     storage.install()
     tensors.install(calls.forget_all)
     engine.install()
+    _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.autograd.graph as graph
+from torch.utils.hooks import BackwardHook
 
 from gt.client import record, sites
 
@@ -94,6 +95,26 @@ def _patch(owner: Any, name: str, reject: Callable[..., Any]) -> None:
     setattr(owner, name, register)
 
 
+class _GuardedNode:
+    """An autograd node whose hooks may raise."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+    def register_hook(self, hook: Callable[..., Any]) -> Any:
+        return self.node.register_hook(_guard(hook, _wrong_gradients))
+
+
+def _guard_module_hooks() -> None:
+    original = BackwardHook._apply_on_tensors
+
+    @functools.wraps(original)
+    def apply(self: Any, fn: Callable[..., Any], args: Any) -> Any:
+        return original(self, lambda node: fn(_GuardedNode(node)), args)
+
+    BackwardHook._apply_on_tensors = apply
+
+
 def _guard_saved_tensors() -> None:
     original = graph.saved_tensors_hooks.__init__
 
@@ -107,6 +128,7 @@ def _guard_saved_tensors() -> None:
 def install() -> None:
     _patch(torch.Tensor, "register_hook", _wrong_size)
     _patch(torch.Tensor, "register_post_accumulate_grad_hook", _nothing)
+    _guard_module_hooks()
     _guard_saved_tensors()
     run = _enter(graph._engine_run_backward)
     graph._engine_run_backward = run

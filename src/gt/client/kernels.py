@@ -183,10 +183,20 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     return True
 
 
-def lift(tensor: Tensor) -> Tensor:
+LOCAL_OPERANDS = {
+    "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
+    "aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward",
+    "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu",
+}  # fmt: skip
+"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences."""
+
+
+def lift(tensor: Tensor, any_size: bool = False) -> Tensor:
     """A CPU tensor of no dimension, made remote: PyTorch lets it take part in an operation on any device."""
     if tensor.device.type == "remote":
         return tensor
+    if any_size and tensor.device.type == "cpu":
+        return tensor.to("remote")
     if tensor.dim() or tensor.device.type != "cpu":
         raise RuntimeError(record.mixed_devices(tensor))
     spec = geometry.intern(torch.Size(()), (), 0, tensor.dtype)
@@ -198,11 +208,13 @@ def lift(tensor: Tensor) -> Tensor:
 def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
     written = {i for i, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
 
+    any_size = op._schema.name in LOCAL_OPERANDS
+
     def one(position: int, value: Any) -> Any:
         if isinstance(value, Tensor):
             if position in written and value.device.type != "remote":
                 raise RuntimeError(record.mixed_devices(value))
-            return lift(value)
+            return lift(value, any_size)
         if isinstance(value, (list, tuple)):
             return [one(position, v) for v in value]
         return value

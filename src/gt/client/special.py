@@ -202,3 +202,14 @@ def record_stream(self: Tensor, stream: Any) -> None:
 
 CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
 CPU_KERNELS["is_pinned"] = lambda self, device=None: False
+
+
+_pack = kernel(aten._pack_padded_sequence.default)
+
+
+@special("_pack_padded_sequence")
+def pack_padded_sequence(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """The batch sizes, which PyTorch keeps on the CPU, follow from the lengths alone."""
+    steps, rows = (input.shape[1], input.shape[0]) if batch_first else (input.shape[0], input.shape[1])
+    sizes = aten._pack_padded_sequence.default(torch.empty(steps, rows, 1), lengths.cpu(), False)[1]
+    return _pack(input, lengths, batch_first)[0], sizes

@@ -25,6 +25,10 @@ WHOLE: tuple[OpOverload, ...] = (
     aten.lstm.data,
     aten.gru.input,
     aten.gru.data,
+    aten.rnn_tanh.input,
+    aten.rnn_tanh.data,
+    aten.rnn_relu.input,
+    aten.rnn_relu.data,
 )
 HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 """What a saved graph looks like to the client: a tensor of nothing, whose end frees the graph."""
@@ -40,7 +44,7 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         args = tuple(lifted(op, args))
         tensors = calls.tensors_in((*args, *kwargs.values()))
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return forward.run(args, kwargs, tensors, saves_graph=False)[0]
+            return forward.run(args, kwargs, tensors, ())[0]
         results = _Whole.apply(forward, args, kwargs, *tensors)  # type: ignore[no-untyped-call]
         return results if len(op._schema.returns) > 1 else results[0]
 
@@ -56,23 +60,23 @@ class _Forward:
         self.backward_cache = calls.new_cache()
 
     def run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], saves_graph: bool
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], graph_of: tuple[int, ...]
     ) -> tuple[Any, torch.Tensor | None]:
         operands = [record.operand(t) for t in tensors]
         specs = [g for _, g, _ in operands]
-        key = (tuple(specs), saves_graph, _literals(args), _literals(kwargs.items()))
+        key = (tuple(specs), graph_of, _literals(args), _literals(kwargs.items()))
         call = self.cache.get(key)
         if call is None:
-            call = self.cache[key] = self._define(args, kwargs, specs, saves_graph)
+            call = self.cache[key] = self._define(args, kwargs, specs, graph_of)
         outs = [record.make(spec) for spec in call.outs]
         ids = [record.operand(t)[0] for t in outs]
         record.record(wire.Op(call.number, ids, [i for i, _, _ in operands], [], sites.here(4)))
-        handle = outs.pop() if saves_graph else None
+        handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
-    def _define(self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], saves_graph: bool) -> Call:
-        outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if saves_graph else [])]
-        number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), saves_graph)
+    def _define(self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], graph_of: tuple[int, ...]) -> Call:
+        outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if graph_of else [])]
+        number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), graph_of)
         return Call(number, outs, None, None)
 
     def backward(
@@ -108,6 +112,8 @@ def _literals(values: Any) -> tuple[Any, ...]:
 
 def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[Geometry]) -> list[Geometry]:
     """Geometries of the results, as a CPU lays them out."""
+    if op._overloadname == "data":
+        return _packed_results(args)
     # late import: 0.5 s that only programs with such operators need to spend
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -125,6 +131,15 @@ def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[Geometry]) -> l
     return [geometry.intern(t.shape, t.stride(), 0, t.dtype) for t in flat]
 
 
+def _packed_results(args: Any) -> list[Geometry]:
+    """Results of a recurrent operator on packed data [elements, features]: the outputs, and each state as it came."""
+    data, states = args[0], args[2] if isinstance(args[2], (list, tuple)) else [args[2]]
+    size = torch.Size((data.shape[0], states[0].shape[-1] * (2 if args[-1] else 1)))
+    outs = geometry.intern(size, geometry.contiguous_stride(size), 0, data.dtype)
+    kept = [geometry.intern(s.shape, geometry.contiguous_stride(s.shape), 0, s.dtype) for s in states]
+    return [outs, *kept]
+
+
 def _gradient_of(spec: Geometry) -> Geometry:
     like = torch.empty_like(spec.meta())
     return geometry.intern(spec.size, like.stride(), 0, spec.dtype)
@@ -133,7 +148,8 @@ def _gradient_of(spec: Geometry) -> Geometry:
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, forward: _Forward, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
-        results, handle = forward.run(args, kwargs, list(tensors), saves_graph=True)
+        graph_of = tuple(i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed)
+        results, handle = forward.run(args, kwargs, list(tensors), graph_of)
         ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
         ctx.save_for_backward(*tensors, handle)
         ctx.set_materialize_grads(False)
@@ -232,4 +248,18 @@ def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return gates if bias is None else gates + bias
 
 
-CELLS = {"_thnn_fused_lstm_cell": lstm_cell, "_thnn_fused_gru_cell": gru_cell}
+
+
+def tensor_split(
+    self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0
+) -> list[torch.Tensor]:
+    """The CPU reads the places to split from memory; here they are fetched."""
+    return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
+
+
+PARTS: dict[str, Callable[..., Any]] = {
+    "_thnn_fused_lstm_cell": lstm_cell,
+    "_thnn_fused_gru_cell": gru_cell,
+    "tensor_split.tensor_indices_or_sections": tensor_split,
+}
+"""Operators that are made of others here: their gradients follow from the parts."""

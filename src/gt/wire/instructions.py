@@ -80,7 +80,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     `op` is an ATen overload (`aten::mul.Tensor`) or one of GT's own (`gt::...`), looked up in the op table.
     `ins` holds the geometry of every operand, `outs` that of every result: None stands for an undefined result.
-    `saves_graph`: the call is run under autograd and its last result is an opaque handle on what backward needs.
+    `graph_of`: operands whose gradients will be asked for. Where there are any, the call is run under autograd and its
+    last result is an opaque handle on what backward needs.
     `default_dtype` is the client's, which decides what an int divided by an int gives.
     """
 
@@ -90,7 +91,7 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     kwargs: dict[str, Arg]
     ins: list[Geometry]
     outs: list[Geometry | None]
-    saves_graph: bool = False
+    graph_of: tuple[int, ...] = ()
     default_dtype: str = "float32"
 
 

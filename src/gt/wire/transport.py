@@ -98,7 +98,7 @@ class ZmqTransport:
 
     def _shake_hands(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0 and self._monitor.poll(left * 1000):
+        while (left := deadline - time.monotonic()) > 0 and self._monitor.poll(math.ceil(left * 1000)):
             event = recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return

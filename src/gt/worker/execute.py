@@ -157,7 +157,7 @@ class Worker:
         return call.raw(*args, **kwargs)
 
     def _run_with_graph(self, call: Call, ins: list[Any], numbers: list[Any]) -> list[Any]:
-        leaves = graph.leaves(ins, None)
+        leaves = graph.leaves(ins, call.define.graph_of)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.filler.fill(seen, numbers)
         with graph.autograd():

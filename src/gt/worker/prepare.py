@@ -151,13 +151,13 @@ class Call:
         self.op = Operators.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
         self.filler = Filler(device, define.args, define.kwargs)
-        self.positional = self.filler.positional and not define.saves_graph
+        self.positional = self.filler.positional and not bool(define.graph_of)
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
         self.written = written(self.op, define.args, define.kwargs)
-        self.draws = draws(self.op) or define.saves_graph
-        self.saves_graph = define.saves_graph
+        self.draws = draws(self.op) or bool(define.graph_of)
+        self.saves_graph = bool(define.graph_of)
         self.default_dtype = _dtype(define.default_dtype)
         self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)

@@ -1,0 +1,545 @@
+"""Idioms of PyTorch users. Each is a function of a device that returns tensors and values, the same on every device."""
+
+from __future__ import annotations
+
+import copy
+import io
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+Idiom = Callable[[str], Any]
+IDIOMS: dict[str, Idiom] = {}
+
+
+def idiom(function: Idiom) -> Idiom:
+    IDIOMS[function.__name__] = function
+    return function
+
+
+def net(device: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).to(device)
+
+
+def data(device: str, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def grads(module: nn.Module) -> list[torch.Tensor | None]:
+    return [p.grad for p in module.parameters()]
+
+
+@idiom
+def backward(device: str) -> Any:
+    m = net(device)
+    m(data(device, 5, 4)).pow(2).sum().backward()
+    return grads(m)
+
+
+@idiom
+def double_backward(device: str) -> Any:
+    x = data(device, 5).requires_grad_()
+    (g,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+    g.pow(2).sum().backward()
+    return g, x.grad
+
+
+@idiom
+def double_backward_through_attention(device: str) -> Any:
+    x = data(device, 1, 2, 4, 8).requires_grad_()
+    out = F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(4, 4, device=device), dropout_p=0.0)
+    (g,) = torch.autograd.grad(out.pow(2).sum(), x)
+    return out, g
+
+
+@idiom
+def state_dict_round_trip(device: str) -> Any:
+    a, b = net(device), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).to(device)
+    b.load_state_dict(a.state_dict())
+    return b(data(device, 2, 4))
+
+
+@idiom
+def save_and_load(device: str) -> Any:
+    file = io.BytesIO()
+    m = net(device)
+    torch.save({"model": m.state_dict(), "view": m[0].weight.detach()[1:, 2:]}, file)
+    file.seek(0)
+    there = torch.load(file)
+    file.seek(0)
+    here = torch.load(file, map_location="cpu")
+    return there["model"]["0.weight"], there["view"], here["model"]["2.bias"], here["model"]["0.weight"].device.type == "cpu"
+
+
+@idiom
+def saved_views_share_a_storage(device: str) -> Any:
+    base = data(device, 6)
+    file = io.BytesIO()
+    torch.save([base, base[2:4]], file)
+    file.seek(0)
+    a, b = torch.load(file)
+    b.fill_(7)
+    return a, b
+
+
+@idiom
+def no_grad_and_inference_mode(device: str) -> Any:
+    m, x = net(device), data(device, 2, 4)
+    with torch.no_grad():
+        a = m(x)
+    with torch.inference_mode():
+        b = m(x) * 2
+    return a, a.requires_grad, b, b.is_inference()
+
+
+@idiom
+def device_as_a_context(device: str) -> Any:
+    with torch.device(device):
+        return torch.ones(3) + torch.arange(3), torch.ones(1).device.type == device
+
+
+@idiom
+def tensor_hooks(device: str) -> Any:
+    seen = []
+    x = data(device, 3).requires_grad_()
+    y = x * 2
+    y.register_hook(lambda g: seen.append(g.clone()))
+    y.register_hook(lambda g: g * 10)
+    y.sum().backward()
+    return seen, x.grad
+
+
+@idiom
+def module_hooks(device: str) -> Any:
+    m, seen = net(device), []
+    m[0].register_forward_hook(lambda mod, i, o: o + 1)
+    m[0].register_forward_pre_hook(lambda mod, i: (i[0] * 2,))
+    m[2].register_full_backward_hook(lambda mod, gi, go: seen.append(go[0].clone()))
+    out = m(data(device, 2, 4))
+    out.sum().backward()
+    return out, seen, grads(m)
+
+
+@idiom
+def post_accumulate_grad_hook(device: str) -> Any:
+    m, seen = net(device), []
+    m[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    m(data(device, 2, 4)).sum().backward()
+    return seen
+
+
+def _message(run: Callable[[], Any]) -> str:
+    try:
+        run()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def _fail(*_: Any) -> Any:
+    raise KeyError("from a hook")
+
+
+@idiom
+def a_tensor_hook_that_raises(device: str) -> Any:
+    x = data(device, 3).requires_grad_()
+    y = x * 2
+    y.register_hook(_fail)
+    return _message(lambda: y.sum().backward()), (x * 1).sum()
+
+
+@idiom
+def a_module_hook_that_raises(device: str) -> Any:
+    m = net(device)
+    m[2].register_full_backward_hook(_fail)
+    return _message(lambda: m(data(device, 2, 4)).sum().backward())
+
+
+@idiom
+def a_post_accumulate_hook_that_raises(device: str) -> Any:
+    m = net(device)
+    m[0].bias.register_post_accumulate_grad_hook(_fail)
+    return _message(lambda: m(data(device, 2, 4)).sum().backward())
+
+
+@idiom
+def a_saved_tensor_hook_that_raises(device: str) -> Any:
+    x = data(device, 3).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, _fail):
+        y = x * x
+    return _message(lambda: y.sum().backward())
+
+
+@idiom
+def a_function_whose_backward_raises(device: str) -> Any:
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            raise KeyError("from backward")
+
+    return _message(lambda: Bad.apply(data(device, 3).requires_grad_()).sum().backward())
+
+
+@idiom
+def a_custom_function(device: str) -> Any:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            return 2 * ctx.saved_tensors[0] * g
+
+    x = data(device, 4).requires_grad_()
+    Square.apply(x).sum().backward()
+    return x.grad
+
+
+@idiom
+def saved_tensor_hooks(device: str) -> Any:
+    x = data(device, 4).requires_grad_()
+    with torch.autograd.graph.save_on_cpu():
+        y = (x * x).exp()
+    y.sum().backward()
+    return x.grad
+
+
+@idiom
+def checkpoint_reentrant(device: str) -> Any:
+    m, x = net(device), data(device, 2, 4).requires_grad_()
+    checkpoint(m, x, use_reentrant=True).sum().backward()
+    return grads(m), x.grad
+
+
+@idiom
+def checkpoint_with_dropout(device: str) -> Any:
+    m = nn.Sequential(net(device), nn.Dropout(0.5))
+    x = data(device, 8, 4).requires_grad_()
+    torch.manual_seed(3)
+    checkpoint(m, x, use_reentrant=False).sum().backward()
+    return grads(m), x.grad
+
+
+@idiom
+def autocast(device: str) -> Any:
+    m, x = net(device), data(device, 2, 4)
+    with torch.autocast(device, torch.bfloat16):
+        out = m(x)
+        loss = F.cross_entropy(out, torch.tensor([0, 1], device=device))
+    loss.backward()
+    return out, loss, grads(m)
+
+
+@idiom
+def grad_scaler(device: str) -> Any:
+    m = net(device)
+    optimizer, scaler = torch.optim.SGD(m.parameters(), 0.1), torch.amp.GradScaler(device, init_scale=4.0)
+    scaler.scale(m(data(device, 2, 4)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return list(m.parameters()), scaler.get_scale()
+
+
+@idiom
+def func_grad_and_vmap(device: str) -> Any:
+    x = data(device, 5, 3)
+    f = lambda v: (v**3).sum()
+    return torch.func.grad(f)(x), torch.func.vmap(torch.func.grad(f))(x), torch.func.jacrev(torch.sin)(x[0])
+
+
+@idiom
+def func_jvp_and_hessian(device: str) -> Any:
+    x = data(device, 3)
+    return torch.func.jvp(torch.sin, (x,), (torch.ones_like(x),)), torch.func.hessian(lambda v: (v**3).sum())(x)
+
+
+@idiom
+def functional_call(device: str) -> Any:
+    m = net(device)
+    parameters = {k: v * 2 for k, v in m.named_parameters()}
+    return torch.func.functional_call(m, parameters, (data(device, 2, 4),))
+
+
+@idiom
+def deepcopy_of_module_and_tensor(device: str) -> Any:
+    m, t = net(device), data(device, 3)
+    n, u = copy.deepcopy(m), copy.deepcopy(t)
+    with torch.no_grad():
+        m[0].weight.zero_()
+    t.zero_()
+    return n[0].weight, u, copy.deepcopy([t, t])[0]
+
+
+@idiom
+def data_loader_with_workers(device: str) -> Any:
+    dataset = torch.utils.data.TensorDataset(torch.arange(12.0))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=1, pin_memory=True)
+    return [batch.to(device).sum() for (batch,) in loader]
+
+
+@idiom
+def einsum(device: str) -> Any:
+    return torch.einsum("bij,bjk->bik", data(device, 2, 3, 4), data(device, 2, 4, 5))
+
+
+def _recurrent(kind: type[nn.RNNBase], device: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    m = kind(4, 6, 2, **options).to(device)
+    x = data(device, 5, 3, 4).requires_grad_()
+    out, state = m(x)
+    out.pow(2).sum().backward()
+    return out, state, x.grad, grads(m)
+
+
+@idiom
+def rnn(device: str) -> Any:
+    return _recurrent(nn.RNN, device)
+
+
+@idiom
+def lstm(device: str) -> Any:
+    return _recurrent(nn.LSTM, device, bidirectional=True)
+
+
+@idiom
+def gru(device: str) -> Any:
+    return _recurrent(nn.GRU, device)
+
+
+@idiom
+def recurrent_cells(device: str) -> Any:
+    torch.manual_seed(0)
+    cells = nn.LSTMCell(4, 6).to(device), nn.GRUCell(4, 6).to(device)
+    x = data(device, 3, 4)
+    h, c = cells[0](x)
+    g = cells[1](x)
+    (h.sum() + c.sum() + g.sum()).backward()
+    return h, c, g, grads(cells[0]), grads(cells[1])
+
+
+@idiom
+def packed_sequences(device: str) -> Any:
+    torch.manual_seed(0)
+    m = nn.LSTM(4, 6).to(device)
+    packed = nn.utils.rnn.pack_padded_sequence(data(device, 5, 3, 4), torch.tensor([5, 3, 2]))
+    out, _ = m(packed)
+    padded, lengths = nn.utils.rnn.pad_packed_sequence(out)
+    return padded, lengths
+
+
+@idiom
+def convolution_and_batch_norm(device: str) -> Any:
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).to(device)
+    x = data(device, 2, 2, 8, 8)
+    m(x).sum().backward()
+    trained = grads(m), m[1].running_mean.clone()
+    m.eval()
+    return trained, m(x)
+
+
+@idiom
+def complex_numbers_and_fft(device: str) -> Any:
+    x = data(device, 8)
+    z = torch.fft.fft(x)
+    return z, z.conj() * z, z.real, z.imag, torch.fft.ifft(z).real, torch.view_as_real(z), z.abs(), torch.fft.rfft(x)
+
+
+@idiom
+def linalg(device: str) -> Any:
+    a = data(device, 4, 4)
+    s = a @ a.T + torch.eye(4, device=device)
+    return torch.linalg.cholesky(s), torch.linalg.inv(s), torch.linalg.eigvalsh(s), torch.linalg.solve(s, a), torch.det(s)
+
+
+@idiom
+def tied_parameters_stay_tied(device: str) -> Any:
+    m = nn.ModuleDict({"a": nn.Embedding(5, 3), "b": nn.Linear(3, 5, bias=False)})
+    m["b"].weight = m["a"].weight
+    m.to(device)
+    return m["a"].weight is m["b"].weight, len(list(m.parameters()))
+
+
+@idiom
+def views_and_in_place(device: str) -> Any:
+    base = torch.zeros(4, 5, device=device)
+    row, block = base[1], base[1:3, ::2]
+    row.fill_(1)
+    block += 2
+    base.t()[4].mul_(3)
+    base.view(-1)[0] = 9
+    return base, row, block, base._version > 0, block._is_view()
+
+
+@idiom
+def in_place_through_autograd(device: str) -> Any:
+    x = data(device, 4).requires_grad_()
+    y = x * 1
+    y[1:3] *= 2
+    y.add_(1)
+    y.pow(2).sum().backward()
+    return y, x.grad
+
+
+@idiom
+def out_and_resize(device: str) -> Any:
+    a, b = torch.empty(0, device=device), torch.ones(2, device=device)
+    torch.add(b, 1, out=a)
+    c = torch.arange(6.0, device=device)
+    c.resize_(2, 3)
+    d = torch.zeros(2, 3, device=device)
+    d.t_()
+    d.unsqueeze_(0)
+    return a, c, d.shape, d.stride()
+
+
+@idiom
+def advanced_indexing(device: str) -> Any:
+    x = torch.arange(24.0, device=device).view(2, 3, 4)
+    i = torch.tensor([0, 2], device=device)
+    y = x.clone()
+    y[:, i] = -1
+    y[x > 20] = 0
+    return x[:, i, 1], x[x > 10], x[..., None, -1], y, x[[0, 1], [1, 2]], x[torch.tensor([1, 0])]
+
+
+@idiom
+def data_dependent_shapes(device: str) -> Any:
+    x = torch.tensor([3, 1, 3, 0, 2], device=device)
+    values, counts = torch.unique(x, return_counts=True)
+    return x.nonzero(), x[x > 1], values, counts, torch.where(x > 1), torch.masked_select(x, x > 2), x.bincount()
+
+
+@idiom
+def data_pointers(device: str) -> Any:
+    a, b = torch.zeros(4, device=device), torch.zeros(4, device=device)
+    same = a.data_ptr() == a.detach().data_ptr(), a.data_ptr() != b.data_ptr()
+    return same, a[1:].data_ptr() - a.data_ptr(), a.untyped_storage().nbytes(), a.untyped_storage().data_ptr() == a.data_ptr()
+
+
+@idiom
+def several_threads(device: str) -> Any:
+    found: dict[int, torch.Tensor] = {}
+
+    def work(number: int) -> None:
+        x = torch.full((16,), float(number), device=device, requires_grad=True)
+        for _ in range(50):
+            (x * x).sum().backward()
+        found[number] = x.grad
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[n] for n in range(4)]
+
+
+@idiom
+def printing(device: str) -> Any:
+    x = data(device, 3, 3)
+    y = (x.requires_grad_() * 2).sum()
+    return str(x.detach()), repr(x), str(y), str(torch.tensor([True], device=device)), str(nn.Parameter(x.detach())), f"{y:.3f}"
+
+
+@idiom
+def fetching(device: str) -> Any:
+    x = data(device, 2, 2)
+    return x.sum().item(), x.tolist(), bool((x > -9).all()), float(x[0, 0]), int(x[0, 0] * 10), x.cpu().numpy(), len(x)
+
+
+@idiom
+def seeds(device: str) -> Any:
+    torch.manual_seed(0)
+    a = torch.randn(3, device=device)
+    b = F.dropout(torch.ones(20, device=device), 0.5)
+    c = torch.multinomial(torch.ones(5, device=device), 3)
+    d = torch.randperm(6, device=device)
+    e = nn.init.xavier_uniform_(torch.empty(3, 3, device=device))
+    return a, b, c, d, e, torch.rand(2, device=device, generator=torch.Generator().manual_seed(5))
+
+
+@idiom
+def schedulers(device: str) -> Any:
+    m = net(device)
+    optimizer = torch.optim.Adam(m.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    for _ in range(4):
+        optimizer.zero_grad()
+        m(data(device, 2, 4)).pow(2).sum().backward()
+        optimizer.step()
+        schedule.step()
+    return list(m.parameters()), schedule.get_last_lr()
+
+
+@idiom
+def clipping(device: str) -> Any:
+    m = net(device)
+    m(data(device, 2, 4)).pow(2).sum().backward()
+    return nn.utils.clip_grad_norm_(m.parameters(), 0.5), grads(m)
+
+
+@idiom
+def transformer_layer(device: str) -> Any:
+    torch.manual_seed(0)
+    m = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).to(device)
+    x = data(device, 2, 5, 8)
+    out = m(x)
+    out.sum().backward()
+    m.eval()
+    with torch.no_grad():
+        return out, grads(m), m(x)
+
+
+@idiom
+def accelerator(device: str) -> Any:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+        assert torch.accelerator.current_accelerator().type == "remote"
+        assert torch.accelerator.device_count() == 1
+    return torch.ones(2, device=device)
+
+
+@idiom
+def wrong_shapes_raise_at_the_call(device: str) -> Any:
+    return _message(lambda: torch.ones(2, 3, device=device) @ torch.ones(2, 3, device=device)).split("\n")[0]
+
+
+@idiom
+def default_dtype(device: str) -> Any:
+    torch.set_default_dtype(torch.float64)
+    try:
+        return torch.ones(2, device=device), torch.tensor([1, 2], device=device) / 2
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@idiom
+def swapped_and_assigned_data(device: str) -> Any:
+    a, b = data(device, 3), torch.zeros(3, device=device)
+    c = a * 1
+    c.data = b
+    c += 1
+    d, e = torch.ones(2, device=device), torch.zeros(2, device=device)
+    torch.utils.swap_tensors(d, e)
+    return a, b, c, d, e
+
+
+@idiom
+def copied_attributes_do_not_carry_identity(device: str) -> Any:
+    a, b = torch.ones(2, device=device), torch.zeros(2, device=device)
+    a + b
+    b.__dict__.update(a.__dict__)
+    return b + 1

@@ -1,0 +1,53 @@
+"""Idioms give on the remote device what they give on the CPU, to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import gt  # noqa: F401 - registers the device
+from tests.oracle.idioms import IDIOMS
+
+
+def local(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("name", IDIOMS)
+def test_an_idiom_gives_the_cpus_results(name: str) -> None:
+    expected, got = tree_leaves(IDIOMS[name]("cpu")), tree_leaves(IDIOMS[name]("remote"))
+    assert len(expected) == len(got)
+    for a, b in zip(map(local, expected), map(local, got), strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+        elif isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(b, a)
+        else:
+            assert a == b
+
+
+@pytest.mark.parametrize("variant", [{"foreach": False}, {"foreach": True}, {"fused": True}, {}])
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "Adagrad"])
+def test_optimizers_step_as_on_the_cpu(kind: str, variant: dict[str, bool]) -> None:
+    def run(device: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 3).to(device)
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, weight_decay=0.01, **variant)
+        x = torch.ones(2, 4, device=device)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).pow(2).sum().backward()
+            optimizer.step()
+        return [p.detach().cpu() for p in model.parameters()]
+
+    for a, b in zip(run("cpu"), run("remote"), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_mixed_devices_raise_pytorchs_error_with_a_hint() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)Expected all tensors to be on the same device.*gt\.nn"):
+        torch.nn.Linear(3, 3)(torch.ones(1, 3, device="remote"))
