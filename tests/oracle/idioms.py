@@ -426,7 +426,12 @@ def data_dependent_shapes(device: str) -> Any:
 def data_pointers(device: str) -> Any:
     a, b = torch.zeros(4, device=device), torch.zeros(4, device=device)
     same = a.data_ptr() == a.detach().data_ptr(), a.data_ptr() != b.data_ptr()
-    return same, a[1:].data_ptr() - a.data_ptr(), a.untyped_storage().nbytes(), a.untyped_storage().data_ptr() == a.data_ptr()
+    return (
+        same,
+        a[1:].data_ptr() - a.data_ptr(),
+        a.untyped_storage().nbytes(),
+        a.untyped_storage().data_ptr() == a.data_ptr(),
+    )
 
 
 @idiom
@@ -451,7 +456,14 @@ def several_threads(device: str) -> Any:
 def printing(device: str) -> Any:
     x = data(device, 3, 3)
     y = (x.requires_grad_() * 2).sum()
-    return str(x.detach()), repr(x), str(y), str(torch.tensor([True], device=device)), str(nn.Parameter(x.detach())), f"{y:.3f}"
+    return (
+        str(x.detach()),
+        repr(x),
+        str(y),
+        str(torch.tensor([True], device=device)),
+        str(nn.Parameter(x.detach())),
+        f"{y:.3f}",
+    )
 
 
 @idiom

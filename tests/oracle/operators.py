@@ -25,7 +25,16 @@ import gt  # noqa: F401 - registers the device
 from tests.oracle.refused_operators import REFUSED
 
 DTYPES = (torch.float32, torch.int64, torch.bool)
-UNDEFINED = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided", "resize_", "resize_as_")
+UNDEFINED = (
+    "empty",
+    "empty_like",
+    "empty_permuted",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "resize_",
+    "resize_as_",
+)
 """Entries whose values are whatever memory held: their shapes and dtypes are compared."""
 
 

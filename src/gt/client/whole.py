@@ -74,7 +74,9 @@ class _Forward:
         handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
-    def _define(self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], graph_of: tuple[int, ...]) -> Call:
+    def _define(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], graph_of: tuple[int, ...]
+    ) -> Call:
         outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if graph_of else [])]
         number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), graph_of)
         return Call(number, outs, None, None)
@@ -248,11 +250,7 @@ def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return gates if bias is None else gates + bias
 
 
-
-
-def tensor_split(
-    self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0
-) -> list[torch.Tensor]:
+def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
     """The CPU reads the places to split from memory; here they are fetched."""
     return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
 

@@ -70,9 +70,10 @@ def _options(sock: zmq.Socket[bytes]) -> None:
 
 
 def send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
+    """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer."""
     last = len(frames) - 1
     for i, frame in enumerate(frames):
-        sock.send(frame, zmq.SNDMORE if i < last else 0, copy=len(frame) < COPY_BELOW_BYTES)
+        sock.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if i < last else 0), copy=len(frame) < COPY_BELOW_BYTES)
 
 
 def receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
@@ -112,7 +113,11 @@ class ZmqTransport:
     def send(self, frames: Sequence[Frame]) -> None:
         if self._lost:
             raise self._gone()
-        send(self._socket, frames)
+        try:
+            send(self._socket, frames)
+        except zmq.Again:
+            self._lost = True
+            raise self._gone() from None
 
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

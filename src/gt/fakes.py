@@ -1,0 +1,141 @@
+"""The whole system in one process: the real dispatcher core, real workers, an in-memory transport, a virtual clock.
+
+    with gt.fakes.System() as system:      # gt's tensors now live in this process
+        ...
+
+Product code: tests, simulations and debuggers use it where processes and sockets would only be in the way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Self
+
+from gt.client import session
+from gt.dispatcher import core
+from gt.errors import ConnectionLostError, ProtocolError
+from gt.wire import codec, messages
+from gt.wire.transport import Frame
+from gt.worker.execute import Worker
+
+Message = list[memoryview]
+
+
+class FakeClock:
+    """A clock that moves when it is told to; seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeTransport:
+    """A client's end. Waiting lets the rest of the system work; nothing left to do is a timeout."""
+
+    def __init__(self, system: System, peer: bytes) -> None:
+        self.system = system
+        self.peer = peer
+        self.arrived: deque[Message] = deque()
+        self.closed = False
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        if self.closed:
+            raise ConnectionLostError("fake: this transport is closed")
+        self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in frames]))
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        self.system.settle()
+        if self.arrived:
+            return self.arrived.popleft()
+        if self.closed or timeout_s is None:
+            raise ConnectionLostError("fake: nothing will ever arrive")
+        self.system.clock.advance(timeout_s)
+        return None
+
+    def close(self) -> None:
+        """The peer is gone, as a killed process is."""
+        self.closed = True
+        self.system.settle()
+        self.system.act(core.ClientGone(self.peer))
+
+
+class System:
+    """A dispatcher and its workers. As a context it serves this process's own tensors."""
+
+    def __init__(self, workers: int = 1, worker_batch_size: int = 512, credit: int = 64) -> None:
+        self.clock = FakeClock()
+        self.dispatcher = core.Dispatcher(worker_batch_size, credit)
+        self.inbox: deque[tuple[bytes, Message]] = deque()
+        self.clients: dict[bytes, FakeTransport] = {}
+        self.workers: dict[bytes, Worker] = {}
+        self.queues: dict[bytes, deque[Message]] = {}
+        for index in range(workers):
+            self.add_worker(f"worker{index}")
+
+    def add_worker(self, name: str) -> None:
+        peer = name.encode()
+        self.workers[peer] = Worker("cpu", name=name)
+        self.queues[peer] = deque()
+        register = messages.Register(messages.PROTOCOL, self.workers[peer].info())
+        self.act(core.FromWorkerEvent(peer, register, []))
+
+    def kill_worker(self, name: str) -> None:
+        """The worker is gone with all that it held."""
+        peer = name.encode()
+        del self.workers[peer], self.queues[peer]
+        self.act(core.WorkerGone(peer))
+
+    def connect(self) -> FakeTransport:
+        peer = f"client{len(self.clients)}".encode()
+        self.clients[peer] = FakeTransport(self, peer)
+        return self.clients[peer]
+
+    def settle(self) -> None:
+        """Work until nothing is left to do."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """One message at the dispatcher, or one at each worker. False where nothing was waiting."""
+        if self.inbox:
+            peer, frames = self.inbox.popleft()
+            try:
+                message = codec.from_client(frames[0] if frames else b"")
+                self.act(core.FromClientEvent(peer, message, frames[1:]))
+            except ProtocolError:
+                self.act(core.Malformed(peer))
+            return True
+        return any([self._work(peer) for peer in list(self.workers)])
+
+    def _work(self, peer: bytes) -> bool:
+        if not self.queues[peer]:
+            return False
+        frames = self.queues[peer].popleft()
+        message = codec.to_worker(frames[0])
+        if isinstance(message, messages.Execute):
+            for answer, data in self.workers[peer].execute(message.session, message.items, frames[1:]):
+                self.act(core.FromWorkerEvent(peer, answer, data))
+            self.act(core.FromWorkerEvent(peer, messages.Done(message.session, message.seq), []))
+        elif isinstance(message, messages.EndSession):
+            self.workers[peer].end_session(message.session)
+        return True
+
+    def act(self, event: core.Event) -> None:
+        """Let the dispatcher decide, and deliver what it says."""
+        for action in self.dispatcher.step(event):
+            frames = [memoryview(codec.encode(action.message)), *action.frames]
+            if isinstance(action, core.TellWorker):
+                if action.peer in self.queues:
+                    self.queues[action.peer].append(frames)
+            elif not self.clients[action.peer].closed:
+                self.clients[action.peer].arrived.append(frames)
+
+    def __enter__(self) -> Self:
+        session.use(session.Session(self.connect(), "fake", 1.0, embedded=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        session.close()

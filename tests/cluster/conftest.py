@@ -1,0 +1,75 @@
+"""A service of real processes on a private socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PATIENCE_S = 60.0
+
+
+def eventually(what: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
+    """Wait until it holds; returns the seconds it took."""
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < within_s, f"not within {within_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the living children of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if int(parent) == pid and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@dataclass
+class Service:
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def workers(self) -> list[int]:
+        return children(self.process.pid)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """`gt serve` with one worker, ready."""
+    with tempfile.TemporaryDirectory(prefix="gt-test-") as folder:
+        address = f"ipc://{folder}/socket"
+        environment = {**os.environ, "GT_ROLE": "dispatcher"}
+        command = [sys.executable, "-m", "gt", "serve", "--address", address, "--workers", "1"]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert b"serving" in process.stdout.readline()
+        made = Service(address, process)
+        yield made
+        workers = made.workers()
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+        for pid in workers:
+            eventually(lambda pid=pid: not alive(pid), 10)

@@ -1,0 +1,255 @@
+"""Real processes: clients beside each other, and what happens when something dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster.conftest import Service, alive, children, eventually
+from tests.conftest import Run
+
+COUNTER = """
+import sys, gt as torch
+start, count = int(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(start)
+x, total = torch.full((8,), float(start)), 0.0
+for i in range(count // 4):
+    x = x + 1
+    y = x * 2
+    x = y - x
+    x = x - 1
+    if i % 1000 == 0:
+        assert x.tolist() == [float(start)] * 8, (i, x)
+print(x.tolist() == [float(start)] * 8, torch.rand(1).item(), torch.debug.stats()["storages"])
+"""
+
+
+def start(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-c", source, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    found = process.stdout.readline().strip()
+    if not found:
+        assert process.stderr is not None
+        raise AssertionError(process.stderr.read())
+    return found
+
+
+def test_two_clients_interleave_100_000_operations_and_never_meet(service: Service) -> None:
+    clients = [start(COUNTER, str(n), "50000", GT_ADDRESS=service.address) for n in (100, 7)]
+    found = [c.communicate(timeout=120) for c in clients]
+    import_free = start(
+        "import sys, torch\nfor n in (100, 7):\n    torch.manual_seed(n)\n    print(torch.rand(1).item())"
+    ).communicate()[0]
+    for (out, err), expected in zip(found, import_free.split(), strict=True):
+        assert out.split()[:2] == ["True", expected], err
+        assert int(out.split()[2]) <= 4
+
+
+def test_a_killed_client_frees_all_it_had(service: Service) -> None:
+    hold = "import gt, time\nx = gt.ones(1000, 1000)\nprint(gt.debug.stats()['sessions'])\ntime.sleep(60)"
+    watch = "import gt, time\nwhile True:\n    print(gt.debug.stats()['sessions'])\n    time.sleep(0.05)"
+    watcher = start(watch, GT_ADDRESS=service.address)
+    assert line(watcher) == "1"
+    holder = start(hold, GT_ADDRESS=service.address)
+    eventually(lambda: line(watcher) == "2")
+    holder.kill()
+    assert eventually(lambda: line(watcher) == "1") < 5
+    watcher.kill()
+    holder.wait()
+    watcher.wait()
+
+
+LOSS = """
+import gt, time
+x = gt.ones(3)
+print(x.sum().item())
+try:
+    for _ in range(1000):
+        (x * 2).sum().item()
+        time.sleep(0.02)
+except Exception as error:
+    print(type(error).__name__, str(error).replace(chr(10), " "))
+"""
+
+
+def test_a_worker_that_dies_is_named_within_five_seconds(service: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=service.address)
+    assert line(client) == "3.0"
+    (worker,) = service.workers()
+    os.kill(worker, signal.SIGKILL)
+    began = time.monotonic()
+    said = line(client)
+    assert time.monotonic() - began < 5
+    assert said.startswith("WorkerLostError")
+    assert f"pid {worker}" in said
+    client.wait(10)
+
+
+def test_a_dispatcher_that_dies_is_an_error_within_five_seconds(service: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=service.address)
+    assert line(client) == "3.0"
+    workers = service.workers()
+    service.process.kill()
+    began = time.monotonic()
+    said = line(client)
+    assert time.monotonic() - began < 5
+    assert said.startswith("ConnectionLostError")
+    client.wait(10)
+    for pid in workers:
+        eventually(lambda pid=pid: not alive(pid), 5)
+
+
+def test_an_embedded_service_ends_with_a_client_that_is_killed(tmp_path: Path) -> None:
+    hold = "import gt, time\nprint(gt.ones(2).sum().item())\ntime.sleep(60)"
+    client = start(hold, TMPDIR=str(tmp_path))
+    assert line(client) == "2.0"
+    (service,) = children(client.pid)
+    (worker,) = children(service)
+    client.kill()
+    client.wait()
+    eventually(lambda: not alive(service) and not alive(worker), 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedded_service_ends_with_a_client_that_exits(tmp_path: Path, run_python: Run) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    done = run_python("import gt\nprint(gt.ones(2).sum().item())", TMPDIR=str(own))
+    assert done.stdout == "2.0\n", done.stderr
+    assert done.stderr == ""
+    assert list(own.iterdir()) == []
+
+
+def test_an_embedded_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    client = start(LOSS, TMPDIR=str(tmp_path))
+    assert line(client) == "3.0"
+    (service,) = children(client.pid)
+    (worker,) = children(service)
+    os.kill(worker, signal.SIGKILL)
+    began = time.monotonic()
+    assert "Lost" in line(client)
+    assert time.monotonic() - began < 5
+    client.wait(10)
+
+
+def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) -> None:
+    for address in ("tcp://127.0.0.1:9", "ipc:///nowhere/socket"):
+        began = time.monotonic()
+        done = run_python("import gt\ngt.ones(2).sum().item()", GT_ADDRESS=address)
+        assert time.monotonic() - began < 5 + 10  # five seconds, and the imports
+        assert f"ConnectionLostError: {address}: tried to connect" in done.stderr
+
+
+def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(service: Service) -> None:
+    source = """
+import gt, signal, time
+x = gt.ones(2)
+m = gt.full((2000, 2000), 1e-3)
+print(x.sum().item())
+for _ in range(30):
+    m = m @ m * 1e-3
+print("waiting")
+try:
+    m.sum().item()
+except KeyboardInterrupt:
+    print("interrupted")
+print((x + 1).sum().item())
+"""
+    client = start(source, GT_ADDRESS=service.address)
+    assert [line(client), line(client)] == ["2.0", "waiting"]
+    time.sleep(0.3)
+    began = time.monotonic()
+    client.send_signal(signal.SIGINT)
+    assert line(client) == "interrupted"
+    assert time.monotonic() - began < 1
+    assert line(client) == "4.0"
+    client.wait(10)
+
+
+def test_an_error_on_the_worker_names_the_users_line_and_spoils_only_what_depends_on_it(run_python: Run) -> None:
+    source = """
+import gt as torch
+table, good = torch.ones(3, 2), torch.ones(2)
+index = torch.tensor([7])
+bad = torch.nn.functional.embedding(index, table)
+worse = bad * 2
+try:
+    worse.sum().item()
+except IndexError as error:
+    print(error)
+print((good + 1).tolist())
+"""
+    done = run_python(source)
+    assert "index out of range" in done.stdout, done.stderr
+    assert "script0.py:5" in done.stdout
+    assert done.stdout.endswith("[2.0, 2.0]\n")
+
+
+def test_a_forked_child_that_touches_a_remote_tensor_gets_a_clear_error(run_python: Run) -> None:
+    source = """
+import os, gt
+x = gt.ones(2)
+print(x.sum().item(), flush=True)
+if os.fork() == 0:
+    try:
+        x.sum().item()
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    os._exit(0)
+os.wait()
+print((x + 1).sum().item())
+"""
+    out = run_python(source).stdout.splitlines()
+    assert out[0] == "2.0"
+    assert out[1].startswith("ForkError a forked child")
+    assert out[2] == "4.0"
+
+
+def test_the_instruction_log_is_readable_by_people_and_programs(tmp_path: Path, run_python: Run) -> None:
+    log = tmp_path / "log.jsonl"
+    source = "import gt\nx = gt.ones(2, 3)\nprint((x @ x.t()).sum().item())"
+    assert run_python(source, GT_INSTRUCTION_LOG=str(log)).stdout == "12.0\n"
+    entries = [json.loads(row) for row in log.read_text().splitlines()]
+    products = [e for e in entries if e.get("op") == "aten::mm" and e["kind"] == "Op"]
+    assert len(products) == 1
+    assert [i.split(":")[1] for i in products[0]["ins"]] == ["float32[2, 3]", "float32[3, 2]"]
+    assert {"time", "session", "worker", "outs", "site"} <= set(products[0])
+    shown = subprocess.run(
+        [sys.executable, "-m", "gt", "log", str(log), "--op", "aten::mm"], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.count("aten::mm") == 2  # its definition and its run
+    assert "aten::ones" not in shown
+
+
+def test_memory_stays_constant_over_many_operations(run_python: Run) -> None:
+    source = """
+import gt as torch, resource
+x = torch.ones(16)
+def loop(n):
+    y = x
+    for i in range(n):
+        y = y * 1.0001
+    return y.sum().item()
+def measure():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, torch.debug.stats()["peak_rss_bytes"]
+loop(50_000)
+before = measure()
+loop(200_000)
+after = measure()
+print(torch.debug.stats()["storages"], *(b - a for a, b in zip(before, after)))
+"""
+    done = run_python(source)
+    storages, client, worker = map(int, done.stdout.split())
+    assert storages <= 4
+    assert client < 16 << 20
+    assert worker < 16 << 20

@@ -1,0 +1,111 @@
+"""`import gt as torch`: the same file prints the same, and every name of torch is there."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+import torch
+
+import gt
+from tests.conftest import Run
+
+SCRIPTS = {
+    "basics": """
+import IMPORT as torch
+torch.manual_seed(0)
+x = torch.randn(3, 4)
+print(x, x.sum(), x.mean(0), x.T.shape, x[x > 0], (x @ x.T).max().item())
+print(torch.arange(5), torch.tensor([1, 2]) / 3, torch.zeros(2, dtype=torch.bool), torch.linspace(0, 1, 3), torch.eye(2))
+print(torch.rand(2), torch.randint(0, 10, (3,)), torch.randperm(5), torch.normal(0.0, 1.0, (2,)), x.requires_grad_())
+print(torch.stack([x, x]).shape, torch.cat([x, x]).shape, torch.where(x > 0, x, torch.zeros_like(x)), x.numpy if 0 else 0)
+""",
+    "training": """
+import IMPORT as torch
+from IMPORT import nn
+import IMPORT.nn.functional as F
+from IMPORT.utils.data import DataLoader, TensorDataset
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(8, 16), nn.Dropout(0.2), nn.Linear(16, 2)
+    def forward(self, x):
+        return self.b(self.drop(F.gelu(self.a(x))))
+
+torch.manual_seed(1)
+x, y = torch.randn(64, 8), torch.randint(0, 2, (64,))
+net = Net()
+print(net, isinstance(net.a, nn.Linear), type(net.a) == nn.Linear)
+optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+for epoch in range(3):
+    for a, b in DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True):
+        loss = F.cross_entropy(net(a), b)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(epoch, loss.item(), sum(p.grad.norm().item() for p in net.parameters()))
+net.eval()
+with torch.no_grad():
+    print(net(x[:2]), net.state_dict()["b.bias"])
+""",
+    "numpy_and_files": """
+import IMPORT as torch
+import numpy as np
+import io
+a = np.arange(6, dtype=np.float32).reshape(2, 3)
+t = torch.from_numpy(a)
+print(t, (t * 2).numpy(), np.asarray(t + 1), torch.as_tensor(a).sum(), torch.tensor(a).dtype, t.tolist())
+f = io.BytesIO()
+torch.save({"t": t, "n": 3}, f)
+f.seek(0)
+print(torch.load(f))
+""",
+    "state": """
+import IMPORT as torch
+torch.manual_seed(3)
+state = torch.get_rng_state()
+a = torch.rand(2)
+torch.set_rng_state(state)
+print(a, torch.rand(2), torch.equal(torch.get_rng_state(), state), torch.initial_seed())
+g = torch.Generator().manual_seed(5)
+print(torch.rand(2, generator=g), torch.rand(2, generator=g), torch.utils.data.random_split(range(6), [4, 2])[0].indices)
+with torch.random.fork_rng():
+    torch.rand(3)
+print(torch.rand(2))
+""",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_same_file_prints_the_same(name: str, run_python: Run) -> None:
+    remote, local = (run_python(SCRIPTS[name].replace("IMPORT", module)) for module in ("gt", "torch"))
+    assert local.returncode == 0, local.stderr
+    assert remote.stdout == local.stdout, remote.stderr
+
+
+def test_every_name_of_torch_is_there() -> None:
+    missing = [n for n in dir(torch) if not hasattr(gt, n)]
+    assert missing == []
+
+
+def test_no_module_of_gt_hides_a_name_of_torch() -> None:
+    own = {m.name for m in pkgutil.iter_modules(gt.__path__)} | {"connect", "disconnect", "scope"}
+    assert own & ({*dir(torch)} | {m.name for m in pkgutil.iter_modules(torch.__path__)}) == {"_client"} & {*dir(torch)}
+
+
+def test_torch_itself_is_left_as_it_was() -> None:
+    assert torch.randn(3).device.type == "cpu"
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+    assert gt.randn(3).device.type == "remote"
+    assert gt.nn.Linear(2, 2).weight.device.type == "remote"
+    with gt.device("cpu"):
+        assert gt.zeros(2).device.type == "cpu"
+
+
+def test_annotations_change_nothing() -> None:
+    with gt.scope("a"), gt.scope("b"):
+        inside = gt.ones(3) * 2
+    assert inside.tolist() == [2.0, 2.0, 2.0]
+    assert gt.debug.where(inside).worker.device == "cpu"
+    assert isinstance(gt.debug.tape(), tuple)

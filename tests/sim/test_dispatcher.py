@@ -1,0 +1,173 @@
+"""The dispatcher's decisions, by a seeded simulator with real workers and no clock but a virtual one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from gt.dispatcher import core
+from gt.fakes import FakeTransport, System
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+
+SCALAR = wire.Geometry((), (), 0, "int64")
+ADD = wire.Define(1, "aten::add.Tensor", [wire.In(0), wire.Number(0)], {}, [SCALAR], [SCALAR])
+FULL = wire.Define(2, "aten::full", [[], wire.Number(0)], {"dtype": wire.Dtype("int64")}, [], [SCALAR])
+
+
+class Client:
+    """Speaks the wire; counts on its own what the worker should hold."""
+
+    def __init__(self, system: System) -> None:
+        self.transport: FakeTransport = system.connect()
+        self.seq = self.epoch = self.requests = 0
+        self.value = 0
+        self.next_id = 1
+        self.send(messages.Hello(messages.PROTOCOL, 1, "test"))
+
+    def send(self, message: object) -> None:
+        self.transport.send([codec.encode(message)])
+
+    def run(self, items: list[wire.Instruction]) -> None:
+        self.seq += 1
+        self.send(messages.Run(self.seq, items, self.epoch))
+
+    def start(self, value: int) -> None:
+        self.value = value
+        self.run([ADD, FULL, wire.Op(2, [1], [], [value], 0)])
+        self.next_id = 2
+
+    def add(self, count: int, number: int) -> None:
+        items: list[wire.Instruction] = []
+        for _ in range(count):
+            items += [wire.Op(1, [self.next_id], [self.next_id - 1], [number], 0), wire.Free([self.next_id - 1])]
+            self.next_id += 1
+        self.value += count * number
+        self.run(items)
+
+    def received(self) -> list[messages.ToClient]:
+        found = []
+        while (frames := self.transport.receive(0.0)) is not None:
+            found.append((codec.to_client(frames[0]), frames[1:]))
+        self.frames = [f for _, f in found if f]
+        return [m for m, _ in found]
+
+    def fetch(self) -> int:
+        self.requests += 1
+        self.run([wire.Fetch(self.requests, self.next_id - 1, SCALAR)])
+        answers = [m for m in self.received() if isinstance(m, messages.Answer)]
+        assert [a.request for a in answers] == [self.requests]
+        assert answers[0].failure is None, answers[0].failure
+        return int(torch.frombuffer(bytearray(self.frames[-1][0]), dtype=torch.int64).item())
+
+
+def check(system: System) -> None:
+    """What must hold after every step."""
+    dispatcher = system.dispatcher
+    for number, session in dispatcher.sessions.items():
+        assert dispatcher.clients[session.peer] == number
+        if session.worker is not None:
+            worker = dispatcher.workers[session.worker]
+            assert number in worker.sessions
+            assert worker.turns.count(number) == (1 if session.queue else 0)
+    for worker in dispatcher.workers.values():
+        assert 0 <= worker.slices <= core.WINDOW
+        assert worker.slices == sum(len(dispatcher.sessions[n].underway) for n in worker.sessions)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_clients_that_interleave_never_see_each_others_values(seed: int) -> None:
+    pick = random.Random(seed)
+    system = System(workers=1, worker_batch_size=16)
+    clients = [Client(system), Client(system)]
+    for i, client in enumerate(clients):
+        client.start(1_000_000 * (i + 1))
+    for _ in range(300):
+        client = pick.choice(clients)
+        client.add(pick.randrange(1, 40), pick.randrange(10))
+        for _ in range(pick.randrange(4)):
+            system.step()
+            check(system)
+        if pick.random() < 0.1:
+            assert client.fetch() == client.value
+    assert [c.fetch() for c in clients] == [c.value for c in clients]
+    assert [len(s.memory.storages) for s in system.workers[b"worker0"].sessions.values()] == [1, 1]
+
+
+def test_a_flood_delays_another_session_by_no_more_than_a_window() -> None:
+    system = System(workers=1, worker_batch_size=8)
+    flood, other = Client(system), Client(system)
+    flood.start(0)
+    other.start(5)
+    system.settle()
+    flood.add(4000, 1)
+    while system.inbox:
+        system.step()
+    other.run([wire.Fetch(1, 1, SCALAR)])
+    steps = 0
+    while not any(isinstance(codec.to_client(f[0]), messages.Answer) for f in other.transport.arrived):
+        assert system.step()
+        steps += 1
+    assert steps <= 2 * core.WINDOW + 2
+    assert system.dispatcher.stats().queued_slices > 100
+
+
+def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
+    system = System(workers=2)
+    client = Client(system)
+    client.start(1)
+    system.settle()
+    client.received()
+    lost = system.dispatcher.sessions[1].worker
+    assert lost is not None
+    system.kill_worker(lost.decode())
+    losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
+    assert len(losses) == 1
+    assert lost.decode() in losses[0].reason
+    client.run([wire.Op(1, [9], [1], [1], 0)])  # sent before the client knew
+    client.epoch = losses[0].epoch
+    client.start(7)
+    assert client.fetch() == 7
+    check(system)
+
+
+def test_a_client_that_is_gone_leaves_nothing() -> None:
+    system = System()
+    gone, stays = Client(system), Client(system)
+    gone.start(1)
+    stays.start(2)
+    gone.add(100, 1)
+    gone.transport.close()
+    system.settle()
+    assert stays.fetch() == 2
+    assert list(system.workers[b"worker0"].sessions) == [2]
+    assert system.dispatcher.stats().sessions == 1
+
+
+def test_malformed_frames_are_counted_and_harm_no_one() -> None:
+    system = System()
+    good, bad = Client(system), Client(system)
+    good.start(3)
+    for frame in (b"", b"\xff\x00junk", codec.encode(messages.Stop()), codec.encode(messages.Hello(1, 1, "again"))):
+        bad.transport.send([frame])
+    bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a frame that is not there
+    bad.run([wire.Fetch(1, 77, SCALAR)])  # a tensor that is not there
+    bad.run([wire.Op(9, [1], [2], [], 0)])  # a call that is not there
+    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, [5], [], [], 0)])
+    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, [6], [], [], 0), wire.Fetch(2, 6, SCALAR)])
+    answers = [m for m in bad.received() if isinstance(m, messages.Answer)]
+    assert [a.failure is not None for a in answers] == [True, True]
+    assert "not an operator" in answers[1].failure.message  # type: ignore[union-attr]
+    assert system.dispatcher.stats().malformed == 5
+    assert good.fetch() == 3
+
+
+def test_another_protocol_is_rejected_with_the_reason() -> None:
+    system = System()
+    transport = system.connect()
+    transport.send([codec.encode(messages.Hello(99, 1, "test"))])
+    answer = codec.to_client(transport.receive(0.0)[0])  # type: ignore[index]
+    assert isinstance(answer, messages.Rejected)
+    assert "99" in answer.reason

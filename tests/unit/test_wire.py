@@ -1,0 +1,83 @@
+"""What travels: round trips, bytes that must not change unnoticed, and bytes that are no message."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gt.errors import ConfigError, ProtocolError
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+from gt.wire.transport import check_address, workers_address
+
+GEOMETRY = wire.Geometry((2, 3), (3, 1), 0, "float32")
+ITEMS: list[wire.Instruction] = [
+    wire.Define(
+        1,
+        "aten::add.Tensor",
+        [wire.In(0), wire.Number(0), [1, None, wire.In(1)], wire.Complex(1.0, 2.0)],
+        {"dtype": wire.Dtype("float32"), "device": wire.Device(), "memory_format": wire.MemoryFormat("preserve_format")},
+        [GEOMETRY],
+        [GEOMETRY, None],
+    ),
+    wire.Op(1, [5], [3, 4], [1.5, 2, True, wire.Complex(0.0, 1.0)], 7),
+    wire.Query(1, "aten::nonzero", [wire.In(0)], {}, [(3, GEOMETRY)], 99, 7),
+    wire.Upload(3, GEOMETRY, 0, 7),
+    wire.Fetch(2, 3, GEOMETRY),
+    wire.Free([1, 2]),
+    wire.Forget([1]),
+    wire.Scope("layers.0"),
+    wire.LoadFile(4, "/data/x.safetensors", "w", GEOMETRY, 7),
+    wire.SaveFile(3, "/data/y.safetensors", {"w": (4, GEOMETRY)}, {"format": "pt"}),
+    wire.Seed(2**64 - 1),
+    wire.GetRandomState(4),
+    wire.SetRandomState(0),
+    wire.Synchronize(5),
+    wire.Stats(6),
+]
+
+
+def test_every_instruction_survives_the_wire() -> None:
+    run = messages.Run(1, ITEMS)
+    assert codec.from_client(codec.encode(run)) == run
+    assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
+
+
+def test_the_bytes_of_protocol_1() -> None:
+    assert messages.PROTOCOL == 1
+    assert (
+        codec.encode(ITEMS[1]).hex()
+        == "960001910592030494cb3ff800000000000002c383a474797065a7636f6d706c6578a47265616ccb0000000000000000a4696d6167cb3ff000000000000007"
+    )
+
+
+def test_no_bytes_but_a_message_are_a_message() -> None:
+    pick = random.Random(0)
+    good = codec.encode(messages.Run(1, ITEMS))
+    for _ in range(3000):
+        bad = bytearray(good)
+        for _ in range(pick.randrange(1, 4)):
+            bad[pick.randrange(len(bad))] = pick.randrange(256)
+        cut = bytes(bad[: pick.randrange(len(bad))])
+        for frame in (cut, pick.randbytes(pick.randrange(64)), b""):
+            with pytest.raises(ProtocolError):
+                codec.from_client(frame)
+    with pytest.raises(ProtocolError):
+        codec.from_client(codec.encode(messages.Stop()))
+
+
+def test_a_deep_nest_is_no_message() -> None:
+    with pytest.raises(ProtocolError):
+        codec.from_client(b"\x91" * 100_000)
+
+
+@pytest.mark.parametrize("address", ["", "localhost:1", "tcp://", "tcp://host", "tcp://host:x", "ipc://", "http://a:1"])
+def test_what_is_no_address_is_said_so(address: str) -> None:
+    with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
+        check_address(address)
+
+
+def test_workers_connect_beside_the_clients() -> None:
+    assert workers_address("tcp://127.0.0.1:7000") == "tcp://127.0.0.1:7001"
+    assert workers_address("ipc:///run/gt/s") == "ipc:///run/gt/s.workers"
