@@ -108,7 +108,8 @@ class System:
             except ProtocolError:
                 self.act(core.Malformed(peer))
             return True
-        return any([self._work(peer) for peer in list(self.workers)])
+        worked = [self._work(peer) for peer in list(self.workers)]
+        return any(worked)
 
     def _work(self, peer: bytes) -> bool:
         if not self.queues[peer]:

@@ -46,9 +46,9 @@ def test_every_instruction_survives_the_wire() -> None:
 
 def test_the_bytes_of_protocol_1() -> None:
     assert messages.PROTOCOL == 1
-    assert (
-        codec.encode(ITEMS[1]).hex()
-        == "960001910592030494cb3ff800000000000002c383a474797065a7636f6d706c6578a47265616ccb0000000000000000a4696d6167cb3ff000000000000007"
+    assert codec.encode(ITEMS[1]).hex() == (
+        "960001910592030494cb3ff800000000000002c383a474797065a7636f6d706c6578a472"
+        "65616ccb0000000000000000a4696d6167cb3ff000000000000007"
     )
 
 

@@ -250,7 +250,7 @@ def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return gates if bias is None else gates + bias
 
 
-def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
+def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
     """The CPU reads the places to split from memory; here they are fetched."""
     return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
 
