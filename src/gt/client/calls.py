@@ -7,7 +7,7 @@ operands and every literal that may shape a result; numbers that only enter the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +58,10 @@ class Call:
     outs: Any
     single: Geometry | None
     """The only result, where there is just one and it is fresh: the fast way."""
-    returns: Callable[[Any, Any], Any] | None
+    returns: Any
     """How the written operands and the fresh results make up what the operator returns."""
+    in_place: bool = False
+    """The call makes nothing, changes no geometry, and returns its first operand."""
     regeometry: list[tuple[int, Geometry]] = field(default_factory=list)
     """Written operands (by position among all tensors) whose geometry the call changes."""
 

@@ -134,6 +134,11 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             return query(op, args, kwargs)
         spec = call.single
         if spec is None:
+            if call.in_place:
+                append(Op(call.number, [], ids, numbers, here()))
+                if len(segment) >= Flush.limit:
+                    Flush.send()
+                return args[0]
             return _general(call, args, kwargs, ids, numbers)
         out = _create(spec.size, spec.dtype)
         number = new_id()
@@ -237,7 +242,7 @@ def learn(
             cache[key] = UNFORESEEN
             return UNFORESEEN
         number = calls.define(op, args, kwargs, specs, found.outs, vary)
-        call = _call(number, found)
+        call = _call(number, found, bool(args) and isinstance(args[0], Tensor))
     cache[key] = call
     return call
 
@@ -253,11 +258,12 @@ def unforeseeable(op: OpOverload) -> bool:
     )
 
 
-def _call(number: int, found: calls.Inferred) -> Call:
+def _call(number: int, found: calls.Inferred, tensor_first: bool) -> Call:
     single = None
     if type(found.shape) is Fresh and not found.regeometry:
         single = found.outs[0]
-    return Call(number, found.outs, single, found.shape, found.regeometry)
+    in_place = tensor_first and not found.outs and not found.regeometry and found.shape == Written(0)
+    return Call(number, found.outs, single, found.shape, in_place, found.regeometry)
 
 
 def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]) -> Any:

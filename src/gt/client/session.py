@@ -47,6 +47,8 @@ class Session:
         self.done = 0
         self.epoch = 0
         self.closed = False
+        self.unreported: GTError | None = None
+        """What went wrong while nobody was using the session."""
         self._transport = transport
         self._outgoing: list[bytes | memoryview] | None = None
         self._answers: dict[int, tuple[messages.Answer, Frames] | None] = {}
@@ -145,6 +147,9 @@ class Session:
     def _check(self) -> None:
         if self.pid != os.getpid():
             raise ForkError(FORKED)
+        if self.unreported is not None:
+            error, self.unreported = self.unreported, None
+            raise error
         if self.closed:
             raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
 
@@ -157,8 +162,8 @@ class Session:
                         self.flush()
                     while self._receive(0.0):
                         pass
-            except GTError:
-                pass  # raised again by the user's next use, on the user's thread
+            except GTError as error:
+                self.unreported = error  # for the user's next use, on the user's thread
             finally:
                 record.lock.release()
 

@@ -65,35 +65,51 @@ def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> list[
     return found
 
 
+Build = Callable[[list[Any], list[Any]], Any]
+
+
 class Filler:
-    """Builds the arguments of one run from operands and numbers."""
+    """The arguments of a call as lists with holes, filled anew for each run."""
 
     def __init__(self, device: torch.device, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> None:
         self.device = device
         self.generators: list[tuple[int, torch.Generator]] = []
-        self.args = [self._builder(a) for a in args]
-        self.kwargs = {k: self._builder(v) for k, v in kwargs.items()}
-        self.constants = all(b is None or isinstance(b, tuple) for b in (*self.args, *self.kwargs.values()))
-        direct = [a.index for a in args if isinstance(a, wire.In)]
-        self.positional = not kwargs and len(direct) == len(args) and direct == list(range(len(args)))
+        self.args: list[Any] = [None] * len(args)
+        self.kwargs: dict[str, Any] = {}
+        self.operands: list[tuple[int, int]] = []
+        """Positions that an operand fills, and which; the commonest hole, filled without a call."""
+        self.built: list[tuple[int, Build]] = []
+        self.built_kwargs: list[tuple[str, Build]] = []
+        for position, value in enumerate(args):
+            if isinstance(value, wire.In):
+                self.operands.append((position, value.index))
+            elif (build := self._build(value)) is not None:
+                self.built.append((position, build))
+            else:
+                self.args[position] = self._constant(value)
+        for name, value in kwargs.items():
+            if (build := self._build(value)) is not None:
+                self.built_kwargs.append((name, build))
+            else:
+                self.kwargs[name] = self._constant(value)
+        self.positional = not kwargs and self.operands == [(i, i) for i in range(len(args))]
 
-    def _builder(self, value: wire.Arg) -> Any:
-        """A function of (operands, numbers), or a one-tuple with a constant."""
-        if isinstance(value, wire.In):
+    def _build(self, value: wire.Arg) -> Build | None:
+        """How an argument is made from operands and numbers; None for a constant."""
+        if isinstance(value, (wire.In, wire.Number, wire.Generator)):
             index = value.index
-            return lambda ins, numbers: ins[index]
-        if isinstance(value, wire.Number):
-            index = value.index
-            return lambda ins, numbers: _number(numbers[index])
-        if isinstance(value, wire.Generator):
-            index = value.index
+            if isinstance(value, wire.In):
+                return lambda ins, numbers: ins[index]
+            if isinstance(value, wire.Number):
+                return lambda ins, numbers: _number(numbers[index])
             return lambda ins, numbers: self._generator(index, ins[index])
-        if isinstance(value, list):
-            parts = [self._builder(v) for v in value]
-            if all(isinstance(p, tuple) for p in parts):
-                return ([p[0] for p in parts],)
-            return lambda ins, numbers: [_get(p, ins, numbers) for p in parts]
-        return (self._constant(value),)
+        if isinstance(value, list) and any(self._build(v) is not None for v in value):
+            if all(isinstance(v, wire.In) for v in value):
+                indices = [v.index for v in value if isinstance(v, wire.In)]
+                return lambda ins, numbers: [ins[i] for i in indices]
+            parts = [self._build(v) or _always(self._constant(v)) for v in value]
+            return lambda ins, numbers: [part(ins, numbers) for part in parts]
+        return None
 
     def _constant(self, value: Any) -> Any:
         if isinstance(value, wire.Dtype):
@@ -108,6 +124,8 @@ class Filler:
             return MEMORY_FORMATS[value.name]
         if isinstance(value, wire.Complex):
             return complex(value.real, value.imag)
+        if isinstance(value, list):
+            return [self._constant(v) for v in value]
         return value
 
     def _generator(self, index: int, state: torch.Tensor) -> torch.Generator:
@@ -117,10 +135,14 @@ class Filler:
         return generator
 
     def fill(self, ins: list[Any], numbers: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-        return (
-            [_get(b, ins, numbers) for b in self.args],
-            {k: _get(b, ins, numbers) for k, b in self.kwargs.items()},
-        )
+        args = self.args[:]
+        for position, index in self.operands:
+            args[position] = ins[index]
+        for position, build in self.built:
+            args[position] = build(ins, numbers)
+        if not self.built_kwargs:
+            return args, self.kwargs
+        return args, {**self.kwargs, **{name: build(ins, numbers) for name, build in self.built_kwargs}}
 
     def give_back_generators(self, ins: list[Any]) -> None:
         """Leave the advanced states where they came from."""
@@ -129,8 +151,8 @@ class Filler:
         self.generators.clear()
 
 
-def _get(builder: Any, ins: list[Any], numbers: list[Any]) -> Any:
-    return builder[0] if type(builder) is tuple else builder(ins, numbers)
+def _always(value: Any) -> Build:
+    return lambda ins, numbers: value
 
 
 def _number(value: Any) -> Any:
