@@ -112,25 +112,26 @@ class Worker:
         storages = session.memory.storages
         call = session.calls.get(item.call)
         try:
-            try:
-                ins = [storages[i][g] for i, g in zip(item.ins, call.ins, strict=True)]  # type: ignore[union-attr]
-            except (KeyError, TypeError, AttributeError):
-                if not isinstance(call, Call):
-                    raise PoisonedError(call or _failure(ProtocolError("the call is not defined"), "", 0)) from None
-                ins = [session.memory.operand(i, g) for i, g in zip(item.ins, call.ins, strict=True)]
+            if not isinstance(call, Call):
+                raise PoisonedError(call or _failure(ProtocolError("the call is not defined"), "", 0))
+            ins = []
+            for i, g in zip(item.ins, call.ins, strict=True):
+                views = storages.get(i)
+                tensor = views.get(g) if type(views) is dict else None
+                ins.append(session.memory.operand(i, g) if tensor is None else tensor)
             session.operations += 1
-            if call.positional and call.verified and not call.draws:  # type: ignore[union-attr]
-                result = call.raw(*ins)  # type: ignore[union-attr]
+            if call.positional and call.verified and not call.draws:
+                result = call.raw(*ins)
             else:
-                result = self._run(session, call, ins, item.numbers)  # type: ignore[arg-type]
-            if len(item.outs) == 1 and call.verified and not call.copies[0]:  # type: ignore[union-attr]
+                result = self._run(session, call, ins, item.numbers)
+            if len(item.outs) == 1 and call.verified and not call.copies[0]:
                 if type(result) is tuple or type(result) is list:
-                    result = _results(call, result, ins)[0]  # type: ignore[arg-type]
-                storages[item.outs[0]] = {call.out_numbers[0]: result}  # type: ignore[union-attr]
+                    result = _results(call, result, ins)[0]
+                storages[item.outs[0]] = {call.out_numbers[0]: result}
             elif item.outs:
-                self._keep(session, call, item.outs, result, ins)  # type: ignore[arg-type]
+                self._keep(session, call, item.outs, result, ins)
             else:
-                call.verified = True  # type: ignore[union-attr]
+                call.verified = True
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
         except Exception as error:

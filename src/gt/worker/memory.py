@@ -109,6 +109,8 @@ class Memory:
         self.storages: Storages = {}
         self.geometries: list[Geometry] = []
         self._numbers: dict[Geometry, int] = {}
+        self._dtypes: list[torch.dtype] = []
+        self._plain: list[bool] = []
 
     def number(self, geometry: Geometry) -> int:
         """The number of a geometry in this session."""
@@ -116,6 +118,8 @@ class Memory:
         if number is None:
             number = self._numbers[geometry] = len(self.geometries)
             self.geometries.append(geometry)
+            self._dtypes.append(dtype_of(geometry.dtype))
+            self._plain.append(not geometry.conj and not geometry.neg)
         return number
 
     def check(self, id: int) -> Views:
@@ -135,12 +139,22 @@ class Memory:
             member = next(iter(views.values()))
             if not isinstance(member, torch.Tensor):
                 raise ProtocolError(f"storage {id} is a handle, not a tensor")
-            tensor = view(member, self.geometries[number])
+            tensor = self._view(member, number)
             if len(views) >= MAX_VIEWS:
                 for old in list(views)[1:]:
                     del views[old]
             views[number] = tensor
         return tensor
+
+    def _view(self, member: torch.Tensor, number: int) -> torch.Tensor:
+        """Nearly every view is of the same dtype, without bits, and inside the storage: as_strided checks the last."""
+        geometry, dtype, plain = self.geometries[number], self._dtypes[number], self._plain[number]
+        if plain and member.dtype is dtype and not member.is_conj() and not member.is_neg():
+            try:
+                return member.as_strided(geometry.size, geometry.stride, geometry.offset)
+            except RuntimeError:
+                pass  # beyond the storage, which then grows
+        return view(member, geometry)
 
     def tensor(self, id: int, geometry: Geometry) -> torch.Tensor:
         tensor = self.operand(id, self.number(geometry))

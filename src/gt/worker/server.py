@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -28,6 +29,8 @@ def main(address: str, device: str | None, name: str | None, data_dirs: list[str
         torch.set_num_threads(values.worker_threads)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     worker = Worker(chosen, None if data_dirs is None else tuple(data_dirs), name)
+    gc.freeze()
+    gc.set_threshold(100_000)  # tensors and views die by their count; few objects here are ever in a cycle
     transport = connect(workers_address(address), "worker", values.connect_timeout_s)
     try:
         _register(transport, worker, address)
