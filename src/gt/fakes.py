@@ -117,9 +117,8 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(frames[0])
         if isinstance(message, messages.Execute):
-            for answer, data in self.workers[peer].execute(message.session, message.items, frames[1:]):
-                self.act(core.FromWorkerEvent(peer, answer, data))
-            self.act(core.FromWorkerEvent(peer, messages.Done(message.session, message.seq), []))
+            done, data = self.workers[peer].take(message, frames[1:])
+            self.act(core.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
             self.workers[peer].end_session(message.session)
         return True

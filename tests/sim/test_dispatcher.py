@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 import torch
 
@@ -32,7 +33,7 @@ class Client:
 
     def run(self, items: list[wire.Instruction]) -> None:
         self.seq += 1
-        self.send(messages.Run(self.seq, items, self.epoch))
+        self.send(messages.Run(self.seq, codec.pack(items), self.epoch))
 
     def start(self, value: int) -> None:
         self.value = value
@@ -54,10 +55,13 @@ class Client:
         self.frames = [f for _, f in found if f]
         return [m for m, _ in found]
 
+    def answers(self) -> list[messages.Answer]:
+        return [a for m in self.received() if isinstance(m, messages.Done) for a in m.answers]
+
     def fetch(self) -> int:
         self.requests += 1
         self.run([wire.Fetch(self.requests, self.next_id - 1, SCALAR)])
-        answers = [m for m in self.received() if isinstance(m, messages.Answer)]
+        answers = self.answers()
         assert [a.request for a in answers] == [self.requests]
         assert answers[0].failure is None, answers[0].failure
         return int(torch.frombuffer(bytearray(self.frames[-1][0]), dtype=torch.int64).item())
@@ -107,7 +111,7 @@ def test_a_flood_delays_another_session_by_no_more_than_a_window() -> None:
         system.step()
     other.run([wire.Fetch(1, 1, SCALAR)])
     steps = 0
-    while not any(isinstance(codec.to_client(f[0]), messages.Answer) for f in other.transport.arrived):
+    while not any(getattr(codec.to_client(f[0]), "answers", None) for f in other.transport.arrived):
         assert system.step()
         steps += 1
     assert steps <= 2 * core.WINDOW + 2
@@ -157,10 +161,13 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
     bad.run([wire.Op(9, [1], [2], [], 0)])  # a call that is not there
     bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, [5], [], [], 0)])
     bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, [6], [], [], 0), wire.Fetch(2, 6, SCALAR)])
-    answers = [m for m in bad.received() if isinstance(m, messages.Answer)]
+    for junk in (b"\x01", b"\x91\x01", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
+        bad.seq += 1
+        bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])
+    answers = bad.answers()
     assert [a.failure is not None for a in answers] == [True, True]
     assert "not an operator" in answers[1].failure.message  # type: ignore[union-attr]
-    assert system.dispatcher.stats().malformed == 5
+    assert system.dispatcher.stats().malformed == 8
     assert good.fetch() == 3
 
 

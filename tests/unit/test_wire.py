@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from gt.errors import ConfigError, ProtocolError
@@ -39,8 +40,8 @@ ITEMS: list[wire.Instruction] = [
 
 
 def test_every_instruction_survives_the_wire() -> None:
-    run = messages.Run(1, ITEMS)
-    assert codec.from_client(codec.encode(run)) == run
+    run = codec.from_client(codec.encode(messages.Run(1, codec.pack(ITEMS))))
+    assert codec.unpack(run.items) == ITEMS  # type: ignore[union-attr]
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
@@ -54,7 +55,7 @@ def test_the_bytes_of_protocol_1() -> None:
 
 def test_no_bytes_but_a_message_are_a_message() -> None:
     pick = random.Random(0)
-    good = codec.encode(messages.Run(1, ITEMS))
+    good = codec.encode(messages.Run(1, codec.pack(ITEMS)))
     for _ in range(3000):
         bad = bytearray(good)
         for _ in range(pick.randrange(1, 4)):
@@ -63,6 +64,20 @@ def test_no_bytes_but_a_message_are_a_message() -> None:
         for frame in (cut, pick.randbytes(pick.randrange(64)), b""):
             with pytest.raises(ProtocolError):
                 codec.from_client(frame)
+    packed = bytes(codec.pack(ITEMS))
+    for length in range(len(packed)):
+        with pytest.raises(ProtocolError):
+            codec.unpack(packed[:length])
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 70_000])
+def test_the_length_of_a_batch_is_read_from_its_head(length: int) -> None:
+    assert codec.count(codec.pack([wire.Synchronize(1)] * length)) == length
+    with pytest.raises(ProtocolError):
+        codec.count(msgspec.Raw(b"\xdc\x00"))
+
+
+def test_a_message_of_another_side_is_no_message() -> None:
     with pytest.raises(ProtocolError):
         codec.from_client(codec.encode(messages.Stop()))
 

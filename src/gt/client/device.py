@@ -42,8 +42,8 @@ class Backend(_DummyBackendModule):
 
     def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
         """The state of the session's generator, as uint8 on the CPU."""
-        _, frames = session.current().ask(wire.GetRandomState)
-        return torch.frombuffer(bytearray(frames[0]), dtype=torch.uint8)
+        _, state = session.current().ask(wire.GetRandomState)
+        return torch.frombuffer(bytearray(state), dtype=torch.uint8)
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
         with record.lock:

@@ -25,7 +25,6 @@ from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.wire.transport import Transport, connect
 
-Frames = list[memoryview]
 FORKED = (
     "a forked child touched a remote tensor; remote tensors belong to the process that made them."
     " Use them in the parent only, or start the child with the 'spawn' method"
@@ -51,7 +50,7 @@ class Session:
         """What went wrong while nobody was using the session."""
         self._transport = transport
         self._outgoing: list[bytes | memoryview] | None = None
-        self._answers: dict[int, tuple[messages.Answer, Frames] | None] = {}
+        self._answers: dict[int, tuple[messages.Answer, bytes | memoryview] | None] = {}
         self.welcome = self._open(timeout_s)
 
     def _open(self, timeout_s: float) -> messages.Welcome:
@@ -78,7 +77,7 @@ class Session:
             if dead:
                 items.append(wire.Free(dead))
             if items:
-                self._outgoing = [codec.encode(messages.Run(self.seq + 1, items, self.epoch)), *record.frames]
+                self._outgoing = [codec.encode(messages.Run(self.seq + 1, codec.pack(items), self.epoch)), *record.frames]
                 del record.freed[: len(dead)]
                 del record.segment[: len(items) - bool(dead)]
                 record.frames.clear()
@@ -100,8 +99,11 @@ class Session:
         while self.seq - self.done > credit:
             self._receive(None)
 
-    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, Frames]:
-        """Record a request, send all that came before it, and wait for its answer. Ctrl-C abandons the wait alone."""
+    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | memoryview]:
+        """Record a request, send all that came before it, and wait for its answer and its bytes.
+
+        Ctrl-C abandons the wait alone.
+        """
         with record.lock:
             number = _requests()
             self._answers[number] = None
@@ -112,10 +114,10 @@ class Session:
                     self._receive(None)
             finally:
                 del self._answers[number]
-        answer, frames = found
+        answer, data = found
         if answer.failure is not None:
             raise exception(answer.failure)
-        return answer, frames
+        return answer, data
 
     def _receive(self, timeout_s: float | None) -> bool:
         received = self._transport.receive(timeout_s)
@@ -123,10 +125,10 @@ class Session:
             return False
         message = codec.to_client(received[0])
         if isinstance(message, messages.Done):
-            self.done = message.seq
-        elif isinstance(message, messages.Answer):
-            if message.request in self._answers:
-                self._answers[message.request] = (message, received[1:])
+            self.done = max(self.done, message.seq)
+            for answer in message.answers:
+                if answer.request in self._answers:
+                    self._answers[answer.request] = (answer, received[1 + answer.frame] if answer.frame >= 0 else b"")
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
         elif isinstance(message, messages.Rejected):

@@ -39,8 +39,8 @@ def fetch(tensor: Tensor) -> Tensor:
     number, spec, _ = record.operand(tensor)
     if not tensor.numel():
         return torch.empty(tensor.shape, dtype=tensor.dtype)
-    _, frames = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    flat = torch.frombuffer(bytearray(frames[0]), dtype=torch.uint8)
+    _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return flat.view(tensor.dtype).reshape(tensor.shape)
 
 

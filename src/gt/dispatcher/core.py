@@ -8,7 +8,6 @@ worker at a time, so that one session's flood delays another by no more than tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -249,11 +248,8 @@ class Dispatcher:
             self.malformed += 1
             return []
         match message:
-            case messages.Answer():
-                session = self.sessions.get(message.session)
-                return [TellClient(session.peer, message, frames)] if session else []
             case messages.Done():
-                return self._done(peer, worker, message)
+                return self._done(peer, worker, message, frames)
         return []
 
     def _register(self, peer: Peer, register: messages.Register) -> list[Action]:
@@ -267,13 +263,16 @@ class Dispatcher:
                 actions += self._place(session)
         return actions
 
-    def _done(self, peer: Peer, worker: WorkerState, done: messages.Done) -> list[Action]:
+    def _done(self, peer: Peer, worker: WorkerState, done: messages.Done, frames: Frames) -> list[Action]:
+        self.malformed += done.malformed
         session = self.sessions.get(done.session)
         if session is None or session.worker != peer or not session.underway:
             return []
         worker.slices -= 1
         ends = session.underway.popleft()
-        told: Iterable[Action] = [TellClient(session.peer, messages.Done(session.number, ends))] if ends else []
+        told: list[Action] = []
+        if ends or done.answers:
+            told.append(TellClient(session.peer, messages.Done(session.number, ends, done.answers), frames))
         return [*told, *self._feed(peer)]
 
     def _lose_worker(self, peer: Peer) -> list[Action]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from gt.errors import ConfigError
+from gt.errors import ConfigError, ProtocolError
+from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Execute
 
@@ -44,7 +45,11 @@ class InstructionLog:
         self._defined: dict[tuple[int, int], wire.Define] = {}
 
     def write(self, now: float, worker: str, execute: Execute) -> None:
-        for item in execute.items:
+        try:
+            items = codec.unpack(execute.items)
+        except ProtocolError:
+            return  # the worker refuses it as well
+        for item in items:
             entry = self._entry(now, worker, execute.session, item)
             self._file.write(self._encode(entry) + b"\n")
 

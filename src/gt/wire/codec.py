@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from gt.errors import ProtocolError
+from gt.wire.instructions import Instruction
 from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
 
 M = TypeVar("M")
@@ -25,6 +26,26 @@ class Decoder(Generic[M]):
             return self._decode(frame)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from None
+
+
+def pack(items: list[Instruction]) -> msgspec.Raw:
+    """Instructions as one value that a dispatcher passes on without looking inside."""
+    return msgspec.Raw(encode(items))
+
+
+unpack: Decoder[list[Instruction]] = Decoder(list[Instruction])
+
+
+def count(packed: msgspec.Raw) -> int:
+    """How many instructions were packed, read from the head. Raises ProtocolError where it is no list."""
+    view = memoryview(packed)
+    if len(view) and view[0] & 0xF0 == 0x90:
+        return view[0] & 0x0F
+    if len(view) > 2 and view[0] == 0xDC:
+        return int.from_bytes(view[1:3], "big")
+    if len(view) > 4 and view[0] == 0xDD:
+        return int.from_bytes(view[1:5], "big")
+    raise ProtocolError("a batch is a list of instructions")
 
 
 from_client: Decoder[FromClient] = Decoder(FromClient)

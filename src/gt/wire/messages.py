@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from gt.wire.instructions import Geometry, Instruction, Scalar
+from gt.wire.instructions import Geometry, Scalar
 
 PROTOCOL = 1
 
@@ -43,13 +43,14 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
-    """A batch of instructions; `seq` counts a session's batches from 1. Raw frames: those of its uploads, in order.
+    """A batch of instructions, packed (`codec.pack`); raw frames: those of its uploads, in order.
 
-    `epoch` counts the workers that the session has lost: what was meant for a lost worker is not run on the next.
+    `seq` counts a session's batches from 1, `epoch` the workers that the session has lost: what was meant for a lost worker
+    is not run on the next.
     """
 
     seq: int
-    items: list[Instruction]
+    items: msgspec.Raw
     epoch: int = 0
 
 
@@ -78,27 +79,32 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
     reason: str
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    """Every batch up to `seq` has been executed."""
-
-    session: int
-    seq: int
-
-
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """The result of one request. Raw frame (where there is one): the bytes asked for.
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The result of one request. `frame` is the raw frame with the bytes asked for (-1: there are none).
 
     `outs` are the geometries of a query's tensor results (None: undefined), `values` its other results in order, and
     `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list.
     """
 
-    session: int
     request: int
+    frame: int = -1
     failure: Failure | None = None
     outs: list[Geometry | None] = []
     values: list[Scalar | str | None] = []
     pattern: str = ""
     stats: dict[str, int | float | str] = {}
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
+    """A part of a session's batches has been executed: `seq` is the batch that it ends, 0 where it ends none.
+
+    It answers the requests among its instructions. `malformed`: it was no list of instructions and was not run.
+    """
+
+    session: int
+    seq: int
+    answers: list[Answer] = []
+    malformed: bool = False
 
 
 class SessionLost(msgspec.Struct, frozen=True, tag="session_lost"):
@@ -127,11 +133,11 @@ class Registered(msgspec.Struct, frozen=True, tag="registered"):
 
 
 class Execute(msgspec.Struct, frozen=True, tag="execute"):
-    """Instructions of one session: a batch or a part of one. `seq` is reported back by `Done`."""
+    """Instructions of one session, packed: a batch or a part of one. `seq` is reported back by `Done`."""
 
     session: int
     seq: int
-    items: list[Instruction]
+    items: msgspec.Raw
 
 
 class EndSession(msgspec.Struct, frozen=True, tag="end_session"):
@@ -145,6 +151,6 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong
-ToClient: TypeAlias = Welcome | Rejected | Done | Answer | SessionLost | Ping | Pong
-FromWorker: TypeAlias = Register | Done | Answer | Ping | Pong
+ToClient: TypeAlias = Welcome | Rejected | Done | SessionLost | Ping | Pong
+FromWorker: TypeAlias = Register | Done | Ping | Pong
 ToWorker: TypeAlias = Registered | Rejected | Execute | EndSession | Stop | Ping | Pong

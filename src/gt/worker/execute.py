@@ -12,11 +12,13 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import torch
 
 from gt.errors import ProtocolError
+from gt.wire import codec
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer, Failure, WorkerInfo
+from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
 from gt.worker import files, graph
 from gt.worker.memory import (
     Memory,
@@ -81,6 +83,19 @@ class Worker:
     def end_session(self, number: int) -> None:
         self.sessions.pop(number, None)
         self.random.end_session(number)
+
+    def take(self, message: Execute, frames: Sequence[memoryview]) -> tuple[Done, list[Any]]:
+        """Execute what a message asks for; returns the message that reports it, and its frames."""
+        try:
+            items = codec.unpack(message.items)
+        except ProtocolError:
+            return Done(message.session, message.seq, malformed=True), []
+        answers: list[Answer] = []
+        data: list[Any] = []
+        for answer, own in self.execute(message.session, items, frames):
+            answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
+            data += own
+        return Done(message.session, message.seq, answers), data
 
     def execute(self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview]) -> list[Reply]:
         """Run instructions in order; returns the answers to the requests among them."""
@@ -195,7 +210,7 @@ class Worker:
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
-            return Answer(session.number, item.request, _failure(error, item.op, item.site)), []
+            return Answer(item.request, failure=_failure(error, item.op, item.site)), []
 
     def _answer_query(self, session: Session, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
         outs: list[wire.Geometry | None] = []
@@ -219,7 +234,7 @@ class Worker:
             return "t"
 
         pattern = "".join(map(mark, result if isinstance(result, tuple) else (result,)))
-        return Answer(session.number, item.request, None, outs, values, pattern)
+        return Answer(item.request, outs=outs, values=values, pattern=pattern)
 
     def _own(self, tensor: torch.Tensor, others: list[Any]) -> torch.Tensor:
         """A tensor in a storage of its own, from the storage's start."""
@@ -256,11 +271,11 @@ class Worker:
             whole = tensor.resolve_conj().resolve_neg().cpu().contiguous()
             flat = whole.as_strided((whole.numel(),), (1,))
             data = memoryview(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else memoryview(b"")
-            return Answer(session.number, item.request), [data]
+            return Answer(item.request), [data]
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
-            return Answer(session.number, item.request, _failure(error, "fetch", 0)), []
+            return Answer(item.request, failure=_failure(error, "fetch", 0)), []
 
     def _free(self, session: Session, item: wire.Free, frames: Sequence[memoryview]) -> None:
         session.memory.free(item.ids)
@@ -280,11 +295,11 @@ class Worker:
         try:
             tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
             files.save(files.check(item.path, self.data_dirs), tensors, item.metadata)
-            return Answer(session.number, item.request), []
+            return Answer(item.request), []
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
-            return Answer(session.number, item.request, _failure(error, "save file", 0)), []
+            return Answer(item.request, failure=_failure(error, "save file", 0)), []
 
     # -- the session's generator, and what it asks ------------------------------------------------------------------------
 
@@ -292,13 +307,13 @@ class Worker:
         self.random.seed(session.number, item.seed)
 
     def _get_random_state(self, session: Session, item: wire.GetRandomState, frames: Sequence[memoryview]) -> Reply:
-        return Answer(session.number, item.request), [memoryview(self.random.state(session.number).numpy().tobytes())]
+        return Answer(item.request), [memoryview(self.random.state(session.number).numpy().tobytes())]
 
     def _set_random_state(self, session: Session, item: wire.SetRandomState, frames: Sequence[memoryview]) -> None:
         try:
             state = torch.frombuffer(bytearray(frames[item.frame]), dtype=torch.uint8)
             self.random.set_state(session.number, state)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
             self._fail(session, [], error, "set_rng_state", 0)
 
     def _synchronize(self, session: Session, item: wire.Synchronize, frames: Sequence[memoryview]) -> Reply:
@@ -309,7 +324,7 @@ class Worker:
                 torch.cuda.synchronize(self.device)
             except RuntimeError as error:
                 failure = failure or _failure(error, "synchronize", 0)
-        return Answer(session.number, item.request, failure), []
+        return Answer(item.request, failure=failure), []
 
     def _stats(self, session: Session, item: wire.Stats, frames: Sequence[memoryview]) -> Reply:
         stats: dict[str, int | float | str] = {
@@ -325,7 +340,7 @@ class Worker:
         if self.device.type == "cuda":
             stats["device_bytes"] = torch.cuda.memory_allocated(self.device)
             stats["device_peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
-        return Answer(session.number, item.request, stats=stats), []
+        return Answer(item.request, stats=stats), []
 
     # -- failures --------------------------------------------------------------------------------------------------------
 
@@ -338,7 +353,7 @@ class Worker:
     def _failed(self, session: Session, request: int, failure: Failure) -> Answer:
         """Answer with a failure; it counts as reported."""
         session.failures = [f for f in session.failures if f is not failure]
-        return Answer(session.number, request, failure)
+        return Answer(request, failure=failure)
 
 
 def _failure(error: Exception, op: str, site: int) -> Failure:

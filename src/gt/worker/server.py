@@ -66,9 +66,8 @@ def serve(transport: Transport, worker: Worker) -> None:
             continue
         message = codec.to_worker(received[0])
         if isinstance(message, messages.Execute):
-            for answer, frames in worker.execute(message.session, message.items, received[1:]):
-                transport.send([codec.encode(answer), *frames])
-            transport.send([codec.encode(messages.Done(message.session, message.seq))])
+            done, frames = worker.take(message, received[1:])
+            transport.send([codec.encode(done), *frames])
         elif isinstance(message, messages.EndSession):
             worker.end_session(message.session)
         elif isinstance(message, messages.Stop):
