@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from gt.client import autocast, calls, engine, record, session, special, storage, tensors, whole
+from gt.client import autocast, calls, engine, linear, record, session, special, storage, tensors, whole
 from gt.client.kernels import kernel
 from gt.wire import instructions as wire
 
@@ -98,7 +98,14 @@ class Backend(_DummyBackendModule):
         return (0, 0)
 
 
-OWN = {*special.KERNELS, *whole.PARTS}
+class DeviceGuard(torch._C._acc.DeviceGuard):
+    """Tells C++ which device it guards: asked several times an operation, hence no look-ups."""
+
+    def type_(self, answer: Any = torch._C._autograd.DeviceType.PrivateUse1) -> Any:
+        return answer
+
+
+OWN = {*special.KERNELS, *whole.PARTS, "linear_backward"}
 
 
 def _kernels() -> list[tuple[str, Any]]:
@@ -150,6 +157,7 @@ def _register() -> None:
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
     fallback.fallback(_refuse, "PrivateUse1")
+    linear.install(library)
     autocast.install(library, fallback)
     _libraries.extend((library, fallback))
 
@@ -182,7 +190,7 @@ def _install_accelerator() -> None:
 
 def install() -> None:
     """Register the device. Once per process, when `gt` is imported."""
-    _setup_privateuseone_for_python_backend("remote", backend_module=Backend())
+    _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
     torch.__future__.set_swap_module_params_on_conversion(True)
     _register()
     storage.install()

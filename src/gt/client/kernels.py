@@ -43,20 +43,19 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
             return general(a, *rest, **kwargs)
         b = rest[0]
         kind = type(b)
-        try:
-            i, g, owner = a._gt
-            if kind is float or kind is int:
-                call = find((g, kind))
-                ids, numbers = [i], [b]
-            else:
-                j, h, other = b._gt
-                if other != id(b):
-                    return general(a, b)
-                call = find((g, h))
-                ids, numbers = [i, j], []
-        except AttributeError:
+        found = a._gt
+        if found is None or found[2] != id(a):
             return general(a, b)
-        if call is None or owner != id(a):
+        if kind is float or kind is int:
+            call = find((found[1], kind))
+            ids, numbers = [found[0]], [b]
+        else:
+            other = b._gt
+            if other is None or other[2] != id(b):
+                return general(a, b)
+            call = find((found[1], other[1]))
+            ids, numbers = [found[0], other[0]], []
+        if call is None:
             return general(a, b)
         spec = call.single
         if spec is None or not spec.contiguous:
@@ -87,16 +86,13 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         for position, a in enumerate(args):
             kind = type(a)
             if kind is Tensor or isinstance(a, Tensor):
-                try:
-                    i, g, owner = a._gt
-                    if owner != id(a):
-                        i, g, owner = operand(a)
-                except AttributeError:
+                found = a._gt  # type: ignore[attr-defined]
+                if found is None or found[2] != id(a):
                     if a.device.type != "remote":
                         return run(*lifted(op, args), **kwargs)
-                    i, g, owner = operand(a)
-                ids.append(i)
-                key.append(g)
+                    found = operand(a)
+                ids.append(found[0])
+                key.append(found[1])
             elif (kind is float or kind is int) and position in vary:
                 numbers.append(a)
                 key.append(kind)
@@ -114,7 +110,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             for name, v in kwargs.items():
                 key.append(name)
                 if isinstance(v, Tensor):
-                    i, g, owner = operand(v) if v.device.type == "remote" else operand(lift(v))
+                    i, g, _ = operand(v) if v.device.type == "remote" else operand(lift(v))
                     ids.append(i)
                     key.append(g)
                 elif type(v) is list:
@@ -144,7 +140,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         number = new_id()
         out.untyped_storage()._gt = Holder(number, spec)
         if not spec.contiguous:
-            out = record._as_strided.redispatch(record.META, out, spec.size, spec.stride, 0)
+            out = record._restride(record.META, out, spec.size, spec.stride, 0)
         out._gt = (number, spec, id(out))
         append(Op(call.number, [number], ids, numbers, here()))
         if len(segment) >= Flush.limit:
@@ -169,13 +165,13 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     key.append(len(values))
     for v in values:
         if isinstance(v, Tensor):
-            if v.device.type != "remote":
-                return False
-            i, g, owner = getattr(v, "_gt", None) or record.operand(v)
-            if owner != id(v):
-                i, g, owner = record.operand(v)
-            ids.append(i)
-            key.append(g)
+            found = v._gt  # type: ignore[attr-defined]
+            if found is None or found[2] != id(v):
+                if v.device.type != "remote":
+                    return False
+                found = record.operand(v)
+            ids.append(found[0])
+            key.append(found[1])
         elif vary and (type(v) is float or type(v) is int):
             numbers.append(v)
             key.append(type(v))

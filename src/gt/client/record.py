@@ -31,7 +31,7 @@ lock = threading.RLock()
 """Guards what must change together: `frames` with `segment`, and everything a flush does."""
 new_id = itertools.count(1).__next__
 _create = torch._C._acc.create_empty_tensor
-_as_strided = torch.ops.aten.as_strided.default
+_restride = torch.ops.aten.as_strided.default._handle.redispatch_boxed
 
 
 class Flush:
@@ -52,6 +52,10 @@ class Holder:
 
     def __del__(self) -> None:
         freed.append(self.id)
+
+
+torch.Tensor._gt = None  # type: ignore[attr-defined]
+"""The cached operand. On the class, so that a tensor without one answers None: raising costs a microsecond."""
 
 
 def operand(tensor: torch.Tensor) -> Operand:
@@ -88,7 +92,7 @@ def make(spec: Geometry) -> torch.Tensor:
     number = new_id()
     tensor.untyped_storage()._gt = Holder(number, spec)
     if not spec.contiguous:
-        tensor = _as_strided.redispatch(META, tensor, spec.size, spec.stride, 0)
+        tensor = _restride(META, tensor, spec.size, spec.stride, 0)
     tensor._gt = (number, spec, id(tensor))
     return tensor  # type: ignore[no-any-return]
 
@@ -98,7 +102,7 @@ def adopt(number: int, spec: Geometry) -> torch.Tensor:
     tensor = _create(spec.size, spec.dtype)
     tensor.untyped_storage()._gt = Holder(number, spec)
     if not spec.contiguous:
-        tensor = _as_strided.redispatch(META, tensor, spec.size, spec.stride, spec.offset)
+        tensor = _restride(META, tensor, spec.size, spec.stride, spec.offset)
     if spec.conj:
         tensor = tensor.conj()
     if spec.neg:

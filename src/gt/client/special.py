@@ -167,7 +167,7 @@ def set_empty(self: Tensor) -> Tensor:
 
 
 def _view(op: OpOverload) -> Kernel:
-    redispatch, meta = op.redispatch, record.META
+    redispatch, meta = op._handle.redispatch_boxed, record.META
     return lambda *args, **kwargs: redispatch(meta, *args, **kwargs)
 
 

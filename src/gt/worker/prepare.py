@@ -33,6 +33,8 @@ class Operators:
         """The callable of an operator. Raises NotImplementedError for a name outside the table."""
         if name in GT_OPS:
             return GT_OPS[name]
+        if name in rows.EVERYWHERE:
+            return rows.EVERYWHERE[name]
         if device.type == "cpu" and name in rows.CPU:
             return rows.CPU[name]
         if not cls._known:

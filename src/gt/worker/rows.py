@@ -1,4 +1,4 @@
-"""Operators that PyTorch's accelerator paths call and a CPU has no kernel for: one row each."""
+"""Operators that clients send and a device has no kernel for: one row each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,58 @@ from typing import Any
 
 import torch
 
+from gt.worker import graph
+
+aten = torch.ops.aten
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
 
 def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
     """`histc` of integers (mixture-of-experts routing): exact, through float64."""
     if self.is_floating_point():
-        return torch.ops.aten.histc.default(self, bins, min, max)  # type: ignore[no-any-return]
-    return torch.ops.aten.histc.default(self.double(), bins, min, max).to(self.dtype)  # type: ignore[no-any-return]
+        return aten.histc.default(self, bins, min, max)  # type: ignore[no-any-return]
+    return aten.histc.default(self.double(), bins, min, max).to(self.dtype)  # type: ignore[no-any-return]
 
 
+def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
+    """The gradients of `linear`, by the very products that autograd makes of its parts, so to the same bits."""
+    if weight.dim() != 2 or input.dim() < 2 or not (input.dim() == 2 or input.is_contiguous()):
+        return _through_parts(input, grad, weight, mask)
+    rows, grads = input.reshape(-1, input.shape[-1]), grad.reshape(-1, weight.shape[0])
+    d_input = _times_transposed(grads, weight, rows).view(input.shape) if mask[0] else None
+    d_weight = _transposed_times(rows, grads, weight) if mask[1] else None
+    return d_input, d_weight, grads.sum(0) if mask[2] else None
+
+
+def _column_major(tensor: torch.Tensor) -> bool:
+    return tensor.stride(0) == 1 and tensor.stride(1) == tensor.shape[0]
+
+
+def _times_transposed(grads: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Autograd's gradient of a product's first operand: laid out as that operand."""
+    if _column_major(rows):
+        return weight.t().conj().mm(grads.t()).t()
+    return grads.mm(weight.conj())
+
+
+def _transposed_times(rows: torch.Tensor, grads: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Autograd's gradient of a product's second operand, `weight.t()`, transposed back."""
+    if _column_major(weight.t()):
+        return grads.t().mm(rows.conj())
+    return rows.t().conj().mm(grads).t()
+
+
+def _through_parts(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
+    """Rare layouts: whatever autograd does with them."""
+    with graph.autograd():
+        bias = weight.new_zeros(weight.shape[:-1])
+        leaves = [t.detach().requires_grad_(m) for t, m in zip((input, weight, bias), mask, strict=True)]
+        out = aten.linear.default(leaves[0], leaves[1], leaves[2] if mask[2] else None)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(torch.autograd.grad(out, wanted, grad))
+    d_input, d_weight, d_bias = (next(found) if m else None for m in mask)
+    return d_input, d_weight, d_bias
+
+
+EVERYWHERE: dict[str, Callable[..., Any]] = {"aten::linear_backward": linear_backward}
 CPU: dict[str, Callable[..., Any]] = {"aten::histc": histc}

@@ -1,0 +1,80 @@
+"""`linear`, whole: one instruction forward and one backward, on PyTorch's own autograd node for it.
+
+PyTorch composes it of a transpose, a product and views: four calls forward and eight backward, where the node that it has
+for the backends with a kernel of their own makes one each. That node asks for `linear_backward`, which a CPU does not have:
+the worker has a row for it. Forward-mode AD does not know the node, so while a dual level is open the parts are used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from gt.client.kernels import kernel
+
+aten = torch.ops.aten
+_linear = kernel(aten.linear.default)
+_linear_backward = kernel(aten.linear_backward.default)
+
+
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad and torch.is_grad_enabled():
+        # so does `matmul` for a weight that is trained, and the bits depend on it
+        rows = _linear(input.reshape(-1, input.shape[-1]), weight)
+        out = rows.view(*input.shape[:-1], *weight.shape[:-1])
+        return out if bias is None else out.add_(bias)  # type: ignore[no-any-return]
+    return _linear(input, weight) if bias is None else _linear(input, weight, bias)  # type: ignore[no-any-return]
+
+
+def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: Sequence[bool]) -> Any:
+    """Below autograd but for a gradient that is to be differentiated again, which is made of its parts."""
+    if not torch.is_grad_enabled():
+        return _linear_backward(input, grad, weight, mask)
+    columns = input.shape[-1]
+    rows, grads = input.reshape(-1, columns), grad.reshape(-1, weight.numel() // max(columns, 1))
+    return (
+        (grads @ weight.reshape(-1, columns).conj()).view(input.shape) if mask[0] else None,
+        (grads.t() @ rows.conj()).view(weight.shape) if mask[1] else None,
+        grads.sum(0) if mask[2] else None,
+    )
+
+
+class Registration:
+    """The kernels of `linear`; none while a dual level is open."""
+
+    library: torch.library.Library | None = None
+
+    @classmethod
+    def on(cls) -> None:
+        if cls.library is None:
+            cls.library = torch.library.Library("aten", "IMPL")
+            cls.library.impl("linear", linear, "PrivateUse1")
+
+    @classmethod
+    def off(cls) -> None:
+        if cls.library is not None:
+            cls.library._destroy()
+            cls.library = None
+
+
+def _watch(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            (Registration.off if forward_ad._current_level >= 0 else Registration.on)()
+
+    return call
+
+
+def install(library: torch.library.Library) -> None:
+    for key in ("PrivateUse1", "AutogradPrivateUse1"):
+        library.impl("linear_backward", linear_backward, key, allow_override=True)
+    for name in ("enter_dual_level", "exit_dual_level"):
+        setattr(forward_ad, name, _watch(getattr(forward_ad, name)))
+    Registration.on()
