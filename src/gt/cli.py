@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gt.config import TABLE, read
+from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
-from gt.errors import GTError
+from gt.errors import ConfigError, GTError
 
 VERSION = "0.1.0"
 
@@ -29,7 +29,7 @@ def _serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--address", required=True, help="tcp://127.0.0.1:PORT or ipc://PATH; workers use the next port")
     serve.add_argument("--workers", type=int, help="local workers (default: one a visible GPU, else one)")
     serve.add_argument("--device", help="their device, as in torch.device (default: cuda where there is one, else cpu)")
-    serve.add_argument("--data", nargs="*", default=[], metavar="DIR", help="folders that workers may read and write")
+    serve.add_argument("--data", nargs="*", metavar="DIR", help="folders that workers may read and write (default: GT_DATA)")
     serve.add_argument("--embedded", type=int, metavar="PID", help=argparse.SUPPRESS)
 
 
@@ -37,7 +37,7 @@ def _worker_arguments(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--connect", required=True, metavar="ADDRESS", help="the service's address, as clients use it")
     worker.add_argument("--device", help="as in torch.device (default: cuda where there is one, else cpu)")
     worker.add_argument("--name", help="how messages name this worker (default: host and process id)")
-    worker.add_argument("--data", nargs="*", default=[], metavar="DIR", help="folders that it may read and write")
+    worker.add_argument("--data", nargs="*", metavar="DIR", help="folders that it may read and write (default: GT_DATA)")
     worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
     worker.add_argument("--parent", type=int, metavar="PID", help=argparse.SUPPRESS)
 
@@ -72,14 +72,23 @@ def _serve(given: argparse.Namespace) -> int:
     count = given.workers if given.workers is not None else max(1, len(gpus))
     devices = [given.device or (f"cuda:{gpus[i % len(gpus)]}" if gpus else "cpu") for i in range(count)]
     embedded = given.embedded is not None
-    service.serve(given.address, devices, None if embedded else given.data, given.embedded, quiet=embedded)
+    service.serve(given.address, devices, None if embedded else _folders(given.data), given.embedded, quiet=embedded)
     return 0
+
+
+def _folders(given: list[str] | None) -> list[str]:
+    """Raises ConfigError for a folder that does not exist: a typing error would silently slow down loading."""
+    folders = given if given is not None else [d for d in settings().data_dirs.split(os.pathsep) if d]
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ConfigError(f"{folder}: no such folder (--data or GT_DATA)")
+    return folders
 
 
 def _worker(given: argparse.Namespace) -> int:
     from gt.worker import server  # late import: torch, which no other command needs
 
-    server.main(given.connect, given.device, given.name, None if given.any_file else given.data, given.parent)
+    server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data), given.parent)
     return 0
 
 

@@ -1,13 +1,15 @@
 """Tensors between files and workers, without a copy of the model in the client.
 
-Where a worker sees the file it maps it into memory itself; otherwise the client streams it, tensor by tensor.
+Where a worker sees the file it maps it into memory itself; otherwise the client streams it, in chunks.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -21,6 +23,7 @@ DTYPES = {
     "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 """dtype names of the safetensors format (github.com/huggingface/safetensors, `Dtype`)."""
+CHUNK_BYTES = 16 << 20
 
 
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
@@ -59,17 +62,29 @@ def save_safetensors(
 
 
 def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> torch.Tensor:
-    if not mapped:
-        tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor.to("remote")
     view = file.get_slice(name)  # type: ignore[no-untyped-call]
     size = torch.Size(view.get_shape())
+    if not mapped:
+        return _streamed(view, size) if size else file.get_tensor(name).to("remote")  # type: ignore[no-untyped-call]
     spec = geometry.intern(size, geometry.contiguous_stride(size), 0, DTYPES[view.get_dtype()])
     made = record.make(spec)
     record.record(wire.LoadFile(record.operand(made)[0], str(path), name, spec.to_wire(), sites.here()))
     return made
 
 
+def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
+    """The tensor, read and sent in pieces of `CHUNK_BYTES` along its first dim."""
+    dtype = DTYPES[view.get_dtype()]
+    made = torch.empty(size, dtype=dtype, device="remote")
+    rows = max(1, CHUNK_BYTES * size[0] // max(1, made.numel() * dtype.itemsize))
+    for start in range(0, size[0], rows):
+        made[start : start + rows] = view[start : start + rows]
+    return made
+
+
 def _worker_sees(path: Path) -> bool:
-    """The embedded worker runs as this user on this machine; another service reads only what it was given."""
-    return session.current().embedded
+    """Whether the worker is on this machine and may use the path."""
+    worker = session.current().welcome.worker
+    if worker.host != socket.gethostname():
+        return False
+    return worker.data_dirs is None or any(path.is_relative_to(folder) for folder in worker.data_dirs)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +57,13 @@ class Service:
         return children(self.process.pid)
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
+@contextmanager
+def serving(*arguments: str, **settings: str) -> Iterator[Service]:
     """`gt serve` with one worker, ready."""
     with tempfile.TemporaryDirectory(prefix="gt-test-") as folder:
         address = f"ipc://{folder}/socket"
-        environment = {**os.environ, "GT_ROLE": "dispatcher"}
-        command = [sys.executable, "-m", "gt", "serve", "--address", address, "--workers", "1"]
+        environment = {**os.environ, "GT_ROLE": "dispatcher", **settings}
+        command = [sys.executable, "-m", "gt", "serve", "--address", address, "--workers", "1", *arguments]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert b"serving" in process.stdout.readline()
@@ -73,3 +74,9 @@ def service() -> Iterator[Service]:
         process.wait(10)
         for pid in workers:
             eventually(lambda pid=pid: not alive(pid), 10)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving() as made:
+        yield made

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,8 @@ FORKED = (
     " Use them in the parent only, or start the child with the 'spawn' method"
 )
 START_TIMEOUT_S = 60.0
+MAX_UNDERWAY_BYTES = 64 << 20
+"""Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
 DRAIN_S = 1.0
 """An idle client takes in what has arrived this often, in seconds."""
 _requests = itertools.count(1).__next__
@@ -50,6 +53,8 @@ class Session:
         """What went wrong while nobody was using the session."""
         self._transport = transport
         self._outgoing: list[bytes | memoryview] | None = None
+        self._heavy: deque[tuple[int, int]] = deque()
+        """Batches under way that carry bytes, and how many."""
         self._answers: dict[int, tuple[messages.Answer, bytes | memoryview] | None] = {}
         self.welcome = self._open(timeout_s)
 
@@ -88,16 +93,23 @@ class Session:
         """Send the batch that is ready. An interrupt in between sends it twice; the dispatcher drops the second."""
         if self._outgoing is not None:
             self._transport.send(self._outgoing)
-            self._outgoing = None
             self.seq += 1
+            if len(self._outgoing) > 1:
+                self._heavy.append((self.seq, sum(map(len, self._outgoing))))
+            self._outgoing = None
 
     def _respect_credit(self) -> None:
         credit = self.welcome.credit
         if self.seq - self.done > credit // 2:
             while self._receive(0.0):
                 pass
-        while self.seq - self.done > credit:
+        while self.seq - self.done > credit or self._bytes_underway() > MAX_UNDERWAY_BYTES:
             self._receive(None)
+
+    def _bytes_underway(self) -> int:
+        while self._heavy and self._heavy[0][0] <= self.done:
+            self._heavy.popleft()
+        return sum(size for _, size in self._heavy) if self._heavy else 0
 
     def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | memoryview]:
         """Record a request, send all that came before it, and wait for its answer and its bytes.

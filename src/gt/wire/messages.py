@@ -21,7 +21,10 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
-    """What a worker says of itself. `device` as in `torch.device`, memory in bytes."""
+    """What a worker says of itself. `device` as in `torch.device`, memory in bytes.
+
+    `data_dirs`: the folders of its host that it may read and write (None: what its user may).
+    """
 
     name: str
     pid: int
@@ -29,6 +32,7 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     device: str
     torch: str
     memory_bytes: int
+    data_dirs: list[str] | None = []
 
 
 # -- client -> dispatcher ------------------------------------------------------------------------------------------------

@@ -78,7 +78,10 @@ class Worker:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if self.device.type == "cuda":
             memory = torch.cuda.get_device_properties(self.device).total_memory
-        return WorkerInfo(self.name, os.getpid(), socket.gethostname(), str(self.device), str(torch.__version__), memory)
+        folders = None if self.data_dirs is None else [os.path.realpath(d) for d in self.data_dirs]
+        return WorkerInfo(
+            self.name, os.getpid(), socket.gethostname(), str(self.device), str(torch.__version__), memory, folders
+        )
 
     def end_session(self, number: int) -> None:
         self.sessions.pop(number, None)

@@ -73,7 +73,10 @@ Build = Callable[[list[Any], list[Any]], Any]
 class Filler:
     """The arguments of a call as lists with holes, filled anew for each run."""
 
-    def __init__(self, device: torch.device, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> None:
+    def __init__(
+        self, device: torch.device, args: list[wire.Arg], kwargs: dict[str, wire.Arg], promoted: torch.dtype | None = None
+    ) -> None:
+        """`promoted`: the dtype in which numbers among the positional arguments may be given as tensors."""
         self.device = device
         self.generators: list[tuple[int, torch.Generator]] = []
         self.args: list[Any] = [None] * len(args)
@@ -85,6 +88,8 @@ class Filler:
         for position, value in enumerate(args):
             if isinstance(value, wire.In):
                 self.operands.append((position, value.index))
+            elif promoted is not None and isinstance(value, wire.Number):
+                self.built.append((position, _as_tensor(value.index, promoted)))
             elif (build := self._build(value)) is not None:
                 self.built.append((position, build))
             else:
@@ -157,6 +162,38 @@ def _always(value: Any) -> Build:
     return lambda ins, numbers: value
 
 
+def _as_tensor(index: int, dtype: torch.dtype) -> Build:
+    """A number as a tensor of no dimension, made once: PyTorch would make one each time, for longer than it computes."""
+    made: dict[float, torch.Tensor] = {}
+
+    def build(ins: list[Any], numbers: list[Any]) -> Any:
+        value = numbers[index]
+        found = made.get(value)
+        if found is None:
+            if not value or not (type(value) is float or (type(value) is int and abs(value) <= EXACT_INTEGERS)):
+                return _number(value)  # 0.0 and -0.0 are one key
+            if len(made) >= MAX_NUMBERS:
+                made.clear()
+            found = made[value] = torch.tensor(value, dtype=dtype)
+        return found
+
+    return build
+
+
+MAX_NUMBERS = 64
+EXACT_INTEGERS = 1 << 24
+PROMOTED = {"float32": torch.float32, "float64": torch.float64}
+"""Dtypes in which a number and a tensor of no dimension give the same bits."""
+TAKES_NUMBERS = {f"aten::{name}.Tensor" for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")}
+"""Operators whose second argument is a tensor, and for which PyTorch takes a number as well."""
+
+
+def _promoted(define: wire.Define, device: torch.device) -> torch.dtype | None:
+    if device.type != "cpu" or define.op not in TAKES_NUMBERS or len(define.args) != 2 or define.args[0] != wire.In(0):
+        return None
+    return PROMOTED.get(define.ins[0].dtype)
+
+
 def _number(value: Any) -> Any:
     return complex(value.real, value.imag) if type(value) is wire.Complex else value
 
@@ -174,7 +211,7 @@ class Call:
         self.name = define.op
         self.op = Operators.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
-        self.filler = Filler(device, define.args, define.kwargs)
+        self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
         self.positional = self.filler.positional and not bool(define.graph_of)
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
