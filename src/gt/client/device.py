@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from gt.client import autocast, calls, engine, record, session, special, storage, tensors, whole
+from gt.client import autocast, calls, engine, modules, record, session, special, storage, tensors, whole
 from gt.client.kernels import kernel
 from gt.wire import instructions as wire
 
@@ -187,6 +187,7 @@ def install() -> None:
     _register()
     storage.install()
     tensors.install(calls.forget_all)
+    modules.install()
     engine.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
