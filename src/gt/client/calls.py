@@ -36,7 +36,15 @@ def _untrained_statistics(args: tuple[Any, ...], outs: list[Geometry | None]) ->
     return [outs[0], empty, empty]
 
 
+def _loss_of_one_row(args: tuple[Any, ...], outs: list[Geometry | None]) -> list[Geometry | None]:
+    """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
+    if args[1].dim() > 1 or outs[0] is None:
+        return outs
+    return [geometry.intern(torch.Size(()), (), 0, outs[0].dtype), *outs[1:]]
+
+
 CORRECTED = {
+    "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_batch_norm": _untrained_statistics,
     "aten::_native_batch_norm_legit": _untrained_statistics,
 }
