@@ -27,9 +27,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
 from tests.oracle.operators import Outcome, compare, to_remote
-from tests.oracle.refused_operators import SPARSE
 
-REFUSED: dict[tuple[str, str], str] = {("SparseAdam", "steps"): SPARSE}
+REFUSED: dict[tuple[str, str], str] = {}
 """(entry, direction) -> why GT refuses it. This table may only shrink."""
 
 # -- modules -------------------------------------------------------------------------------------------------------------

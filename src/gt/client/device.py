@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from gt.client import autocast, calls, engine, modules, record, session, special, storage, tensors, whole
+from gt.client import autocast, calls, engine, modules, record, session, sparse, special, storage, tensors, whole
 from gt.client.kernels import kernel
 from gt.wire import instructions as wire
 
@@ -98,7 +98,7 @@ class Backend(_DummyBackendModule):
         return (0, 0)
 
 
-OWN = {*special.KERNELS, *whole.PARTS}
+OWN = {*special.KERNELS, *sparse.FROM_DENSE, *whole.PARTS}
 
 
 def _kernels() -> list[tuple[str, Any]]:
@@ -136,7 +136,9 @@ def _register() -> None:
     fallback = torch.library.Library("_", "IMPL")
     for short, op in _kernels():
         library.impl(short, kernel(op), "PrivateUse1")
-    for short, function in special.KERNELS.items():
+    for short, function in sparse.KERNELS.items():
+        library.impl(short, function, "SparsePrivateUse1")
+    for short, function in {**special.KERNELS, **sparse.FROM_DENSE}.items():
         library.impl(short, function, "PrivateUse1")
     for short, function in special.CPU_KERNELS.items():
         library.impl(short, function, "CPU", allow_override=True)
@@ -149,7 +151,8 @@ def _register() -> None:
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
-    fallback.fallback(_refuse, "PrivateUse1")
+    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1"):
+        fallback.fallback(_refuse, key)
     autocast.install(library, fallback)
     _libraries.extend((library, fallback))
 
