@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-SPARSE = "sparse layouts have no place on a worker yet: remote tensors are strided"
+SPARSE = "compressed sparse layouts have no place on a worker yet: remote tensors are strided, or COO made of strided ones"
 
 REFUSED: dict[tuple[str, str], str] = {
     ("sparse.sampled_addmm", "forward"): SPARSE,
     ("sparse.mm.reduce", "forward"): SPARSE,
-    ("to_sparse", "forward"): SPARSE,
 }

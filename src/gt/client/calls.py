@@ -38,6 +38,12 @@ def _batch_norm(op: OpOverload) -> Callable[..., Any]:
     return infer
 
 
+def _loss_of_one_row(*args: Any) -> Any:
+    """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
+    loss, is_target = torch.ops.aten.multilabel_margin_loss_forward.default(*args)
+    return (loss if args[1].dim() > 1 else loss.new_empty(())), is_target
+
+
 def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
     """Only the gradients that are asked for."""
     bias = grad.new_empty(weight.shape[:-1]) if mask[2] else None
@@ -45,9 +51,10 @@ def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tens
 
 
 INFER: dict[str, Callable[..., Any]] = {
+    "aten::linear_backward": _linear_backward,
+    "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_batch_norm": _batch_norm(torch.ops.aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _batch_norm(torch.ops.aten._native_batch_norm_legit.default),
-    "aten::linear_backward": _linear_backward,
 }
 """Operators whose results on a CPU are not what the operator itself says on meta tensors."""
 

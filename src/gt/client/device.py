@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from gt.client import autocast, calls, engine, linear, record, session, special, storage, tensors, whole
+from gt.client import autocast, calls, engine, linear, modules, record, session, sparse, special, storage, tensors, whole
 from gt.client.kernels import kernel
 from gt.wire import instructions as wire
 
@@ -105,7 +105,7 @@ class DeviceGuard(torch._C._acc.DeviceGuard):
         return answer
 
 
-OWN = {*special.KERNELS, *whole.PARTS, "linear_backward"}
+OWN = {*special.KERNELS, *sparse.FROM_DENSE, *whole.PARTS, "linear_backward"}
 
 
 def _kernels() -> list[tuple[str, Any]]:
@@ -143,7 +143,9 @@ def _register() -> None:
     fallback = torch.library.Library("_", "IMPL")
     for short, op in _kernels():
         library.impl(short, kernel(op), "PrivateUse1")
-    for short, function in special.KERNELS.items():
+    for short, function in sparse.KERNELS.items():
+        library.impl(short, function, "SparsePrivateUse1")
+    for short, function in {**special.KERNELS, **sparse.FROM_DENSE}.items():
         library.impl(short, function, "PrivateUse1")
     for short, function in special.CPU_KERNELS.items():
         library.impl(short, function, "CPU", allow_override=True)
@@ -156,7 +158,8 @@ def _register() -> None:
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
-    fallback.fallback(_refuse, "PrivateUse1")
+    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1"):
+        fallback.fallback(_refuse, key)
     linear.install(library)
     autocast.install(library, fallback)
     _libraries.extend((library, fallback))
@@ -195,6 +198,7 @@ def install() -> None:
     _register()
     storage.install()
     tensors.install(calls.forget_all)
+    modules.install()
     engine.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)

@@ -110,7 +110,9 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             for name, v in kwargs.items():
                 key.append(name)
                 if isinstance(v, Tensor):
-                    i, g, _ = operand(v) if v.device.type == "remote" else operand(lift(v))
+                    if v.device.type != "remote":
+                        return run(*args, **{**kwargs, name: lift(v)})
+                    i, g, _ = operand(v)
                     ids.append(i)
                     key.append(g)
                 elif type(v) is list:

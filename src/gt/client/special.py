@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedTensorMixin
 
 from gt.client import geometry, record, session, sites
 from gt.client.calls import OpOverload
@@ -85,6 +86,8 @@ def to_copy(
 ) -> Tensor:
     given = {"dtype": dtype, "layout": layout, "memory_format": memory_format}
     options = {k: v for k, v in given.items() if v is not None}
+    if isinstance(self, UninitializedTensorMixin):
+        self = self.data  # a lazy module's parameter tells its shape to nobody
     if self.device.type != "remote":
         return _sent(aten._to_copy.default(self, **options) if options else self)
     if device is None or device.type == "remote":

@@ -1,0 +1,330 @@
+"""PyTorch's databases of modules and of optimizers, every entry, on the remote device and on the CPU.
+
+    python -m tests.oracle.modules [--only NAME]
+
+A module is built twice from one seed, here and remotely, and once more moved by `.to("remote")`; results, buffers and
+gradients (of parameters and inputs) must be the CPU's. An optimizer takes several steps in each of its implementations;
+parameters and state must be the CPU's. Nothing may give a wrong value; what GT refuses stands in `REFUSED`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.testing._internal.common_modules import module_db
+from torch.testing._internal.common_optimizers import optim_db
+from torch.utils._pytree import tree_leaves, tree_map
+
+import gt  # noqa: F401 - registers the device
+from tests.oracle.operators import Outcome, compare, to_remote
+
+REFUSED: dict[tuple[str, str], str] = {}
+"""(entry, direction) -> why GT refuses it. This table may only shrink."""
+
+# -- modules -------------------------------------------------------------------------------------------------------------
+
+
+def _sent(value: Any) -> Any:
+    if isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value).to("remote")
+    return to_remote(_copied(value))
+
+
+def _copied(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return copy.deepcopy(value)
+    return value.detach().clone().requires_grad_(value.requires_grad)
+
+
+def _build(entry: Any, given: Any, put: Callable[[Any], Any], dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """The module of one input, from a seed, its constructor's tensors where `put` places them."""
+    args, kwargs = tree_map(put, (given.args, given.kwargs))
+    torch.manual_seed(11)
+    with torch.device(device):
+        return entry.module_cls(*args, **kwargs).to(dtype)
+
+
+WAYS: dict[str, Callable[[Any, Any, torch.dtype], torch.nn.Module]] = {
+    "built": lambda entry, given, dtype: _build(entry, given, _sent, dtype, "remote"),
+    "moved": lambda entry, given, dtype: _build(entry, given, _copied, dtype, "cpu").to("remote"),
+    "copied": lambda entry, given, dtype: copy.deepcopy(_build(entry, given, _sent, dtype, "remote")),
+}
+"""How a module comes to be on the device."""
+
+
+def _run(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Results of one call, buffers after it, and the gradients where there are any."""
+    torch.manual_seed(7)
+    out = module(*args, **kwargs)
+    found = {"out": out, "buffers": dict(module.named_buffers()), "parameters": dict(module.named_parameters())}
+    return {**found, "gradients": lambda: _gradients(module, out, (args, kwargs))}
+
+
+def _gradients(module: torch.nn.Module, out: Any, inputs: Any) -> list[torch.Tensor | None]:
+    outs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.requires_grad]
+    ins = [t for t in tree_leaves(inputs) if isinstance(t, torch.Tensor) and t.requires_grad]
+    ins += [p for p in module.parameters() if p.requires_grad]
+    if not outs or not ins:
+        return []
+    generator = torch.Generator().manual_seed(3)
+    given = [torch.randn(o.shape, dtype=o.dtype, generator=generator).to(o.device) for o in outs]
+    return list(torch.autograd.grad(outs, ins, given, allow_unused=True))
+
+
+Case = tuple[Any, ...]
+
+
+def _module_cases(entry: Any) -> list[Case]:
+    """(dtype, training, input, way) of everything that the database says of a module."""
+    modes = (True, False) if entry.train_and_eval_differ else (True,)
+    return [
+        (dtype, training, given, way)
+        for dtype in entry.dtypes
+        for training in modes
+        for given in _module_inputs(entry, dtype, training)
+        for way in WAYS
+    ]
+
+
+def _module_inputs(entry: Any, dtype: torch.dtype, training: bool) -> list[Any]:
+    torch.manual_seed(5)
+    return entry.module_inputs_func(entry, device="cpu", dtype=dtype, requires_grad=True, training=training)  # type: ignore[no-any-return]
+
+
+def _check_module(entry: Any, dtype: torch.dtype, training: bool, given: Any, way: str) -> set[str]:
+    """Compare one case. The directions that were compared: none where the CPU raises."""
+    call = (given.forward_input.args, given.forward_input.kwargs)
+    try:
+        here = _build(entry, given.constructor_input, _copied, dtype, "cpu").train(training)
+        expected = _run(here, *tree_map(_copied, call))
+    except Exception:
+        return set()
+    try:
+        wanted = expected.pop("gradients")()
+    except Exception:
+        wanted = []
+    where = f"{given.desc or 'default'}, {dtype}, training={training}, {way}"
+    with _told("forward", where):
+        there = WAYS[way](entry, given.constructor_input, dtype).train(training)
+        found = _run(there, *tree_map(_sent, call))
+        gradients = found.pop("gradients")
+        assert type(there) is type(here)
+        compare(expected, found)
+    if not any(g is not None for g in wanted):
+        return {"forward"}
+    with _told("backward", where):
+        compare(wanted, gradients())
+    return {"forward", "backward"}
+
+
+class _Failure(Exception):
+    def __init__(self, direction: str, where: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.direction, self.where, self.error = direction, where, error
+
+
+@contextlib.contextmanager
+def _told(direction: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _Failure(direction, where, error) from error
+
+
+def _failed(name: str, failure: _Failure) -> Outcome:
+    """What became of an entry of which a case failed."""
+    error = failure.error
+    verdict = "wrong" if isinstance(error, AssertionError) else "refused"
+    reason = f"{failure.where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return Outcome(name, failure.direction, verdict, reason)
+
+
+# -- optimizers ----------------------------------------------------------------------------------------------------------
+
+STEPS = 5
+Parameters = list[torch.Tensor]
+
+
+def _shapes(entry: Any) -> list[tuple[int, ...]]:
+    return [(6, 4), (4, 3)] if entry.name == "Muon" else [(6, 4), (4,), (4, 3), (3,)]
+
+
+def _parameters(entry: Any, dtype: torch.dtype, device: str) -> Parameters:
+    generator = torch.Generator().manual_seed(2)
+    made = [torch.randn(shape, dtype=dtype, generator=generator) for shape in _shapes(entry)]
+    return [t.to(device).requires_grad_() for t in made]
+
+
+def _loss(parameters: Parameters) -> torch.Tensor:
+    """A small network's loss, from parameters that are matrices, or matrices and biases in turn."""
+    generator = torch.Generator().manual_seed(4)
+    value = torch.randn(5, 6, dtype=parameters[0].dtype, generator=generator).to(parameters[0].device)
+    for p in parameters:
+        value = (value @ p).tanh() if p.dim() == 2 else value + p
+    return (value - 1).abs().pow(2).mean()
+
+
+def _train(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> list[Any]:
+    """Parameters and state after some steps with the gradients of a loss."""
+    parameters = _parameters(entry, dtype, device)
+    optimizer = entry.optim_cls(parameters, **copy.deepcopy(kwargs))
+    closure = _closure(optimizer, parameters, _sparse if entry.only_supports_sparse_grads else None)
+    losses = [optimizer.step(closure) for _ in range(STEPS)]
+    return [losses, parameters, _state(optimizer)]
+
+
+def _closure(optimizer: Any, parameters: Parameters, convert: Callable[[torch.Tensor], torch.Tensor] | None) -> Any:
+    def run() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = _loss(parameters)
+        loss.backward()
+        for p in parameters if convert else []:
+            p.grad = convert(p.grad)
+        return loss
+
+    return run
+
+
+def _sparse(gradient: torch.Tensor) -> torch.Tensor:
+    """Some rows of a gradient, as an embedding's is."""
+    return (gradient * (gradient > 0)).to_sparse()
+
+
+def _state(optimizer: Any) -> list[Any]:
+    """The state's values, of which the CPU's and the device's must be the same, wherever they lie."""
+    return [v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in tree_leaves(optimizer.state_dict()["state"])]
+
+
+def _differentiate(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> list[Any]:
+    """Steps that are differentiated: gradients with respect to first parameters and to the gradients they moved by."""
+    first = _parameters(entry, dtype, device)
+    moved_by = [(p.detach() * 0.5 + 0.1).requires_grad_() for p in first]
+    parameters = [p.clone() for p in first]
+    optimizer = entry.optim_cls(parameters, **copy.deepcopy(kwargs))
+    for step in range(3):
+        for p, g in zip(parameters, moved_by, strict=True):
+            p.grad = g * (1 + step)
+        optimizer.step()
+    wanted = torch.autograd.grad(_loss(parameters), [*first, *moved_by], allow_unused=True)
+    return [parameters, list(wanted)]
+
+
+def _implementations(entry: Any) -> list[tuple[dict[str, bool], Callable[..., list[Any]]]]:
+    """The flags that choose each implementation, and what is done with it."""
+    flags = [f for f in entry.supported_impls if f != "fused" or "cpu" in entry.supports_fused_on]
+    off = dict.fromkeys(flags, False)
+    chosen = [({**off, f: True}, _differentiate if f == "differentiable" else _train) for f in flags]
+    return [({}, _train), (off, _train), *chosen] if flags else [({}, _train)]
+
+
+def _dtypes(entry: Any) -> list[torch.dtype]:
+    return [torch.float32, torch.float64, *([torch.complex64] if entry.supports_complex else [])]
+
+
+def _optimizer_cases(entry: Any) -> list[Case]:
+    """(arguments, what is done, dtype) of everything that the database says of an optimizer."""
+    return [
+        ({**given.kwargs, **flags}, run, dtype)
+        for given in entry.optim_inputs_func("cpu")
+        for flags, run in _implementations(entry)
+        for dtype in _dtypes(entry)
+    ]
+
+
+def _check_optimizer(entry: Any, kwargs: dict[str, Any], run: Callable[..., list[Any]], dtype: torch.dtype) -> set[str]:
+    """Compare one case. Nothing is compared where the CPU raises."""
+    try:
+        expected = run(entry, _as_on_a_device(entry, kwargs, dtype), dtype, "cpu")
+    except Exception:
+        return set()
+    with _told("steps", f"{kwargs}, {dtype}"):
+        compare(expected, run(entry, kwargs, dtype, "remote"))
+    return {"steps"}
+
+
+def _as_on_a_device(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """What the CPU is given to do as told. Left to choose, PyTorch takes `foreach` on every device but the CPU, and of
+    complex numbers `foreach` makes others than the loop does: each is compared with itself."""
+    chooses = dtype.is_complex and "foreach" in entry.supported_impls and "foreach" not in kwargs
+    return {**kwargs, "foreach": True} if chooses else kwargs
+
+
+# -- all of it -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Database:
+    """Its entries, in which directions one is compared, an entry's cases, and what compares one case."""
+
+    entries: list[Any]
+    directions: tuple[str, ...]
+    cases: Callable[[Any], list[Case]]
+    check: Callable[..., set[str]]
+
+
+DATABASES = {
+    "modules": Database(module_db, ("forward", "backward"), _module_cases, _check_module),
+    "optimizers": Database(optim_db, ("steps",), _optimizer_cases, _check_optimizer),
+}
+
+
+def check_entry(database: Database, entry: Any, most: int | None = None) -> list[Outcome]:
+    """All cases of an entry, or a sample of `most` of them; one outcome a direction."""
+    cases, compared = database.cases(entry), set[str]()
+    for case in cases if most is None or len(cases) <= most else random.Random(0).sample(cases, most):
+        try:
+            compared |= database.check(entry, *case)
+        except _Failure as failure:
+            before = database.directions[: database.directions.index(failure.direction)]
+            return [*(Outcome(entry.name, d, "passed") for d in before), _failed(entry.name, failure)]
+    if not compared:
+        return [Outcome(entry.name, database.directions[0], "wrong", "nothing was compared: the CPU takes no case")]
+    return [Outcome(entry.name, d, "passed") for d in database.directions if d in compared]
+
+
+def check_all(database: Database, entries: Iterable[Any], most: int | None = None) -> list[Outcome]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [outcome for entry in entries for outcome in check_entry(database, entry, most)]
+
+
+def surprises(outcomes: list[Outcome]) -> list[str]:
+    """What contradicts the table: a wrong value anywhere, a failure that is not listed, a listed entry that passes."""
+    listed = [o for o in outcomes if (o.entry, o.direction) in REFUSED]
+    told = [f"{o.direction} {o.entry} passes: take it off the table" for o in listed if o.verdict == "passed"]
+    failed = [o for o in outcomes if o.verdict == "wrong" or (o.verdict == "refused" and o not in listed)]
+    return told + [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in failed]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="one entry")
+    only = parser.parse_args().only
+    told: list[str] = []
+    for name, database in DATABASES.items():
+        began = time.perf_counter()
+        outcomes = check_all(database, [e for e in database.entries if only in (None, e.name)])
+        told += surprises(outcomes)
+        counts = [[o.verdict for o in outcomes if o.direction == d] for d in database.directions]
+        passed = [f"{d} {c.count('passed')}/{len(c)}" for d, c in zip(database.directions, counts, strict=True)]
+        print(
+            f"{name}: {', '.join(passed)}, of {len(database.entries)} entries, in {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+    print(*told, sep="\n")
+    print(f"{len(told)} surprises")
+    return 1 if told else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

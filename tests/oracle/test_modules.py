@@ -1,0 +1,75 @@
+"""A sample of PyTorch's databases of modules and optimizers; all of it by `python -m tests.oracle.modules`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.oracle import modules
+
+CASES = 6
+"""Of each entry: dtypes, modes, ways to the device or implementations, and inputs, drawn at random."""
+
+
+@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("name", modules.DATABASES)
+def test_modules_and_optimizers_give_the_cpus_results(name: str, part: int) -> None:
+    database = modules.DATABASES[name]
+    outcomes = modules.check_all(database, database.entries[part::8], CASES)
+    assert {o.entry for o in outcomes} == {e.name for e in database.entries[part::8]}
+    assert modules.surprises(outcomes) == []
+
+
+def test_a_lazy_module_moves_before_it_knows_its_shapes() -> None:
+    def run(device: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d())
+        before = list(module.parameters())
+        module.to(device).cpu().double().to(device).float()
+        assert all(a is b for a, b in zip(before, module.parameters(), strict=True))
+        assert isinstance(before[0], torch.nn.UninitializedParameter)
+        given = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).to(device)
+        torch.manual_seed(1)
+        return module(given).detach().cpu()  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(run("remote"), run("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (torch.optim.SparseAdam, {}),
+        (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (torch.optim.SGD, {"lr": 0.1, "foreach": True}),
+        (torch.optim.Adagrad, {}),
+    ],
+)
+def test_sparse_gradients_of_an_embedding_move_it_as_on_the_cpu(kind: Any, arguments: dict[str, Any]) -> None:
+    def run(device: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        embedding = torch.nn.Embedding(10, 3, sparse=True).to(device)
+        optimizer = kind(embedding.parameters(), **arguments)
+        for _ in range(4):
+            optimizer.zero_grad()
+            for words in ([1, 3, 1, 7], [2, 3]):
+                embedding(torch.tensor(words, device=device)).pow(2).sum().backward()
+            optimizer.step()
+        gradient = embedding.weight.grad
+        assert gradient is not None
+        assert gradient.is_sparse
+        assert gradient.device.type == device
+        return [embedding.weight.detach().cpu(), gradient.coalesce().cpu()]
+
+    torch.testing.assert_close(run("remote"), run("cpu"))
+
+
+def test_what_has_no_sparse_kernel_is_refused_with_the_way_out() -> None:
+    sparse = torch.eye(3, device="remote").to_sparse()
+    with pytest.raises(NotImplementedError, match="not an operator of remote workers"):
+        sparse.relu()
+    with pytest.raises(NotImplementedError, match="to_dense"):
+        sparse * sparse
+    with pytest.raises(RuntimeError, match="can't be cast"):
+        torch.ones(3, 3, dtype=torch.int64, device="remote").add_(sparse)
