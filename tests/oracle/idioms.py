@@ -59,6 +59,13 @@ def double_backward_through_attention(device: str) -> Any:
 
 
 @idiom
+def attention_with_a_scale(device: str) -> Any:
+    x = data(device, 1, 2, 4, 8).requires_grad_()
+    outs = [F.scaled_dot_product_attention(x, x, x, dropout_p=0.0, is_causal=True, scale=s) for s in (0.3, 0.7, None)]
+    return outs, torch.autograd.grad(sum(out.pow(2).sum() for out in outs), x)
+
+
+@idiom
 def state_dict_round_trip(device: str) -> Any:
     a, b = net(device), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).to(device)
     b.load_state_dict(a.state_dict())

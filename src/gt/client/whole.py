@@ -70,7 +70,9 @@ class _Forward:
             call = self.cache[key] = self._define(args, kwargs, specs, graph_of)
         outs = [record.make(spec) for spec in call.outs]
         ids = [record.operand(t)[0] for t in outs]
-        record.record(wire.Op(call.number, ids, [i for i, _, _ in operands], [], sites.here(4)))
+        # `calls.define` leaves these to each operation
+        numbers: list[Any] = [v for v in kwargs.values() if type(v) is float]
+        record.record(wire.Op(call.number, ids, [i for i, _, _ in operands], numbers, sites.here(4)))
         handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
