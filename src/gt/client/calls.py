@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gt.client import geometry, record
+from gt.client import geometry, record, session
 from gt.client.geometry import Geometry
 from gt.wire import instructions as wire
 
@@ -29,11 +29,11 @@ ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
 
 
 def _batch_norm(op: OpOverload) -> Callable[..., Any]:
-    """Batch norm that does not train saves no statistics: a CPU returns empty ones."""
+    """Batch norm that does not train saves no statistics: a CPU returns empty ones, of the input's dtype."""
 
     def infer(*args: Any) -> Any:
         out, mean, deviation = op(*args)
-        return (out, mean, deviation) if args[5] else (out, mean.new_empty(0), deviation.new_empty(0))
+        return (out, mean, deviation) if args[5] else (out, args[0].new_empty(0), args[0].new_empty(0))
 
     return infer
 
@@ -50,13 +50,35 @@ def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tens
     return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
 
 
-INFER: dict[str, Callable[..., Any]] = {
-    "aten::linear_backward": _linear_backward,
+def _normalized(op: OpOverload, weight: int) -> Callable[..., Any]:
+    """The statistics of a layer or group norm: a CPU keeps them in the weight's dtype, else in the input's."""
+
+    def infer(*args: Any) -> Any:
+        out, mean, deviation = op(*args)
+        dtype = (args[0] if args[weight] is None else args[weight]).dtype
+        return out, mean.to(dtype), deviation.to(dtype)
+
+    return infer
+
+
+INFER: dict[str, Callable[..., Any]] = {"aten::linear_backward": _linear_backward}
+"""Operators whose results are not what the operator itself says on meta tensors."""
+INFER_CPU: dict[str, Callable[..., Any]] = {
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
+    "aten::native_layer_norm": _normalized(torch.ops.aten.native_layer_norm.default, 2),
+    "aten::native_group_norm": _normalized(torch.ops.aten.native_group_norm.default, 1),
     "aten::native_batch_norm": _batch_norm(torch.ops.aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _batch_norm(torch.ops.aten._native_batch_norm_legit.default),
 }
-"""Operators whose results on a CPU are not what the operator itself says on meta tensors."""
+"""The same, for workers that are CPUs."""
+
+
+def _inference(op: OpOverload) -> Callable[..., Any]:
+    name = op_name(op)
+    if name in INFER_CPU and session.current().welcome.worker.device == "cpu":
+        return INFER_CPU[name]
+    return INFER.get(name, op)
+
 
 CLIENT_ONLY = {"pin_memory", "non_blocking"}
 """Keyword arguments that speak of the client's memory."""
@@ -245,7 +267,7 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
     meta_args = [convert(a) for a in args]
     meta_kwargs = {k: convert(v) for k, v in kwargs.items()}
     with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
-        result = INFER.get(op_name(op), op)(*meta_args, **meta_kwargs)
+        result = _inference(op)(*meta_args, **meta_kwargs)
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))

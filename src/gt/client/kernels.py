@@ -43,14 +43,17 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
             return general(a, *rest, **kwargs)
         b = rest[0]
         kind = type(b)
-        found = a._gt
+        is_number = kind is float or kind is int
+        try:
+            found, other = a._gt, None if is_number else b._gt
+        except AttributeError:  # a complex number, a boolean
+            return general(a, b)
         if found is None or found[2] != id(a):
             return general(a, b)
-        if kind is float or kind is int:
+        if is_number:
             call = find((found[1], kind))
             ids, numbers = [found[0]], [b]
         else:
-            other = b._gt
             if other is None or other[2] != id(b):
                 return general(a, b)
             call = find((found[1], other[1]))
