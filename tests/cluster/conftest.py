@@ -68,12 +68,14 @@ def serving(*arguments: str, **settings: str) -> Iterator[Service]:
         assert process.stdout is not None
         assert b"serving" in process.stdout.readline()
         made = Service(address, process)
-        yield made
-        workers = made.workers()
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-        for pid in workers:
-            eventually(lambda pid=pid: not alive(pid), 10)
+        try:
+            yield made
+        finally:
+            workers = made.workers()
+            process.send_signal(signal.SIGTERM)
+            process.wait(10)
+            for pid in workers:
+                eventually(lambda pid=pid: not alive(pid), 10)
 
 
 @pytest.fixture
