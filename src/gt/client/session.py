@@ -31,6 +31,8 @@ FORKED = (
     " Use them in the parent only, or start the child with the 'spawn' method"
 )
 START_TIMEOUT_S = 60.0
+FIRST_SEGMENT = 32
+"""Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
 """Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
 DRAIN_S = 1.0
@@ -87,6 +89,7 @@ class Session:
                 del record.segment[: len(items) - bool(dead)]
                 record.frames.clear()
                 self._send_outgoing()
+                record.Flush.limit = min(2 * record.Flush.limit, settings().segment_size)
             self._respect_credit()
 
     def _send_outgoing(self) -> None:
@@ -127,6 +130,7 @@ class Session:
             finally:
                 del self._answers[number]
         answer, data = found
+        record.Flush.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
         if answer.failure is not None:
             raise exception(answer.failure)
         return answer, data
