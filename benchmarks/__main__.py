@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ class Figure:
             return f"{self.name:<44} {shown} {'':>13} {'':>9}  bar {self.bar:g} us   {_verdict(value, self.bar)}"
         ratio = self.gt / self.local
         times = f"{_time(self.gt):>13} {_time(self.local):>13}"
-        return f"{self.name:<44} {times} {ratio:8.3f}x  bar {self.bar:g}x   {_verdict(ratio, self.bar)}"
+        return f"{self.name:<44} {times} {ratio:8.3f}x  bar {self.bar:.3g}x   {_verdict(ratio, self.bar)}"
 
 
 def _verdict(value: float, bar: float) -> str:
@@ -135,12 +137,24 @@ def matmul_chain() -> list[Figure]:
     return [Figure("10 matmuls of 1024x1024, fetch", remote, local, 1.02)]
 
 
+def start_up() -> list[Figure]:
+    """A process that imports, makes a tensor and prints it. The bar is twice local PyTorch's time and a second."""
+
+    def run(name: str) -> Callable[[], object]:
+        command = [sys.executable, "-c", f"import {name}; print({name}.randn(2, 2))"]
+        return lambda: subprocess.run(command, check=True, capture_output=True)
+
+    remote, local = paired(run("gt"), run("torch"), 5)
+    return [Figure("start-up: import, randn, print", remote, local, 2 + 1 / local)]
+
+
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "op": recorded_op,
     "fetch": op_and_fetch,
     "chain": chained_multiplications,
     "mlp": mlp_step,
     "matmul": matmul_chain,
+    "startup": start_up,
     **{
         f"qwen3-{name}": lambda preset=preset: [Figure(*row) for row in qwen3.measure(preset, paired)]  # type: ignore[misc]
         for name, preset in qwen3.PRESETS.items()
