@@ -28,7 +28,7 @@ TABLE = (
     Setting("address", str, "", "GT_ADDRESS", "service to join; empty: an embedded one is started"),
     Setting("instruction_log", str, "", "GT_INSTRUCTION_LOG", "file that gets every instruction, one JSON line each"),
     Setting("worker_batch_size", int, 512, "GT_WORKER_BATCH_SIZE", "instructions a worker takes at a time", 1),
-    Setting("segment_size", int, 256, "GT_SEGMENT_SIZE", "instructions a client collects before it sends them", 1),
+    Setting("segment_size", int, 512, "GT_SEGMENT_SIZE", "instructions a client collects before it sends them", 1),
     Setting("segment_age_s", float, 0.01, "GT_SEGMENT_AGE_S", "seconds after which an idle client sends what it has", 0.001),
     Setting("connect_timeout_s", float, 5.0, "GT_CONNECT_TIMEOUT_S", "seconds to wait for a service that is joined", 0.1),
     Setting("credit", int, 64, "GT_CREDIT", "batches of one session that may be under way", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,21 @@ def attention_with_a_scale(device: str) -> Any:
     x = data(device, 1, 2, 4, 8).requires_grad_()
     outs = [F.scaled_dot_product_attention(x, x, x, dropout_p=0.0, is_causal=True, scale=s) for s in (0.3, 0.7, None)]
     return outs, torch.autograd.grad(sum(out.pow(2).sum() for out in outs), x)
+
+
+@idiom
+def norms_of_short_floats(device: str) -> Any:
+    norms = (nn.LayerNorm(6), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4).eval(), nn.InstanceNorm1d(4))
+    shorts = (torch.float16, torch.bfloat16)
+    found = []
+    for norm, dtype, kept in itertools.product(norms, shorts, (*shorts, torch.float32)):
+        if kept in (dtype, torch.float32):
+            norm = copy.deepcopy(norm).to(device, kept)
+            x = data(device, 3, 4, 6).to(dtype).requires_grad_()
+            out = norm(x)
+            out.pow(2).sum().backward()
+            found += [out, x.grad, *grads(norm), *norm.buffers()]
+    return found
 
 
 @idiom

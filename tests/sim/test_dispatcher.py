@@ -43,7 +43,7 @@ class Client:
     def add(self, count: int, number: int) -> None:
         items: list[wire.Instruction] = []
         for _ in range(count):
-            items += [wire.Op(1, [self.next_id], [self.next_id - 1], [number], 0), wire.Free([self.next_id - 1])]
+            items += [wire.Op(1, [self.next_id], [self.next_id - 1], [number], 0), self.next_id - 1]
             self.next_id += 1
         self.value += count * number
         self.run(items)
@@ -161,7 +161,7 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
     bad.run([wire.Op(9, [1], [2], [], 0)])  # a call that is not there
     bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, [5], [], [], 0)])
     bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, [6], [], [], 0), wire.Fetch(2, 6, SCALAR)])
-    for junk in (b"\x01", b"\x91\x01", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
+    for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
         bad.seq += 1
         bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])
     answers = bad.answers()

@@ -13,7 +13,7 @@ from gt.errors import ConfigError
 def test_defaults_and_origins() -> None:
     values, origins = config.read({"GT_WORKER_BATCH_SIZE": "10"})
     assert (values.worker_batch_size, origins["worker_batch_size"]) == (10, "GT_WORKER_BATCH_SIZE")
-    assert (values.segment_size, origins["segment_size"]) == (256, "default")
+    assert (values.segment_size, origins["segment_size"]) == (512, "default")
 
 
 @pytest.mark.parametrize(

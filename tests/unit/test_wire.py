@@ -26,7 +26,7 @@ ITEMS: list[wire.Instruction] = [
     wire.Query(1, "aten::nonzero", [wire.In(0)], {}, [(3, GEOMETRY)], 99, 7),
     wire.Upload(3, GEOMETRY, 0, 7),
     wire.Fetch(2, 3, GEOMETRY),
-    wire.Free([1, 2]),
+    7,
     wire.Forget([1]),
     wire.Scope("layers.0"),
     wire.LoadFile(4, "/data/x.safetensors", "w", GEOMETRY, 7),

@@ -28,6 +28,8 @@ def test_an_operation_with_a_number_has_pytorchs_bits(name: str, dtype: torch.dt
     numbers = NUMBERS + [pick.gauss(0, 10 ** pick.randint(-30, 30)) for _ in range(100)]
     for repeat in (numbers, numbers[::-1]):
         for number in repeat:
+            if number is True and name == "sub":
+                continue  # PyTorch has no such subtraction
             expected = getattr(torch, name)(x, number)
             ins = wire.Geometry((37,), (1,), 0, str(dtype).removeprefix("torch."))
             out = wire.Geometry((37,), (1,), 0, str(expected.dtype).removeprefix("torch."))

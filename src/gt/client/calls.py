@@ -7,13 +7,14 @@ operands and every literal that may shape a result; numbers that only enter the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from gt.client import geometry, record, session
+from gt.client import geometry, record
+from gt.client.corrections import inference
 from gt.client.geometry import Geometry
 from gt.wire import instructions as wire
 
@@ -26,59 +27,6 @@ SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten:
 
 ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
 """Operators whose results on a CPU have other sizes than inference says: the worker is asked each time."""
-
-
-def _batch_norm(op: OpOverload) -> Callable[..., Any]:
-    """Batch norm that does not train saves no statistics: a CPU returns empty ones, of the input's dtype."""
-
-    def infer(*args: Any) -> Any:
-        out, mean, deviation = op(*args)
-        return (out, mean, deviation) if args[5] else (out, args[0].new_empty(0), args[0].new_empty(0))
-
-    return infer
-
-
-def _loss_of_one_row(*args: Any) -> Any:
-    """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
-    loss, is_target = torch.ops.aten.multilabel_margin_loss_forward.default(*args)
-    return (loss if args[1].dim() > 1 else loss.new_empty(())), is_target
-
-
-def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
-    """Only the gradients that are asked for."""
-    bias = grad.new_empty(weight.shape[:-1]) if mask[2] else None
-    return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
-
-
-def _normalized(op: OpOverload, weight: int) -> Callable[..., Any]:
-    """The statistics of a layer or group norm: a CPU keeps them in the weight's dtype, else in the input's."""
-
-    def infer(*args: Any) -> Any:
-        out, mean, deviation = op(*args)
-        dtype = (args[0] if args[weight] is None else args[weight]).dtype
-        return out, mean.to(dtype), deviation.to(dtype)
-
-    return infer
-
-
-INFER: dict[str, Callable[..., Any]] = {"aten::linear_backward": _linear_backward}
-"""Operators whose results are not what the operator itself says on meta tensors."""
-INFER_CPU: dict[str, Callable[..., Any]] = {
-    "aten::multilabel_margin_loss_forward": _loss_of_one_row,
-    "aten::native_layer_norm": _normalized(torch.ops.aten.native_layer_norm.default, 2),
-    "aten::native_group_norm": _normalized(torch.ops.aten.native_group_norm.default, 1),
-    "aten::native_batch_norm": _batch_norm(torch.ops.aten.native_batch_norm.default),
-    "aten::_native_batch_norm_legit": _batch_norm(torch.ops.aten._native_batch_norm_legit.default),
-}
-"""The same, for workers that are CPUs."""
-
-
-def _inference(op: OpOverload) -> Callable[..., Any]:
-    name = op_name(op)
-    if name in INFER_CPU and session.current().welcome.worker.device == "cpu":
-        return INFER_CPU[name]
-    return INFER.get(name, op)
-
 
 CLIENT_ONLY = {"pin_memory", "non_blocking"}
 """Keyword arguments that speak of the client's memory."""
@@ -267,7 +215,7 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
     meta_args = [convert(a) for a in args]
     meta_kwargs = {k: convert(v) for k, v in kwargs.items()}
     with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
-        result = _inference(op)(*meta_args, **meta_kwargs)
+        result = inference(op_name(op), op)(*meta_args, **meta_kwargs)
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))

@@ -22,11 +22,13 @@ META = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
 Operand = tuple[int, Geometry, int]
 
 segment: list[wire.Instruction] = []
-"""What was recorded and not yet sent, in program order. Emptied in place: kernels hold its `append`."""
+"""What was recorded and not yet sent, in program order. Emptied in place: kernels hold its `append`.
+
+A storage's end stands in it where the program let go of the storage, so that a worker holds no more than a local process.
+"""
+_free = segment.append
 frames: list[bytes | memoryview] = []
 """The bytes of the segment's uploads; appended to together with the segment, under `lock`."""
-freed: list[int] = []
-"""Storages whose last tensor died since the last flush."""
 lock = threading.RLock()
 """Guards what must change together: `frames` with `segment`, and everything a flush does."""
 new_id = itertools.count(1).__next__
@@ -37,7 +39,7 @@ _restride = torch.ops.aten.as_strided.default._handle.redispatch_boxed
 class Flush:
     """Sends the segment. `limit`: instructions that make a full segment; `send` is set by the session."""
 
-    limit = 256
+    limit = 512
     send: Callable[[], None]
 
 
@@ -51,7 +53,7 @@ class Holder:
         self.spec = spec
 
     def __del__(self) -> None:
-        freed.append(self.id)
+        _free(self.id)
 
 
 torch.Tensor._gt = None  # type: ignore[attr-defined]

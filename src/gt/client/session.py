@@ -31,7 +31,7 @@ FORKED = (
     " Use them in the parent only, or start the child with the 'spawn' method"
 )
 START_TIMEOUT_S = 60.0
-FIRST_SEGMENT = 32
+FIRST_SEGMENT = 64
 """Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
 """Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
@@ -79,14 +79,10 @@ class Session:
         with record.lock:
             self._check()
             self._send_outgoing()
-            dead = record.freed[:]
             items = record.segment[:]
-            if dead:
-                items.append(wire.Free(dead))
             if items:
                 self._outgoing = [codec.encode(messages.Run(self.seq + 1, codec.pack(items), self.epoch)), *record.frames]
-                del record.freed[: len(dead)]
-                del record.segment[: len(items) - bool(dead)]
+                del record.segment[: len(items)]
                 record.frames.clear()
                 self._send_outgoing()
                 record.Flush.limit = min(2 * record.Flush.limit, settings().segment_size)
@@ -176,7 +172,7 @@ class Session:
         if record.lock.acquire(blocking=False):
             try:
                 if not self.closed and self.pid == os.getpid():
-                    if record.segment or record.freed:
+                    if record.segment:
                         self.flush()
                     while self._receive(0.0):
                         pass
@@ -277,7 +273,7 @@ def _flush_aged() -> None:
     while True:
         time.sleep(age_s)
         session, since = Current.session, since + age_s
-        head: object = record.segment[0] if record.segment else (record.freed[0] if record.freed else None)
+        head: object = record.segment[0] if record.segment else None
         if session is not None and ((head is not None and head is seen) or since > DRAIN_S):
             session.idle()
             since = 0.0

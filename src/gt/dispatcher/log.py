@@ -55,7 +55,9 @@ class InstructionLog:
 
     def _entry(self, now: float, worker: str, session: int, item: wire.Instruction) -> Entry:
         entry = Entry(now, session, worker, type(item).__name__)
-        if isinstance(item, wire.Define):
+        if isinstance(item, int):
+            entry.kind, entry.detail = "Free", {"id": item}
+        elif isinstance(item, wire.Define):
             self._defined[session, item.call] = item
             entry.op, entry.detail = item.op, {"call": item.call}
             entry.ins = [_shape(g) for g in item.ins]
@@ -90,7 +92,7 @@ def _named(ids: list[int], shapes: list[wire.Geometry]) -> list[str]:
     return [f"{i}:{shape}" for i, shape in zip(ids, padded, strict=False)]
 
 
-def _fields(item: wire.Instruction) -> dict[str, Any]:
+def _fields(item: msgspec.Struct) -> dict[str, Any]:
     """What a plain instruction says, geometries in short."""
     found: dict[str, Any] = {}
     for name in item.__struct_fields__:
@@ -118,10 +120,14 @@ class Filter:
             (self.session is None or entry.session == self.session)
             and (self.worker is None or entry.worker == self.worker)
             and (self.op is None or fnmatch.fnmatch(entry.op, self.op))
-            and (self.id is None or any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs)))
+            and (self.id is None or self._touches(entry))
             and (self.since is None or entry.time >= self.since)
             and (self.until is None or entry.time <= self.until)
         )
+
+    def _touches(self, entry: Entry) -> bool:
+        named = any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs))
+        return named or entry.detail.get("id") == self.id
 
 
 def read(path: str) -> Iterator[Entry]:

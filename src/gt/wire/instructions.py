@@ -139,10 +139,6 @@ class Fetch(msgspec.Struct, array_like=True, frozen=True, tag=4):
     geometry: Geometry
 
 
-class Free(msgspec.Struct, array_like=True, frozen=True, tag=5):
-    ids: list[int]
-
-
 class Forget(msgspec.Struct, array_like=True, frozen=True, tag=6):
     """Drop definitions that the client will not name again."""
 
@@ -210,7 +206,7 @@ Instruction: TypeAlias = (
     | Query
     | Upload
     | Fetch
-    | Free
+    | int
     | Forget
     | Scope
     | LoadFile
@@ -221,4 +217,5 @@ Instruction: TypeAlias = (
     | Synchronize
     | Stats
 )
+"""A bare integer frees the storage of that id: the commonest instruction of all, and the shortest."""
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

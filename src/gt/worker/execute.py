@@ -62,7 +62,6 @@ class Worker:
             wire.Query: self._query,
             wire.Upload: self._upload,
             wire.Fetch: self._fetch,
-            wire.Free: self._free,
             wire.Forget: self._forget,
             wire.Scope: lambda session, item, frames: None,
             wire.LoadFile: self._load_file,
@@ -106,10 +105,14 @@ class Worker:
         if state is None:
             state = self.sessions[session] = Session(session, self.device)
         replies: list[Reply] = []
+        free = state.memory.storages.pop
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for item in items:
                 if type(item) is wire.Op:
                     self._op(state, item)
+                    continue
+                if type(item) is int:
+                    free(item, None)
                     continue
                 reply = self._handlers[type(item)](state, item, frames)
                 if reply is not None:
@@ -279,9 +282,6 @@ class Worker:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
             return Answer(item.request, failure=_failure(error, "fetch", 0)), []
-
-    def _free(self, session: Session, item: wire.Free, frames: Sequence[memoryview]) -> None:
-        session.memory.free(item.ids)
 
     def _forget(self, session: Session, item: wire.Forget, frames: Sequence[memoryview]) -> None:
         for call in item.calls:

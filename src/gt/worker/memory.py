@@ -170,11 +170,6 @@ class Memory:
         for id in ids:
             self.storages[id] = Poison(failure)
 
-    def free(self, ids: list[int]) -> None:
-        drop = self.storages.pop
-        for id in ids:
-            drop(id, None)
-
     def size_bytes(self) -> int:
         members = (next(iter(views.values())) for views in self.storages.values() if type(views) is not Poison)
         return sum(t.untyped_storage().nbytes() for t in members if isinstance(t, torch.Tensor))

@@ -1,0 +1,78 @@
+"""Inference on meta tensors, where the operator itself answers otherwise there than a worker: one row per operator.
+
+Meta tensors answer as an accelerator does; most rows are for workers that are CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gt.client import session
+
+aten = torch.ops.aten
+Infer = Callable[..., Any]
+SHORT = (torch.float16, torch.bfloat16)
+
+
+def _norm(op: Infer, trains: bool | None = None) -> Infer:
+    """Saved statistics, the second and third result: of the input's dtype, or float32 where a parameter is; empty ones
+    where nothing is trained (None: the sixth argument tells)."""
+
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        out, mean, deviation, *rest = op(*args, **kwargs)
+        dtypes = [a.dtype for a in args if isinstance(a, torch.Tensor)]
+        dtype = torch.float32 if dtypes[0] in SHORT and torch.float32 in dtypes else dtypes[0]
+        kept = [
+            s.to(dtype) if (bool(args[5]) if trains is None else trains) else args[0].new_empty(0, dtype=dtype)
+            for s in (mean, deviation)
+        ]
+        return (out, *kept, *rest)
+
+    return infer
+
+
+def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
+    """Gradients of the input in its dtype, of weight and bias in the weight's."""
+    found = aten.native_group_norm_backward.default(grad, input, *args)
+    weight = args[2]
+    kept = input.dtype if weight is None else weight.dtype
+    return tuple(g if g is None else g.to(dtype) for g, dtype in zip(found, (input.dtype, kept, kept), strict=True))
+
+
+def _loss_of_one_row(*args: Any) -> Any:
+    """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
+    loss, is_target = aten.multilabel_margin_loss_forward.default(*args)
+    return (loss if args[1].dim() > 1 else loss.new_empty(())), is_target
+
+
+def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
+    """Only the gradients that are asked for."""
+    bias = grad.new_empty(weight.shape[:-1]) if mask[2] else None
+    return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
+
+
+EVERYWHERE: dict[str, Infer] = {"aten::linear_backward": _linear_backward}
+CPU: dict[str, Infer] = {
+    "aten::multilabel_margin_loss_forward": _loss_of_one_row,
+    "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
+    "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
+    "aten::native_group_norm_backward": _group_norm_backward,
+    "aten::native_batch_norm": _norm(aten.native_batch_norm.default),
+    "aten::_native_batch_norm_legit": _norm(aten._native_batch_norm_legit.default),
+    "aten::_native_batch_norm_legit_functional": _norm(aten._native_batch_norm_legit_functional.default),
+    "aten::_native_batch_norm_legit.no_stats": _norm(aten._native_batch_norm_legit.no_stats, True),
+    "aten::_native_batch_norm_legit_no_training": _norm(aten._native_batch_norm_legit_no_training.default, False),
+    "aten::_batch_norm_with_update": _norm(aten._batch_norm_with_update.default, True),
+    "aten::_batch_norm_with_update_functional": _norm(aten._batch_norm_with_update_functional.default, True),
+    "aten::_batch_norm_no_update": _norm(aten._batch_norm_no_update.default, False),
+}
+
+
+def inference(name: str, op: Infer) -> Infer:
+    """What foresees the results of an operator, as this session's worker makes them."""
+    if name in CPU and session.current().welcome.worker.device == "cpu":
+        return CPU[name]
+    return EVERYWHERE.get(name, op)
