@@ -67,6 +67,19 @@ def attention_with_a_scale(device: str) -> Any:
 
 
 @idiom
+def attention_with_and_without_dropout(device: str) -> Any:
+    """The two take kernels whose gradients lie differently in memory."""
+    found = []
+    for p in (0.5, 0.0, 0.5):
+        x = data(device, 2, 10, 4, 8).requires_grad_()
+        q, k, v = x.transpose(1, 2), (x * 2).transpose(1, 2).contiguous(), (x + 1).transpose(1, 2).contiguous()
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+        out.transpose(1, 2).reshape(2, 10, 32).pow(2).sum().backward()
+        found.append(x.grad)
+    return found
+
+
+@idiom
 def norms_of_short_floats(device: str) -> Any:
     norms = (nn.LayerNorm(6), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4).eval(), nn.InstanceNorm1d(4))
     shorts = (torch.float16, torch.bfloat16)

@@ -193,7 +193,8 @@ class Worker:
             raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(ids)}")
         if not call.verified:
             call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
-            call.verified = True
+            # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
+            call.verified = call.op is not graph.backward
         for position, tensor in enumerate(results):
             if call.copies[position]:
                 own = allocate(call.outs[position], self.device)
