@@ -85,6 +85,11 @@ def mixed_devices(tensor: torch.Tensor) -> str:
             "\n  hint: this parameter was made by a module of `torch.nn`. Beside `import gt as torch`, write"
             " `import gt.nn as nn` (or `from gt import nn`), or move the module: module.to('remote')"
         )
+    elif tensor.dim():
+        text += (
+            "\n  hint: `torch.Tensor(...)` and `torch.FloatTensor(...)` make CPU tensors under `import gt as torch` too;"
+            " write `torch.tensor(...)`, or move the tensor: tensor.to('remote')"
+        )
     return text
 
 
