@@ -69,6 +69,7 @@ def attention_with_a_scale(device: str) -> Any:
 @idiom
 def attention_with_and_without_dropout(device: str) -> Any:
     """The two take kernels whose gradients lie differently in memory."""
+    torch.manual_seed(0)
     found = []
     for p in (0.5, 0.0, 0.5):
         x = data(device, 2, 10, 4, 8).requires_grad_()
