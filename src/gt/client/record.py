@@ -61,7 +61,10 @@ torch.Tensor._gt = None  # type: ignore[attr-defined]
 
 
 def operand(tensor: torch.Tensor) -> Operand:
-    """The slow way to a tensor's operand, then kept on the tensor."""
+    """A tensor's operand: the cached one, or found by its storage and then kept on the tensor."""
+    cached: Operand | None = tensor._gt  # type: ignore[attr-defined]
+    if cached is not None and cached[2] == id(tensor):
+        return cached
     try:
         holder = tensor.untyped_storage()._gt  # type: ignore[attr-defined]
     except AttributeError:

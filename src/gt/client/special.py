@@ -15,6 +15,7 @@ from gt.client.kernels import Kernel, kernel
 from gt.wire import instructions as wire
 
 Tensor = torch.Tensor
+CPU = torch.device("cpu")
 aten = torch.ops.aten
 KERNELS: dict[str, Kernel] = {}
 """Overload name without `aten::` -> kernel on the device's key."""
@@ -39,10 +40,9 @@ def fetch(tensor: Tensor) -> Tensor:
     """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
     number, spec, _ = record.operand(tensor)
     if not tensor.numel():
-        return torch.empty(tensor.shape, dtype=tensor.dtype)
+        return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return flat.view(tensor.dtype).reshape(tensor.shape)
+    return torch.frombuffer(bytearray(data), dtype=spec.dtype).view(spec.size)
 
 
 _copy_remote = kernel(aten.copy_.default)
@@ -96,6 +96,8 @@ def to_copy(
     if not self.is_contiguous():
         stride = torch.empty_like(record.operand(self)[1].meta()).stride()
         found = torch.empty_strided(self.shape, stride, dtype=self.dtype).copy_(found)
+    if not options and not pin_memory and device == CPU:
+        return found
     return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]
 
 

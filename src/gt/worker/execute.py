@@ -24,6 +24,7 @@ from gt.worker.memory import (
     Memory,
     PoisonedError,
     allocate,
+    bytes_of,
     copy_into,
     dtype_of,
     geometry_of,
@@ -275,10 +276,7 @@ class Worker:
     def _fetch(self, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
         try:
             tensor = session.memory.tensor(item.id, item.geometry)
-            whole = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-            flat = whole.as_strided((whole.numel(),), (1,))
-            data = memoryview(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else memoryview(b"")
-            return Answer(item.request), [data]
+            return Answer(item.request), [bytes_of(tensor)]
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
