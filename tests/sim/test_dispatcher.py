@@ -37,13 +37,13 @@ class Client:
 
     def start(self, value: int) -> None:
         self.value = value
-        self.run([ADD, FULL, wire.Op(2, [1], [], [value], 0)])
+        self.run([ADD, FULL, wire.Op(2, (1,), (), (value,), 0)])
         self.next_id = 2
 
     def add(self, count: int, number: int) -> None:
         items: list[wire.Instruction] = []
         for _ in range(count):
-            items += [wire.Op(1, [self.next_id], [self.next_id - 1], [number], 0), self.next_id - 1]
+            items += [wire.Op(1, (self.next_id,), (self.next_id - 1,), (number,), 0), self.next_id - 1]
             self.next_id += 1
         self.value += count * number
         self.run(items)
@@ -130,7 +130,7 @@ def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
     losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
     assert len(losses) == 1
     assert lost.decode() in losses[0].reason
-    client.run([wire.Op(1, [9], [1], [1], 0)])  # sent before the client knew
+    client.run([wire.Op(1, (9,), (1,), (1,), 0)])  # sent before the client knew
     client.epoch = losses[0].epoch
     client.start(7)
     assert client.fetch() == 7
@@ -158,9 +158,9 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
         bad.transport.send([frame])
     bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a frame that is not there
     bad.run([wire.Fetch(1, 77, SCALAR)])  # a tensor that is not there
-    bad.run([wire.Op(9, [1], [2], [], 0)])  # a call that is not there
-    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, [5], [], [], 0)])
-    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, [6], [], [], 0), wire.Fetch(2, 6, SCALAR)])
+    bad.run([wire.Op(9, (1,), (2,), (), 0)])  # a call that is not there
+    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, (5,), (), (), 0)])
+    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, (6,), (), (), 0), wire.Fetch(2, 6, SCALAR)])
     for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
         bad.seq += 1
         bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])

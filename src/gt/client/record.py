@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from gt.client import geometry
@@ -43,14 +44,11 @@ class Flush:
     send: Callable[[], None]
 
 
-class Holder:
+class Holder(msgspec.Struct, gc=False):
     """Rides on a storage object; its end is the storage's end."""
 
-    __slots__ = ("id", "spec")
-
-    def __init__(self, id: int, spec: Geometry) -> None:
-        self.id = id
-        self.spec = spec
+    id: int
+    spec: Geometry
 
     def __del__(self) -> None:
         _free(self.id)

@@ -99,9 +99,9 @@ class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     """Run a defined call. `outs` are the storage ids of its results, `site` numbers the user's line that issued it."""
 
     call: int
-    outs: list[int]
-    ins: list[int]
-    numbers: list[Scalar]
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    numbers: tuple[Scalar, ...]
     site: int
 
 

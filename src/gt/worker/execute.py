@@ -167,7 +167,7 @@ class Worker:
         written = [item.ins[i] for i in call.written] if isinstance(call, Call) else []
         session.memory.poison([*item.outs, *written], failure)
 
-    def _run(self, session: Session, call: Call, ins: list[Any], numbers: list[Any]) -> Any:
+    def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.default_dtype is not torch.get_default_dtype():
             torch.set_default_dtype(call.default_dtype)
         if call.draws:
@@ -179,7 +179,7 @@ class Worker:
         args, kwargs = call.filler.fill(ins, numbers)
         return call.raw(*args, **kwargs)
 
-    def _run_with_graph(self, call: Call, ins: list[Any], numbers: list[Any]) -> list[Any]:
+    def _run_with_graph(self, call: Call, ins: list[Any], numbers: Sequence[Any]) -> list[Any]:
         leaves = graph.leaves(ins, call.define.graph_of)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.filler.fill(seen, numbers)
@@ -188,7 +188,7 @@ class Worker:
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
             return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
 
-    def _keep(self, session: Session, call: Call, ids: list[int], result: Any, ins: list[Any]) -> None:
+    def _keep(self, session: Session, call: Call, ids: Sequence[int], result: Any, ins: list[Any]) -> None:
         results = _results(call, result, ins)
         if len(results) != len(ids):
             raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(ids)}")

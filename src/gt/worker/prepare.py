@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> list[
     return found
 
 
-Build = Callable[[list[Any], list[Any]], Any]
+Build = Callable[[list[Any], Sequence[Any]], Any]
 
 
 class Filler:
@@ -141,7 +141,7 @@ class Filler:
         self.generators.append((index, generator))
         return generator
 
-    def fill(self, ins: list[Any], numbers: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def fill(self, ins: list[Any], numbers: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         args = self.args[:]
         for position, index in self.operands:
             args[position] = ins[index]
@@ -166,7 +166,7 @@ def _as_tensor(index: int, dtype: torch.dtype) -> Build:
     """A number as a tensor of no dimension, made once: PyTorch would make one each time, for longer than it computes."""
     made: dict[float, torch.Tensor] = {}
 
-    def build(ins: list[Any], numbers: list[Any]) -> Any:
+    def build(ins: list[Any], numbers: Sequence[Any]) -> Any:
         value = numbers[index]
         found = made.get(value)
         if found is None:
