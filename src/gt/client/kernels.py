@@ -293,8 +293,7 @@ def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
 # -- asking the worker ---------------------------------------------------------------------------------------------------
 
 QUERY_IDS = 1 << 40
-"""Results of queries are numbered from here, `MOST_RESULTS` to a request: how many there are, only the worker knows."""
-MOST_RESULTS = 1 << 12
+"""Results of queries are numbered from here, `QUERY_RESULTS` to a request: how many there are, only the worker knows."""
 
 
 def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -310,7 +309,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     dtype = geometry.dtype_name(torch.get_default_dtype())
 
     def request(number: int) -> wire.Query:
-        first = QUERY_IDS + number * MOST_RESULTS
+        first = QUERY_IDS + number * wire.QUERY_RESULTS
         return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
 
     answer, _ = session.current().ask(request)
@@ -323,7 +322,7 @@ class _Results:
     def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
         self.returns = op._schema.returns
         self.written = _written(op, args, kwargs)
-        self.next_id = QUERY_IDS + answer.request * MOST_RESULTS
+        self.next_id = QUERY_IDS + answer.request * wire.QUERY_RESULTS
         self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
 
     def build(self) -> Any:

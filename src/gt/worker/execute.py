@@ -29,11 +29,12 @@ from gt.worker.memory import (
     dtype_of,
     geometry_of,
 )
-from gt.worker.prepare import Call
+from gt.worker.prepare import DEFAULT_DTYPE, Call
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
-QUERY_RESULTS = 1 << 12
+MAX_FAILURES = 64
+"""Unreported failures that a session keeps: a loop that fails each time and asks for nothing must not fill the memory."""
 
 
 class Session:
@@ -47,6 +48,12 @@ class Session:
         """Failures that no answer has reported yet."""
         self.operations = 0
         self.errors = 0
+
+    def note(self, failure: Failure) -> None:
+        """Count a failure, and keep it for the next `Synchronize`."""
+        self.errors += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
 
 
 class Worker:
@@ -115,7 +122,10 @@ class Worker:
                 if type(item) is int:
                     free(item, None)
                     continue
-                reply = self._handlers[type(item)](state, item, frames)
+                try:
+                    reply = self._handlers[type(item)](state, item, frames)
+                except Exception as error:
+                    reply = self._refuse(state, item, error)
                 if reply is not None:
                     replies.append(reply)
         self.random.give_back()
@@ -126,7 +136,7 @@ class Worker:
     def _define(self, session: Session, item: wire.Define, frames: Sequence[memoryview]) -> None:
         try:
             session.calls[item.call] = Call(item, self.device, session.memory.number)
-        except (NotImplementedError, ProtocolError, KeyError) as error:
+        except Exception as error:
             session.calls[item.call] = _failure(error, item.op, 0)
 
     def _op(self, session: Session, item: wire.Op) -> None:
@@ -159,17 +169,27 @@ class Worker:
         except Exception as error:
             name = call.name if isinstance(call, Call) else ""
             failure = _failure(error, name, item.site)
-            session.errors += 1
-            session.failures.append(failure)
+            session.note(failure)
             self._spoil(session, item, call, failure)
 
     def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
-        written = [item.ins[i] for i in call.written] if isinstance(call, Call) else []
+        written = [item.ins[i] for i in call.written if i < len(item.ins)] if isinstance(call, Call) else []
         session.memory.poison([*item.outs, *written], failure)
 
     def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
-        if call.default_dtype is not torch.get_default_dtype():
-            torch.set_default_dtype(call.default_dtype)
+        if call.default_dtype is not DEFAULT_DTYPE:
+            return self._run_under_default_dtype(session, call, ins, numbers)
+        return self._run_plain(session, call, ins, numbers)
+
+    def _run_under_default_dtype(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        """The default dtype is the process's, so it is the session's for this call alone."""
+        torch.set_default_dtype(call.default_dtype)
+        try:
+            return self._run_plain(session, call, ins, numbers)
+        finally:
+            torch.set_default_dtype(DEFAULT_DTYPE)
+
+    def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.draws:
             self.random.borrow(session.number)
         if call.saves_graph:
@@ -235,6 +255,8 @@ class Worker:
             if id(value) in written:
                 outs.append(geometry_of(value))
                 return "t"
+            if len(kept) == wire.QUERY_RESULTS:
+                raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
             own = self._own(value, [*ins, *kept])
             session.memory.put(item.out + len(kept), geometry_of(own), own)
             outs.append(geometry_of(own))
@@ -348,9 +370,16 @@ class Worker:
 
     def _fail(self, session: Session, ids: list[int], error: Exception, op: str, site: int) -> None:
         failure = _failure(error, op, site)
-        session.errors += 1
-        session.failures.append(failure)
+        session.note(failure)
         session.memory.poison(ids, failure)
+
+    def _refuse(self, session: Session, item: Any, error: Exception) -> Reply | None:
+        """What an instruction that cannot be executed comes to: a failure of its session's, and of nobody else's."""
+        failure = _failure(error, type(item).__name__, 0)
+        if isinstance(item, wire.REQUESTS):
+            return Answer(item.request, failure=failure), []
+        session.note(failure)
+        return None
 
     def _failed(self, session: Session, request: int, failure: Failure) -> Answer:
         """Answer with a failure; it counts as reported."""

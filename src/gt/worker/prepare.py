@@ -12,9 +12,14 @@ from gt.wire import instructions as wire
 from gt.worker import graph, rows
 from gt.worker.memory import DTYPES
 
-REFUSED = {"aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream"}
-"""Operators of ATen that no client has a use for, and that reach beyond the session's tensors."""
-REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_share", "aten::_nested_from")
+REFUSED = {
+    "aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream",
+    "aten::_print", "aten::get_gradients", "aten::set",
+}  # fmt: skip
+"""Operators of ATen, all overloads, that no client has a use for, and that reach beyond the session's tensors."""
+REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_cufft", "aten::_share", "aten::_nested_from")
+DEFAULT_DTYPE = torch.float32
+"""The default dtype of a worker's process, between any two calls."""
 GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
 LAYOUTS = {"strided": torch.strided}
 MEMORY_FORMATS = {
@@ -39,9 +44,9 @@ class Operators:
             return rows.CPU[name]
         if not cls._known:
             cls._known = frozenset(torch._C._dispatch_get_all_op_names())
-        if not name.startswith("aten::") or name not in cls._known or name in REFUSED:
+        if not name.startswith("aten::") or name not in cls._known:
             raise NotImplementedError(f"{name} is not an operator of GT's workers")
-        if name.startswith(REFUSED_PREFIXES):
+        if name.partition(".")[0] in REFUSED or name.startswith(REFUSED_PREFIXES):
             raise NotImplementedError(f"{name} is refused: it reaches beyond a session's own tensors")
         base, _, overload = name.removeprefix("aten::").partition(".")
         return getattr(getattr(torch.ops.aten, base), overload or "default")
@@ -207,22 +212,31 @@ class Call:
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
+        _check_operands(define)
         self.define = define
         self.name = define.op
         self.op = Operators.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
         self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
-        self.positional = self.filler.positional and not bool(define.graph_of)
+        self.default_dtype = _dtype(define.default_dtype)
+        self.positional = self.filler.positional and not define.graph_of and self.default_dtype is DEFAULT_DTYPE
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
         self.written = written(self.op, define.args, define.kwargs)
         self.draws = draws(self.op) or bool(define.graph_of)
         self.saves_graph = bool(define.graph_of)
-        self.default_dtype = _dtype(define.default_dtype)
         self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
+
+
+def _check_operands(define: wire.Define) -> None:
+    """Raises ProtocolError where the template names an operand that the call does not have."""
+    for value in (*define.args, *define.kwargs.values()):
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, (wire.In, wire.Generator)) and not 0 <= one.index < len(define.ins):
+                raise ProtocolError(f"{define.op}: operand {one.index} of {len(define.ins)}")
 
 
 def _dtype(name: str) -> torch.dtype:
