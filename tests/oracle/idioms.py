@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,16 @@ def save_and_load(device: str) -> Any:
     file.seek(0)
     here = torch.load(file, map_location="cpu")
     return there["model"]["0.weight"], there["view"], here["model"]["2.bias"], here["model"]["0.weight"].device.type == "cpu"
+
+
+@idiom
+def pickled_and_saved_in_the_old_format(device: str) -> Any:
+    x, file = data(device, 6), io.BytesIO()
+    torch.save([x, x[::2], x.long()], file, _use_new_zipfile_serialization=False)
+    file.seek(0)
+    there = torch.load(file)
+    file.seek(0)
+    return there, torch.load(file, map_location="cpu"), pickle.loads(pickle.dumps({"x": x, "p": nn.Parameter(x[1:])}))
 
 
 @idiom
@@ -528,6 +539,14 @@ def out_and_resize(device: str) -> Any:
     d.t_()
     d.unsqueeze_(0)
     return a, c, d.shape, d.stride()
+
+
+@idiom
+def strides_of_empty_tensors(device: str) -> Any:
+    x = torch.ones(2, 0, 3, device=device)
+    return [
+        t.stride() for t in (x, x + 1, x.sum(2), x.transpose(0, 2).contiguous(), torch.empty(0, device=device), x[:, :, 0])
+    ]
 
 
 @idiom
