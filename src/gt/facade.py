@@ -1,7 +1,6 @@
 """`import gt as torch`: every name of torch, its factories and modules remote by default, torch itself left as it was.
 
-Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; classes of `torch.nn` modules have a stand-in
-whose constructor builds on the remote device and returns an instance of the real class.
+Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; module classes and tensor types have a stand-in.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from abc import ABCMeta
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
+from gt import stand_ins
 from gt.loader import DataLoader, random_split
-
-REMOTE = torch.device("remote", 0)
+from gt.stand_ins import REMOTE, default_device
 
 FACTORIES = {
     "torch": [
@@ -60,25 +56,14 @@ FACTORIES = {
 """Functions that make a tensor from nothing: remote unless a device is given or a device context is active."""
 
 
-def device_chosen() -> bool:
-    """Whether the user chose a device by `with torch.device(...)` or `set_default_device`."""
-    return any(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
-
-
 def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("device") is None and not device_chosen() and not _in_loader_process():
-            kwargs["device"] = REMOTE
+        if kwargs.get("device") is None:
+            kwargs["device"] = default_device()
         return factory(*args, **kwargs)
 
     return make
-
-
-def _in_loader_process() -> bool:
-    """In a `DataLoader`'s worker process tensors are local; the loader moves the batches."""
-    info = sys.modules.get("torch.utils.data._utils.worker")
-    return info is not None and info.get_worker_info() is not None
 
 
 # -- names that need more than a default device --------------------------------------------------------------------------
@@ -101,7 +86,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if device_chosen() or _in_loader_process() else made.to(REMOTE)
+        return made if stand_ins.device_chosen() else made.to(default_device())
 
     return convert
 
@@ -121,8 +106,8 @@ def _compile(model: Any = None, **options: Any) -> Any:
     return (lambda m: m) if model is None else model
 
 
-def _get_default_device() -> torch.device:
-    return torch.get_default_device() if device_chosen() else REMOTE
+def _set_default_tensor_type(t: Any) -> None:
+    torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
 
 
 def _get_rng_state() -> torch.Tensor:
@@ -148,7 +133,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "normal": _normal,
         "load": _load,
         "compile": _compile,
-        "get_default_device": _get_default_device,
+        "get_default_device": default_device,
+        "set_default_tensor_type": _set_default_tensor_type,
+        "Tensor": stand_ins.Tensor,
+        **stand_ins.TENSOR_TYPES,
         "get_rng_state": _get_rng_state,
         "set_rng_state": _set_rng_state,
     },
@@ -159,51 +147,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 for _module, _names in FACTORIES.items():
     for _name in _names:
         OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
-
-
-# -- modules that build their parameters remotely ------------------------------------------------------------------------
-
-_stand_ins: dict[type, type] = {}
-
-
-class RemoteByDefault(ABCMeta):
-    """Metaclass of the stand-ins for module classes, and so of every class that a user derives from one.
-
-    Calling a class builds under the remote device. A stand-in returns the real class's instance, and is that class to
-    `isinstance`, `issubclass`, `==` and `hash`. (ABCMeta, so that `class Net(nn.Module, ABC)` has one metaclass.)
-    """
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        real = cls.__dict__.get("_gt_real")
-        with contextlib.nullcontext() if device_chosen() else REMOTE:
-            return real(*args, **kwargs) if real else super().__call__(*args, **kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        real = cls.__dict__.get("_gt_real")
-        return isinstance(instance, real) if real else super().__instancecheck__(instance)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        real = cls.__dict__.get("_gt_real")
-        return issubclass(subclass, real) if real else super().__subclasscheck__(subclass)
-
-    def __eq__(cls, other: object) -> bool:
-        return cls is other or cls.__dict__.get("_gt_real", cls) is other
-
-    def __hash__(cls) -> int:
-        return type.__hash__(cls.__dict__.get("_gt_real", cls))
-
-
-def stand_in(real: type) -> type:
-    """The stand-in of a module class; one per class."""
-    if real not in _stand_ins:
-        body = {
-            "__module__": real.__module__,
-            "__doc__": real.__doc__,
-            "__qualname__": real.__qualname__,
-            "_gt_real": real,
-        }
-        _stand_ins[real] = RemoteByDefault(real.__name__, (real,), body)
-    return _stand_ins[real]
 
 
 # -- mirrors of torch's modules ------------------------------------------------------------------------------------------
@@ -238,10 +181,10 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     if name in override:
         return override[name]
     value = getattr(real, name)
-    if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}":
+    if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
     if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__.startswith("torch.nn"):
-        return stand_in(value)
+        return stand_ins.of_module(value)
     return value
 
 

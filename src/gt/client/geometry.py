@@ -22,7 +22,8 @@ class Geometry:
         self, size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool, neg: bool
     ) -> None:
         self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
-        self.contiguous = offset == 0 and stride == contiguous_stride(size)
+        self.contiguous = offset == 0 and stride == contiguous_stride(size) and (0 not in size or len(size) == 1)
+        """As the device makes a new tensor, which gives an empty one of several dims other strides than PyTorch does."""
         self.size_bytes = self.extent() * dtype.itemsize
         self._wire: wire.Geometry | None = None
 

@@ -88,8 +88,8 @@ def mixed_devices(tensor: torch.Tensor) -> str:
         )
     elif tensor.dim():
         text += (
-            "\n  hint: `torch.Tensor(...)` and `torch.FloatTensor(...)` make CPU tensors under `import gt as torch` too;"
-            " write `torch.tensor(...)`, or move the tensor: tensor.to('remote')"
+            "\n  hint: under `import gt as torch` tensors are made remote; this one was made by `import torch` beside it, by"
+            " another library, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it: tensor.to('remote')"
         )
     return text
 
