@@ -25,7 +25,7 @@ def kernel(op: OpOverload) -> Kernel:
     """The kernel of an overload."""
     cache = calls.new_cache()
     general = _general_kernel(op, cache)
-    kinds = [str(a.type) for a in op._schema.arguments if not a.kwarg_only]
+    kinds = [f"{a.type}?" if a.has_default_value() else str(a.type) for a in op._schema.arguments if not a.kwarg_only]
     named = {a.name for a in op._schema.arguments if a.kwarg_only}
     one_result = [str(r.type) for r in op._schema.returns] == ["Tensor"] and calls.fresh_results(op)
     if one_result and kinds in (["Tensor", "Tensor"], ["Tensor", "number"]) and named <= {"alpha"}:

@@ -42,7 +42,12 @@ def fetch(tensor: Tensor) -> Tensor:
     if not tensor.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    return torch.frombuffer(bytearray(data), dtype=spec.dtype).view(spec.size)
+    in_place = isinstance(data, memoryview) and not data.readonly and len(data) >= KEEP_FROM_BYTES
+    return torch.frombuffer(data if in_place else bytearray(data), dtype=spec.dtype).view(spec.size)
+
+
+KEEP_FROM_BYTES = 1 << 16
+"""A message of this size is kept as the memory of the tensor that it brings; of a smaller one a copy is."""
 
 
 _copy_remote = kernel(aten.copy_.default)

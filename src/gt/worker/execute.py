@@ -29,7 +29,7 @@ from gt.worker.memory import (
     dtype_of,
     geometry_of,
 )
-from gt.worker.prepare import DEFAULT_DTYPE, Call
+from gt.worker.prepare import DEFAULT_DTYPE, Call, Direct, direct
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
@@ -44,6 +44,8 @@ class Session:
         self.number = number
         self.memory = Memory(device)
         self.calls: dict[int, Call | Failure] = {}
+        self.direct: dict[int, Direct] = {}
+        """The calls among them that have a direct way."""
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
         self.operations = 0
@@ -113,14 +115,22 @@ class Worker:
         if state is None:
             state = self.sessions[session] = Session(session, self.device)
         replies: list[Reply] = []
-        free = state.memory.storages.pop
+        storages, ways = state.memory.storages, state.direct
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for item in items:
                 if type(item) is wire.Op:
-                    self._op(state, item)
+                    way = ways.get(item.call)
+                    if way is None:
+                        self._op(state, item)
+                        continue
+                    try:
+                        way(storages, item)
+                        state.operations += 1
+                    except Exception:
+                        self._op(state, item)
                     continue
                 if type(item) is int:
-                    free(item, None)
+                    storages.pop(item, None)
                     continue
                 try:
                     reply = self._handlers[type(item)](state, item, frames)
@@ -134,36 +144,21 @@ class Worker:
     # -- calls -----------------------------------------------------------------------------------------------------------
 
     def _define(self, session: Session, item: wire.Define, frames: Sequence[memoryview]) -> None:
+        session.direct.pop(item.call, None)
         try:
             session.calls[item.call] = Call(item, self.device, session.memory.number)
         except Exception as error:
             session.calls[item.call] = _failure(error, item.op, 0)
 
     def _op(self, session: Session, item: wire.Op) -> None:
-        """One operation, the fast way: operands by two look-ups, results put where the client expects them."""
-        storages = session.memory.storages
+        """One operation, the careful way: whatever is wrong with it becomes a failure that spoils what depends on it."""
         call = session.calls.get(item.call)
         try:
             if not isinstance(call, Call):
                 raise PoisonedError(call or _failure(ProtocolError("the call is not defined"), "", 0))
-            ins = []
-            for i, g in zip(item.ins, call.ins, strict=True):
-                views = storages.get(i)
-                tensor = views.get(g) if type(views) is dict else None
-                ins.append(session.memory.operand(i, g) if tensor is None else tensor)
+            ins = [session.memory.operand(i, g) for i, g in zip(item.ins, call.ins, strict=True)]
             session.operations += 1
-            if call.positional and call.verified and not call.draws:
-                result = call.raw(*ins)
-            else:
-                result = self._run(session, call, ins, item.numbers)
-            if len(item.outs) == 1 and call.verified and not call.copies[0]:
-                if type(result) is tuple or type(result) is list:
-                    result = _results(call, result, ins)[0]
-                storages[item.outs[0]] = {call.out_numbers[0]: result}
-            elif item.outs:
-                self._keep(session, call, item.outs, result, ins)
-            else:
-                call.verified = True
+            self._keep(session, call, item, self._run(session, call, ins, item.numbers), ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
         except Exception as error:
@@ -208,21 +203,27 @@ class Worker:
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
             return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
 
-    def _keep(self, session: Session, call: Call, ids: Sequence[int], result: Any, ins: list[Any]) -> None:
+    def _keep(self, session: Session, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
         results = _results(call, result, ins)
-        if len(results) != len(ids):
-            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(ids)}")
+        if len(results) != len(item.outs):
+            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(item.outs)}")
         if not call.verified:
-            call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
-            # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
-            call.verified = call.op is not graph.backward
+            self._verify(session, call, item.call, results, ins)
         for position, tensor in enumerate(results):
             if call.copies[position]:
                 own = allocate(call.outs[position], self.device)
                 copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor in zip(ids, call.out_numbers, results, strict=True):
+        for id, number, tensor in zip(item.outs, call.out_numbers, results, strict=True):
             session.memory.storages[id] = {number: tensor}
+
+    def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
+        """Compare a call's first results with what the client expects."""
+        call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
+        # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
+        call.verified = call.op is not graph.backward
+        if (way := direct(call)) is not None:
+            session.direct[number] = way
 
     def _query(self, session: Session, item: wire.Query, frames: Sequence[memoryview]) -> Reply:
         try:
@@ -307,6 +308,7 @@ class Worker:
     def _forget(self, session: Session, item: wire.Forget, frames: Sequence[memoryview]) -> None:
         for call in item.calls:
             session.calls.pop(call, None)
+            session.direct.pop(call, None)
 
     def _load_file(self, session: Session, item: wire.LoadFile, frames: Sequence[memoryview]) -> None:
         try:
@@ -394,7 +396,7 @@ def _failure(error: Exception, op: str, site: int) -> Failure:
 def _results(call: Call, result: Any, ins: list[Any]) -> list[Any]:
     """The fresh results of a call in order: its written operands and undefined results left out."""
     if not isinstance(result, (list, tuple)):
-        return [] if call.written and any(result is ins[i] for i in call.written) else [result]
+        return [] if result is None or any(result is ins[i] for i in call.written) else [result]
     found: list[Any] = []
     for value in result:
         if isinstance(value, (list, tuple)):
