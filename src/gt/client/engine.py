@@ -16,7 +16,7 @@ import torch
 import torch.autograd.graph as graph
 from torch.utils.hooks import BackwardHook
 
-from gt.client import record, sites
+from gt.client import interrupts, record, sites
 
 _kept = threading.local()
 
@@ -25,7 +25,8 @@ def _guard(hook: Callable[..., Any], reject: Callable[..., Any]) -> Callable[...
     @functools.wraps(hook, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return hook(*args, **kwargs)
+            with interrupts.LetThrough():
+                return hook(*args, **kwargs)
         except BaseException as error:
             if getattr(_kept, "depth", 0) == 0:
                 raise
@@ -58,7 +59,7 @@ def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
         outer, sites.Fixed.site = sites.Fixed.site, sites.here(2)
         _kept.depth = getattr(_kept, "depth", 0) + 1
         try:
-            with torch.autograd.set_multithreading_enabled(False):
+            with interrupts.HeldBack(), torch.autograd.set_multithreading_enabled(False):
                 result = run(*args, **kwargs)
         except BaseException:
             _raise_kept()

@@ -33,6 +33,10 @@ class Transport(Protocol):
 
     def send(self, frames: Sequence[Frame]) -> None: ...
 
+    def wait(self, timeout_s: float | None) -> None:
+        """Return when a message may have arrived, the peer may be gone, or `timeout_s` seconds have passed."""
+        ...
+
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         """The next message, None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
         ...
@@ -95,7 +99,11 @@ class ZmqTransport:
         self._poller.register(self._monitor, zmq.POLLIN)
         self._lost = False
         self._socket.connect(address)
-        self._shake_hands(timeout_s)
+        try:
+            self._shake_hands(timeout_s)
+        except BaseException:
+            self.close()
+            raise
 
     def _shake_hands(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -105,7 +113,6 @@ class ZmqTransport:
                 return
             if event != zmq.EVENT_CLOSED:
                 break
-        self.close()
         raise ConnectionLostError(
             f"{self.address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:g} s"
         )
@@ -118,6 +125,10 @@ class ZmqTransport:
         except zmq.Again:
             self._lost = True
             raise self._gone() from None
+
+    def wait(self, timeout_s: float | None) -> None:
+        if not self._lost and not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._poller.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
 
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
