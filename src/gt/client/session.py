@@ -70,7 +70,8 @@ class Session:
         while True:
             received = self._transport.receive(max(0.0, deadline - time.monotonic()))
             if received is None:
-                raise ConnectionLostError(f"{self.address}: the dispatcher did not answer within {timeout_s:g} s")
+                reason = f"the service is there, but no worker was ready within {timeout_s:g} s"
+                raise ConnectionLostError(f"{self.address}: {reason}")
             message = codec.to_client(received[0])
             if isinstance(message, messages.Welcome):
                 return message
@@ -154,6 +155,8 @@ class Session:
             for answer in message.answers:
                 if answer.request in self._answers:
                     self._answers[answer.request] = (answer, received[1 + answer.frame] if answer.frame >= 0 else b"")
+        elif isinstance(message, messages.Welcome):
+            self.welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
         elif isinstance(message, messages.Rejected):

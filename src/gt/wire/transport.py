@@ -7,6 +7,7 @@ peer's Python is.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import socket
@@ -22,10 +23,10 @@ from zmq.utils.monitor import recv_monitor_message
 from gt.errors import ConfigError, ConnectionLostError
 
 Frame = bytes | memoryview
-HEARTBEAT_MS = 1000
-LOST_AFTER_MS = 3000
+HEARTBEAT_MS = 500
+LOST_AFTER_MS = 2500
+"""A peer that is stopped is noticed after 3 s at the latest, and told by the next probe: 5 s in all are allowed."""
 COPY_BELOW_BYTES = 1 << 16
-LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
 class Transport(Protocol):
@@ -58,19 +59,20 @@ def check_address(address: str) -> None:
         return
     parts = urlsplit(address)
     try:
-        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None and 0 < parts.port < 65535
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT or ipc://PATH")
+        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT (a port from 1 to 65534) or ipc://PATH")
 
 
-def _options(sock: zmq.Socket[bytes]) -> None:
+def _options(sock: zmq.Socket[bytes], heartbeat: bool = True) -> None:
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
     sock.setsockopt(zmq.LINGER, 1000)
-    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
+    if heartbeat:
+        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
 
 
 def send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
@@ -157,16 +159,18 @@ class ZmqTransport:
 
 
 def connect(address: str, role: str, timeout_s: float) -> Transport:
-    """Connect to a dispatcher, as a `client` or a `worker`.
+    """Connect to the dispatcher of the service at `address`, as a `client` or a `worker`.
 
     Raises ConfigError for a bad address, ConnectionLostError within `timeout_s` seconds where nobody answers.
     """
     check_address(address)
-    _reach(address, timeout_s)
-    return ZmqTransport(address, timeout_s)
+    deadline = time.monotonic() + timeout_s
+    target = address if role == "client" else workers_address(address)
+    _reach(target, address, timeout_s)
+    return ZmqTransport(target, max(0.1, deadline - time.monotonic()))
 
 
-def _reach(address: str, timeout_s: float) -> None:
+def _reach(address: str, service: str, timeout_s: float) -> None:
     """Fail with the operating system's reason where there is nothing to connect to."""
     try:
         if address.startswith("ipc://"):
@@ -179,19 +183,40 @@ def _reach(address: str, timeout_s: float) -> None:
     except OSError as error:
         raise ConnectionLostError(
             f"{address}: tried to connect for {timeout_s:g} s: {error.strerror or error}."
-            f" Is `gt serve --address {address}` running?"
+            f" Is `gt serve --address {service}` running?"
         ) from None
 
 
-class Router:
-    """A dispatcher's end: a ROUTER that tells a peer that is gone from one that is slow."""
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False
 
-    def __init__(self, address: str) -> None:
+
+def _is_served(path: str) -> bool:
+    """Whether a process listens on a Unix socket: libzmq would take it over without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+class Router:
+    """A dispatcher's end: a ROUTER that tells a peer that is gone from one that is slow.
+
+    Without `heartbeat` a peer is gone when its connection is closed, as it is when its process ends. One that is stopped
+    (Ctrl-Z, a debugger) stays.
+    """
+
+    def __init__(self, address: str, heartbeat: bool = True) -> None:
         check_address(address)
         self.address = address
         self._private(address)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        _options(self.socket)
+        _options(self.socket, heartbeat)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self.socket.bind(address)
@@ -202,10 +227,11 @@ class Router:
     @staticmethod
     def _private(address: str) -> None:
         if address.startswith("tcp://"):
-            host = urlsplit(address).hostname or ""
-            if not host.startswith(LOOPBACK):
+            if not _is_loopback(urlsplit(address).hostname or ""):
                 raise ConfigError(f"{address}: only loopback addresses are served (keys for others come later)")
             return
+        if _is_served(address.removeprefix("ipc://")):
+            raise ConnectionLostError(f"{address}: cannot listen there: another service does")
         folder = Path(address.removeprefix("ipc://")).parent
         mode = os.stat(folder).st_mode & 0o777 if folder.is_dir() else None
         if mode is None or mode & 0o077:
