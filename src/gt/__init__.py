@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 def _is_server() -> bool:
     """Whether this process is a dispatcher, a worker or the `gt` command, which have no use for the device."""
-    if os.environ.get("GT_ROLE", "client") != "client" or os.path.basename(sys.argv[0]) == "gt":
+    if os.environ.get("GT_ROLE") in ("dispatcher", "worker") or os.path.basename(sys.argv[0]) == "gt":
         return True
     module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[0] == "-m" and "-m" in sys.orig_argv else ""
     return module == "gt" or module.startswith("gt.")

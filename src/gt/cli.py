@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
+from gt.worker import parent
 
 VERSION = "0.1.0"
 
@@ -27,10 +28,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--address", required=True, help="tcp://127.0.0.1:PORT or ipc://PATH; workers use the next port")
-    serve.add_argument("--workers", type=int, help="local workers (default: one a visible GPU, else one)")
+    serve.add_argument("--workers", type=_count, help="local workers (default: one a visible GPU, else one)")
     serve.add_argument("--device", help="their device, as in torch.device (default: cuda where there is one, else cpu)")
     serve.add_argument("--data", nargs="*", metavar="DIR", help="folders that workers may read and write (default: GT_DATA)")
     serve.add_argument("--embedded", type=int, metavar="PID", help=argparse.SUPPRESS)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers")
+    return int(text)
 
 
 def _worker_arguments(worker: argparse.ArgumentParser) -> None:
@@ -59,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[given.command](given)
     except GTError as error:
         print(f"gt: {error}", file=sys.stderr)
-    except FileNotFoundError as error:
-        print(f"gt: {error.filename}: no such file", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"gt: {error.filename}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
     return 1
 
 
@@ -86,9 +95,11 @@ def _folders(given: list[str] | None) -> list[str]:
 
 
 def _worker(given: argparse.Namespace) -> int:
+    if given.parent is not None:
+        parent.end_with(given.parent)
     from gt.worker import server  # late import: torch, which no other command needs
 
-    server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data), given.parent)
+    server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data))
     return 0
 
 

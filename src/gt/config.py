@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,15 @@ class Setting:
     least: float | None = None
 
 
+ROLES = ("client", "dispatcher", "worker")
+
+
+def _role(text: str) -> str:
+    if text not in ROLES:
+        raise ConfigError(f"GT_ROLE={text!r}: expected one of {', '.join(ROLES)}; leave it unset in a client")
+    return text
+
+
 TABLE = (
     Setting("address", str, "", "GT_ADDRESS", "service to join; empty: an embedded one is started"),
     Setting("instruction_log", str, "", "GT_INSTRUCTION_LOG", "file that gets every instruction, one JSON line each"),
@@ -35,7 +45,7 @@ TABLE = (
     Setting("worker_threads", int, 0, "GT_WORKER_THREADS", "threads of a CPU worker; 0: PyTorch's own choice", 0),
     Setting("heartbeat_s", float, 1.0, "GT_HEARTBEAT_S", "seconds between two looks at who is still there", 0.1),
     Setting("data_dirs", str, "", "GT_DATA", "folders a service's workers may read and write, separated by ':'"),
-    Setting("role", str, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
+    Setting("role", _role, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
 )
 RESERVED = {"GT_CONFIG": "sharding files are not supported yet; unset it to run on one worker"}
 
@@ -87,8 +97,12 @@ def _value(row: Setting, environment: Mapping[str, str]) -> Any:
         return row.default
     try:
         value = row.kind(text)
+    except ConfigError:
+        raise
     except ValueError:
         raise ConfigError(f"{row.env}={text!r}: expected {row.kind.__name__}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{row.env}={text}: expected a number of seconds")
     if row.least is not None and value < row.least:
         raise ConfigError(f"{row.env}={text}: the least is {row.least:g}")
     return value

@@ -46,14 +46,17 @@ class FakeTransport:
             raise ConnectionLostError("fake: this transport is closed")
         self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in frames]))
 
-    def receive(self, timeout_s: float | None) -> Message | None:
+    def wait(self, timeout_s: float | None) -> None:
         self.system.settle()
         if self.arrived:
-            return self.arrived.popleft()
+            return
         if self.closed or timeout_s is None:
             raise ConnectionLostError("fake: nothing will ever arrive")
         self.system.clock.advance(timeout_s)
-        return None
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        self.wait(timeout_s)
+        return self.arrived.popleft() if self.arrived else None
 
     def close(self) -> None:
         """The peer is gone, as a killed process is."""

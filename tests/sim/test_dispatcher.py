@@ -111,3 +111,30 @@ def test_another_protocol_is_rejected_with_the_reason() -> None:
     answer = codec.to_client(transport.receive(0.0)[0])  # type: ignore[index]
     assert isinstance(answer, messages.Rejected)
     assert "99" in answer.reason
+
+
+def test_clients_that_wait_for_workers_hear_that_there_will_be_none() -> None:
+    system = System(workers=0)
+    system.act(core.Expect(1))
+    client = Client(system)
+    system.settle()
+    assert client.received() == []
+    system.act(core.Expect(0))
+    (answer,) = client.received()
+    assert isinstance(answer, messages.Rejected)
+    assert "ended before they were ready" in answer.reason
+    check(system)
+    assert system.dispatcher.stats().sessions == 0
+
+
+def test_a_session_that_goes_on_elsewhere_is_told_where() -> None:
+    system = System(workers=1)
+    client = Client(system)
+    client.start(1)
+    system.settle()
+    client.received()
+    system.kill_worker("worker0")
+    system.add_worker("late")
+    told = client.received()
+    assert [type(m).__name__ for m in told] == ["SessionLost", "Welcome"]
+    assert told[1].worker.name == "late"  # type: ignore[union-attr]

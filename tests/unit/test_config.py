@@ -21,6 +21,9 @@ def test_defaults_and_origins() -> None:
     [
         ({"GT_WORKER_BATCHSIZE": "1"}, "did you mean GT_WORKER_BATCH_SIZE"),
         ({"GT_WORKER_BATCH_SIZE": "ten"}, "expected int"),
+        ({"GT_HEARTBEAT_S": "nan"}, "expected a number of seconds"),
+        ({"GT_CONNECT_TIMEOUT_S": "inf"}, "expected a number of seconds"),
+        ({"GT_ROLE": "clint"}, "expected one of client"),
         ({"GT_WORKER_BATCH_SIZE": "0"}, "the least is 1"),
         ({"GT_CONFIG": "sharding.yaml"}, "not supported yet"),
     ],

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from gt.client import autocast, calls, engine, linear, modules, record, session, sparse, special, storage, tensors, whole
+from gt.client import (
+    autocast,
+    calls,
+    engine,
+    interrupts,
+    linear,
+    modules,
+    record,
+    session,
+    sparse,
+    special,
+    storage,
+    tensors,
+    whole,
+)
 from gt.client.kernels import kernel
 from gt.wire import instructions as wire
 
@@ -99,10 +114,12 @@ class Backend(_DummyBackendModule):
 
 
 class DeviceGuard(torch._C._acc.DeviceGuard):
-    """Tells C++ which device it guards: asked several times an operation, hence no look-ups."""
+    """Tells C++ which device it guards: asked several times an operation, also where C++ cannot bear an exception.
 
-    def type_(self, answer: Any = torch._C._autograd.DeviceType.PrivateUse1) -> Any:
-        return answer
+    The answer is no Python function: on entering one, Python would raise a Ctrl-C that has arrived, and C++ would abort.
+    """
+
+    type_ = itertools.repeat(torch._C._autograd.DeviceType.PrivateUse1).__next__  # type: ignore[assignment]
 
 
 OWN = {*special.KERNELS, *sparse.FROM_DENSE, *whole.PARTS, "linear_backward"}
@@ -200,5 +217,6 @@ def install() -> None:
     tensors.install(calls.forget_all)
     modules.install()
     engine.install()
+    interrupts.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from gt.errors import StartError
 
 TAIL_BYTES = 2000
+MAX_FOLDER_BYTES = 107 - len("/gt-12345678/socket.workers")
 
 
 class Embedded:
@@ -50,6 +51,9 @@ class Embedded:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        for line in self._said().splitlines():
+            if line.startswith("gt: GT_"):  # about a setting, such as a log that could not be written to its end
+                print(line, file=sys.stderr)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -57,9 +61,18 @@ def _address(folder: Path) -> str:
     return f"ipc://{folder}/socket"
 
 
+def _place() -> str:
+    """A folder for the service's own. A Unix socket's path has at most 107 bytes, and TMPDIR may be a long one."""
+    candidates = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/dev/shm")  # noqa: S108
+    for folder in candidates:
+        if folder and len(os.fsencode(folder)) <= MAX_FOLDER_BYTES and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StartError(f"no place for a socket: {', '.join(filter(None, candidates))} are too long or cannot be written to")
+
+
 def start() -> Embedded:
     """Start the service and return at once; `wait_ready` waits for it."""
-    folder = Path(tempfile.mkdtemp(prefix="gt-"))
+    folder = Path(tempfile.mkdtemp(prefix="gt-", dir=_place()))
     command = [sys.executable, "-m", "gt", "serve", "--embedded", str(os.getpid()), "--address", _address(folder)]
     said = (folder / "said").open("w+b")
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ import torch
 import torch.autograd.graph as graph
 from torch.autograd.function import _HookMixin
 
-from gt.client import record, sites
+from gt.client import interrupts, record, sites
 
 
 class Running(threading.local):
@@ -35,7 +35,8 @@ def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callabl
     @functools.wraps(hook, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            result = hook(*args, **kwargs)
+            with interrupts.LetThrough():
+                result = hook(*args, **kwargs)
             check(result, *args)
             return result
         except BaseException as error:
@@ -96,7 +97,7 @@ def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
         _running.kept.append(None)
         failed: BaseException | None = None
         try:
-            with torch.autograd.set_multithreading_enabled(False):
+            with interrupts.HeldBack(), torch.autograd.set_multithreading_enabled(False):
                 result = run(*args, **kwargs)
         except BaseException as error:
             failed = error

@@ -292,9 +292,6 @@ def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
 
 # -- asking the worker ---------------------------------------------------------------------------------------------------
 
-QUERY_IDS = 1 << 40
-"""Results of queries are numbered from here, `QUERY_RESULTS` to a request: how many there are, only the worker knows."""
-
 
 def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call on the worker now and learn its results' geometries and values from the answer."""
@@ -308,12 +305,20 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     site = sites.here(3)
     dtype = geometry.dtype_name(torch.get_default_dtype())
 
+    asked: list[int] = []
+
     def request(number: int) -> wire.Query:
-        first = QUERY_IDS + number * wire.QUERY_RESULTS
+        asked.append(number)
+        first = record.query_id(number)
         return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
 
-    answer, _ = session.current().ask(request)
-    return _Results(op, args, kwargs, answer).build()
+    try:
+        answer, _ = session.current().ask(request)
+        return _Results(op, args, kwargs, answer).build()
+    except KeyboardInterrupt:
+        for number in asked:
+            record.free_results(number)
+        raise
 
 
 class _Results:
@@ -322,7 +327,7 @@ class _Results:
     def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
         self.returns = op._schema.returns
         self.written = _written(op, args, kwargs)
-        self.next_id = QUERY_IDS + answer.request * wire.QUERY_RESULTS
+        self.next_id = record.query_id(answer.request)
         self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
 
     def build(self) -> Any:

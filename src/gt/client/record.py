@@ -74,6 +74,20 @@ def operand(tensor: torch.Tensor) -> Operand:
     return found
 
 
+QUERY_IDS = 1 << 40
+"""Results of queries are numbered from here, `QUERY_RESULTS` to a request: how many there are, only the worker knows."""
+
+
+def query_id(request: int) -> int:
+    """The id of the first result of a query."""
+    return QUERY_IDS + request * wire.QUERY_RESULTS
+
+
+def free_results(request: int) -> None:
+    """Free whatever a query makes, where nobody waits for it any more: the stream is in order, so this comes after it."""
+    segment.extend(range(query_id(request), query_id(request + 1)))
+
+
 def forget_operand(tensor: torch.Tensor) -> None:
     """Drop the cached operand, after the tensor's geometry or storage was changed in place."""
     tensor.__dict__.pop("_gt", None)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 
 from gt import errors
-from gt.client import early, record, sites
+from gt.client import early, interrupts, record, sites
 from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
 from gt.wire import codec, messages
@@ -54,11 +54,14 @@ class Session:
         self.unreported: GTError | None = None
         """What went wrong while nobody was using the session."""
         self._transport = transport
-        self._outgoing: list[bytes | memoryview] | None = None
         self._heavy: deque[tuple[int, int]] = deque()
         """Batches under way that carry bytes, and how many."""
         self._answers: dict[int, tuple[messages.Answer, bytes | memoryview] | None] = {}
-        self.welcome = self._open(timeout_s)
+        try:
+            self.welcome = self._open(timeout_s)
+        except BaseException:
+            transport.close()
+            raise
 
     def _open(self, timeout_s: float) -> messages.Welcome:
         hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname())
@@ -67,7 +70,8 @@ class Session:
         while True:
             received = self._transport.receive(max(0.0, deadline - time.monotonic()))
             if received is None:
-                raise ConnectionLostError(f"{self.address}: the dispatcher did not answer within {timeout_s:g} s")
+                reason = f"the service is there, but no worker was ready within {timeout_s:g} s"
+                raise ConnectionLostError(f"{self.address}: {reason}")
             message = codec.to_client(received[0])
             if isinstance(message, messages.Welcome):
                 return message
@@ -78,24 +82,26 @@ class Session:
         """Send what was recorded. Waits only when too many batches are under way."""
         with record.lock:
             self._check()
-            self._send_outgoing()
-            items = record.segment[:]
-            if items:
-                self._outgoing = [codec.encode(messages.Run(self.seq + 1, codec.pack(items), self.epoch)), *record.frames]
-                del record.segment[: len(items)]
-                record.frames.clear()
-                self._send_outgoing()
+            if record.segment:
+                with interrupts.HeldBack():
+                    self._send_segment()
                 record.Flush.limit = min(2 * record.Flush.limit, settings().segment_size)
             self._respect_credit()
 
-    def _send_outgoing(self) -> None:
-        """Send the batch that is ready. An interrupt in between sends it twice; the dispatcher drops the second."""
-        if self._outgoing is not None:
-            self._transport.send(self._outgoing)
-            self.seq += 1
-            if len(self._outgoing) > 1:
-                self._heavy.append((self.seq, sum(map(len, self._outgoing))))
-            self._outgoing = None
+    def _send_segment(self) -> None:
+        items = record.segment[:]
+        try:
+            packed = codec.pack(items)
+        except (TypeError, ValueError, OverflowError):  # such as a name that is no Unicode
+            record.segment[:] = [i for i in record.segment if codec.is_sendable(i)]
+            raise
+        outgoing = [codec.encode(messages.Run(self.seq + 1, packed, self.epoch)), *record.frames]
+        self._transport.send(outgoing)
+        del record.segment[: len(items)]
+        record.frames.clear()
+        self.seq += 1
+        if len(outgoing) > 1:
+            self._heavy.append((self.seq, sum(map(len, outgoing))))
 
     def _respect_credit(self) -> None:
         credit = self.welcome.credit
@@ -132,20 +138,29 @@ class Session:
         return answer, data
 
     def _receive(self, timeout_s: float | None) -> bool:
-        received = self._transport.receive(timeout_s)
-        if received is None:
-            return False
+        """Take in one message. False where there is none after `timeout_s` seconds, or for no reason."""
+        if timeout_s != 0.0:
+            with interrupts.LetThrough():
+                self._transport.wait(timeout_s)
+        with interrupts.HeldBack():
+            received = self._transport.receive(0.0)
+            if received is not None:
+                self._take_in(received)
+        return received is not None
+
+    def _take_in(self, received: list[memoryview]) -> None:
         message = codec.to_client(received[0])
         if isinstance(message, messages.Done):
             self.done = max(self.done, message.seq)
             for answer in message.answers:
                 if answer.request in self._answers:
                     self._answers[answer.request] = (answer, received[1 + answer.frame] if answer.frame >= 0 else b"")
+        elif isinstance(message, messages.Welcome):
+            self.welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
         elif isinstance(message, messages.Rejected):
             raise ConnectionLostError(f"{self.address}: {message.reason}")
-        return True
 
     def _lose(self, loss: messages.SessionLost) -> None:
         """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
@@ -153,7 +168,6 @@ class Session:
         self.epoch = loss.epoch
         record.segment.clear()
         record.frames.clear()
-        self._outgoing = None
         on_worker_lost()
         record.segment.append(wire.Seed(torch.initial_seed()))
         raise WorkerLostError(loss.reason)

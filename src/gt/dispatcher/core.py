@@ -21,6 +21,7 @@ from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
 Peer = bytes
 Frames = list[memoryview]
 WINDOW = 4
+NO_WORKER = "the service has no worker: add one with `gt worker --connect ADDRESS`"
 
 # -- events --------------------------------------------------------------------------------------------------------------
 
@@ -45,13 +46,19 @@ class WorkerGone(msgspec.Struct, frozen=True):
     peer: Peer
 
 
+class Expect(msgspec.Struct, frozen=True):
+    """So many workers are known to be starting or running: a client is kept waiting while none of them is ready."""
+
+    workers: int
+
+
 class Malformed(msgspec.Struct, frozen=True):
     """A frame that is no message came from a peer."""
 
     peer: Peer
 
 
-Event: TypeAlias = FromClientEvent | FromWorkerEvent | ClientGone | WorkerGone | Malformed
+Event: TypeAlias = FromClientEvent | FromWorkerEvent | ClientGone | WorkerGone | Expect | Malformed
 
 # -- actions -------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +124,7 @@ class Dispatcher:
         self.worker_batch_size = worker_batch_size
         self.credit = credit
         self.expected_workers = expected_workers
-        """Workers that are known to be starting: a client is kept waiting while there are none of them yet."""
+        """See `Expect`."""
         self.sessions: dict[int, Session] = {}
         self.clients: dict[Peer, int] = {}
         self.workers: dict[Peer, WorkerState] = {}
@@ -138,6 +145,8 @@ class Dispatcher:
                 return self._end_session(peer)
             case WorkerGone(peer):
                 return self._lose_worker(peer)
+            case Expect(workers):
+                return self._expect(workers)
             case Malformed():
                 self.malformed += 1
         return []
@@ -164,11 +173,22 @@ class Dispatcher:
             self.malformed += 1
             return []
         if not self.workers and not self.expected_workers:
-            return [TellClient(peer, messages.Rejected("the service has no worker: add one with `gt worker --connect`"))]
+            return [TellClient(peer, messages.Rejected(NO_WORKER))]
         self.opened += 1
         session = self.sessions[self.opened] = Session(self.opened, peer)
         self.clients[peer] = session.number
         return self._place(session)
+
+    def _expect(self, workers: int) -> list[Action]:
+        """Where the last of the workers that were to come has died, nobody waits for it any longer."""
+        self.expected_workers = workers
+        if workers or self.workers:
+            return []
+        waiting = [s for s in self.sessions.values() if s.worker is None and not s.epoch]
+        for session in waiting:
+            del self.sessions[session.number], self.clients[session.peer]
+        reason = f"its workers ended before they were ready; {NO_WORKER}"
+        return [TellClient(session.peer, messages.Rejected(reason)) for session in waiting]
 
     def _place(self, session: Session) -> list[Action]:
         """Put a session on a worker and say so; without a worker it waits for the first that registers."""
@@ -177,8 +197,6 @@ class Dispatcher:
         peer = min(self.workers, key=lambda p: (len(self.workers[p].sessions), self.workers[p].info.name))
         session.worker = peer
         self.workers[peer].sessions.add(session.number)
-        if session.epoch:
-            return []
         return [TellClient(session.peer, messages.Welcome(session.number, self.workers[peer].info, self.credit))]
 
     def _run(self, peer: Peer, run: messages.Run, frames: Frames) -> list[Action]:

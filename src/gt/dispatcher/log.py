@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,28 +42,43 @@ class InstructionLog:
         except OSError as error:
             raise ConfigError(f"GT_INSTRUCTION_LOG={path}: {error.strerror}") from None
         self._encode = msgspec.json.Encoder().encode
-        self._defined: dict[tuple[int, int], wire.Define] = {}
+        self._path = path
+        self._broken = False
+        self._defined: dict[int, dict[int, wire.Define]] = {}
 
     def write(self, now: float, worker: str, execute: Execute) -> None:
         try:
             items = codec.unpack(execute.items)
         except ProtocolError:
             return  # the worker refuses it as well
-        for item in items:
-            entry = self._entry(now, worker, execute.session, item)
-            self._file.write(self._encode(entry) + b"\n")
+        lines = [self._encode(self._entry(now, worker, execute.session, item)) + b"\n" for item in items]
+        self._attempt(lambda: self._file.writelines(lines))
+
+    def forget(self, session: int) -> None:
+        """The session has ended."""
+        self._defined.pop(session, None)
+
+    def _attempt(self, what: Callable[[], None]) -> None:
+        """A disk that is full ends the log, and not the sessions of everybody; that is said, once."""
+        if self._broken:
+            return
+        try:
+            what()
+        except OSError as error:
+            self._broken = True
+            print(f"gt: GT_INSTRUCTION_LOG={self._path}: {error.strerror}; the log ends here", file=sys.stderr, flush=True)
 
     def _entry(self, now: float, worker: str, session: int, item: wire.Instruction) -> Entry:
         entry = Entry(now, session, worker, type(item).__name__)
         if isinstance(item, int):
             entry.kind, entry.detail = "Free", {"id": item}
         elif isinstance(item, wire.Define):
-            self._defined[session, item.call] = item
+            self._defined.setdefault(session, {})[item.call] = item
             entry.op, entry.detail = item.op, {"call": item.call}
             entry.ins = [_shape(g) for g in item.ins]
             entry.outs = [_shape(g) for g in item.outs if g is not None]
         elif isinstance(item, wire.Op):
-            define = self._defined.get((session, item.call))
+            define = self._defined.get(session, {}).get(item.call)
             entry.site, entry.numbers = item.site, list(item.numbers)
             ins = define.ins if define else []
             outs = [g for g in define.outs if g is not None] if define else []
@@ -72,15 +87,19 @@ class InstructionLog:
         elif isinstance(item, wire.Query):
             entry.op, entry.site = item.op, item.site
             entry.ins = [f"{i}:{_shape(g)}" for i, g in item.ins]
+            entry.detail = {"request": item.request, "out": item.out}
         else:
+            if isinstance(item, wire.Forget):
+                for call in item.calls:
+                    self._defined.get(session, {}).pop(call, None)
             entry.detail = _fields(item)
         return entry
 
     def flush(self) -> None:
-        self._file.flush()
+        self._attempt(self._file.flush)
 
     def close(self) -> None:
-        self._file.close()
+        self._attempt(self._file.close)
 
 
 def _shape(geometry: wire.Geometry) -> str:
@@ -127,7 +146,11 @@ class Filter:
 
     def _touches(self, entry: Entry) -> bool:
         named = any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs))
-        return named or entry.detail.get("id") == self.id
+        saved = entry.detail.get("tensors") or {}
+        return named or entry.detail.get("id") == self.id or any(number == self.id for number, *_ in saved.values())
+
+
+HEAD = b'{"time":'
 
 
 def read(path: str) -> Iterator[Entry]:
@@ -138,7 +161,7 @@ def read(path: str) -> Iterator[Entry]:
             try:
                 yield decode(line)
             except msgspec.MsgspecError as error:
-                if line.endswith(b"\n"):
+                if line.endswith(b"\n") or not (line.startswith(HEAD) or HEAD.startswith(line)):
                     raise ConfigError(f"{path}:{number}: not an entry of an instruction log: {error}") from None
 
 

@@ -19,8 +19,12 @@ class Server:
     """Two routers, one core. `alive` is asked once a heartbeat whether to go on."""
 
     def __init__(self, address: str, dispatcher: core.Dispatcher, log: InstructionLog | None, heartbeat_s: float) -> None:
-        self.clients = Router(address)
-        self.workers = Router(workers_address(address))
+        self.clients = Router(address, heartbeat=False)
+        try:
+            self.workers = Router(workers_address(address))
+        except Exception:
+            self.clients.close()
+            raise
         self.dispatcher = dispatcher
         self.log = log
         self.heartbeat_s = heartbeat_s
@@ -46,9 +50,9 @@ class Server:
         """Handle one message: the two sides take turns, and no flood keeps the heartbeat waiting."""
         if sock is self.workers.socket:
             if (received := self.workers.receive()) is not None:
-                self._act(self._worker_event(*received))
+                self.act(self._worker_event(*received))
         elif (received := self.clients.receive()) is not None:
-            self._act(self._client_event(*received))
+            self.act(self._client_event(*received))
 
     def _client_event(self, peer: bytes, frames: list[memoryview]) -> core.Event:
         try:
@@ -66,23 +70,31 @@ class Server:
         self._probed_workers.add(peer)
         return core.FromWorkerEvent(peer, message, frames[1:])
 
-    def _act(self, event: core.Event) -> None:
+    def act(self, event: core.Event) -> None:
         for action in self.dispatcher.step(event):
             frames: list[Frame] = [codec.encode(action.message), *action.frames]
             if isinstance(action, core.TellClient):
                 if not self.clients.send(action.peer, frames):
                     self._gone(core.ClientGone(action.peer))
                 continue
-            if self.log is not None and isinstance(action.message, messages.Execute):
-                worker = self.dispatcher.workers[action.peer].info.name
-                self.log.write(time.time(), worker, action.message)
+            self._note(action)
             if not self.workers.send(action.peer, frames):
                 self._gone(core.WorkerGone(action.peer))
+
+    def _note(self, action: core.TellWorker) -> None:
+        """Put what a worker is told to execute into the instruction log."""
+        worker = self.dispatcher.workers.get(action.peer)  # None: it was found dead by the message before
+        if self.log is None or worker is None:
+            return
+        if isinstance(action.message, messages.Execute):
+            self.log.write(time.time(), worker.info.name, action.message)
+        elif isinstance(action.message, messages.EndSession):
+            self.log.forget(action.message.session)
 
     def _gone(self, event: core.ClientGone | core.WorkerGone) -> None:
         probed = self._probed_clients if isinstance(event, core.ClientGone) else self._probed_workers
         probed.discard(event.peer)
-        self._act(event)
+        self.act(event)
 
     def _probe(self) -> None:
         """Find peers that are gone: sending to one fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from gt.config import settings
-from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.core import Dispatcher, Expect
 from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
 
@@ -21,12 +22,14 @@ class Ended(Exception):  # noqa: N818 - a signal, not an error
 
 
 def visible_gpus() -> list[int]:
-    """Indices of the GPUs that CUDA would see, found without torch."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return list(range(len([c for c in chosen.split(",") if c.strip() not in ("", "-1")])))
+    """Indices of the GPUs that CUDA would see, found without torch. Where there is no driver, CUDA sees none."""
     driver = Path("/proc/driver/nvidia/gpus")
-    return list(range(len(list(driver.iterdir())))) if driver.is_dir() else []
+    present = len(list(driver.iterdir())) if driver.is_dir() else len(list(Path("/dev").glob("nvidia[0-9]*")))
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return list(range(present))
+    named = itertools.takewhile(lambda c: c not in ("", "-1"), (c.strip() for c in chosen.split(",")))
+    return list(range(min(present, len(list(named)))))
 
 
 def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[subprocess.Popen[bytes]]:
@@ -55,11 +58,12 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent:
     if not quiet:
         print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
     try:
-        server.run(lambda: _goes_on(parent, workers, dispatcher))
+        server.run(lambda: _goes_on(parent, workers, server))
     except (KeyboardInterrupt, Ended):
         pass
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second Ctrl-C must not keep the workers from being ended
+            signal.signal(number, signal.SIG_IGN)
         server.close()
         _stop(workers)
         if parent is not None and address.startswith("ipc://"):
@@ -70,10 +74,10 @@ PARENT_POLL_S = 0.3
 STOP_TIMEOUT_S = 3.0
 
 
-def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], dispatcher: Dispatcher) -> bool:
+def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], server: Server) -> bool:
     running = sum(w.poll() is None for w in workers)
-    dispatcher.expected_workers = running
-    return parent is None or (os.getppid() == parent and (running > 0 or bool(dispatcher.workers)))
+    server.act(Expect(running))
+    return parent is None or (os.getppid() == parent and (running > 0 or bool(server.dispatcher.workers)))
 
 
 def _stop(workers: list[subprocess.Popen[bytes]]) -> None:

@@ -33,6 +33,15 @@ def pack(items: list[Instruction]) -> msgspec.Raw:
     return msgspec.Raw(encode(items))
 
 
+def is_sendable(item: Instruction) -> bool:
+    """Whether an instruction can be put into bytes at all."""
+    try:
+        encode(item)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 unpack: Decoder[list[Instruction]] = Decoder(list[Instruction])
 
 

@@ -70,7 +70,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The session is open on `worker`. `credit` is how many batches may be under way."""
+    """The session is open on `worker`, or goes on there. `credit` is how many batches may be under way."""
 
     session: int
     worker: WorkerInfo

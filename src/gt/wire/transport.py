@@ -7,6 +7,7 @@ peer's Python is.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import socket
@@ -25,18 +26,22 @@ from zmq.utils.monitor import recv_monitor_message
 from gt.errors import ConfigError, ConnectionLostError
 
 Frame = bytes | memoryview
-HEARTBEAT_MS = 1000
-LOST_AFTER_MS = 3000
+HEARTBEAT_MS = 500
+LOST_AFTER_MS = 2500
+"""A peer that is stopped is noticed after 3 s at the latest, and told by the next probe: 5 s in all are allowed."""
 WATCH_MS = 250
 """How often one who waits for a message looks whether its peer is still there."""
 COPY_BELOW_BYTES = 1 << 16
-LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
 class Transport(Protocol):
     """One end of a conversation with a dispatcher."""
 
     def send(self, frames: Sequence[Frame]) -> None: ...
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Return when a message may have arrived, the peer may be gone, or `timeout_s` seconds have passed."""
+        ...
 
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         """The next message, None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
@@ -59,23 +64,24 @@ def check_address(address: str) -> None:
         return
     parts = urlsplit(address)
     try:
-        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None and 0 < parts.port < 65535
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT or ipc://PATH")
+        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT (a port from 1 to 65534) or ipc://PATH")
 
 
-def _options(sock: zmq.Socket[bytes]) -> None:
+def _options(sock: zmq.Socket[bytes], heartbeat: bool = True) -> None:
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
     sock.setsockopt(zmq.LINGER, 1000)
     sock.copy_threshold = COPY_BELOW_BYTES
-    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
+    if heartbeat:
+        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
 
 
-_LAST = int(zmq.NOBLOCK)
+_NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _send_frame = zmq.backend.Socket.send
 
@@ -83,18 +89,18 @@ _send_frame = zmq.backend.Socket.send
 def send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
     """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer.
 
-    One call of C for all frames, so that no signal handler can raise between two of them and leave half a message behind.
+    One call of C for all frames, in half the time of a loop.
     """
-    flags = chain(repeat(_MORE, len(frames) - 1), (_LAST,))
+    flags = chain(repeat(_MORE, len(frames) - 1), (_NOW,))
     deque(map(partial(_send_frame, sock), frames, flags, repeat(False)), maxlen=0)
 
 
-def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[memoryview]:
-    """The frames of the next message. Raises zmq.Again where there is none (in time)."""
-    frame = sock.recv(flags, False)
+def receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
+    """The frames of the next message that has arrived. Raises zmq.Again where there is none."""
+    frame = sock.recv(_NOW, False)
     frames = [frame.buffer]
     while frame.more:
-        frame = sock.recv(flags, False)
+        frame = sock.recv(_NOW, False)
         frames.append(frame.buffer)
     return frames
 
@@ -107,14 +113,16 @@ class ZmqTransport:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _options(self._socket)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._socket.setsockopt(zmq.RCVTIMEO, WATCH_MS)
         events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         self._lost = False
-        self._torn = False
-        """A message is being received: an exception raised in between (Ctrl-C) leaves the rest of its frames behind."""
+        self._polled: list[tuple[zmq.Socket[bytes], int]] = [(self._socket, int(zmq.POLLIN))]
         self._socket.connect(address)
-        self._shake_hands(timeout_s)
+        try:
+            self._shake_hands(timeout_s)
+        except BaseException:
+            self.close()
+            raise
 
     def _shake_hands(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -124,7 +132,6 @@ class ZmqTransport:
                 return
             if event != zmq.EVENT_CLOSED:
                 break
-        self.close()
         raise ConnectionLostError(
             f"{self.address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:g} s"
         )
@@ -138,33 +145,30 @@ class ZmqTransport:
             self._lost = True
             raise self._gone() from None
 
+    def wait(self, timeout_s: float | None) -> None:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not self._lost and (left := deadline - time.monotonic()) > 0:
+            if zmq.zmq_poll(self._polled, math.ceil(min(WATCH_MS, left * 1000))):
+                return
+            self._watch()
+
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
-                if timeout_s is None:
-                    return self._take(0)  # waits for WATCH_MS, with less ado than a poll
-                left_ms = min(WATCH_MS, math.ceil(max(0.0, deadline - time.monotonic()) * 1000))
-                if self._socket.poll(left_ms):
-                    return self._take(zmq.NOBLOCK)
+                return receive(self._socket)
             except zmq.Again:
-                pass
+                if self._lost:
+                    raise self._gone() from None
             self._watch()
-            if self._lost:
-                raise self._gone()
-            if time.monotonic() >= deadline:
-                return None
-
-    def _take(self, flags: int) -> list[memoryview]:
-        while self._torn and self._socket.getsockopt(zmq.RCVMORE):
-            self._socket.recv()
-        self._torn = True
-        frames = receive(self._socket, flags)
-        self._torn = False
-        return frames
+            if not self._lost:  # else look once more for what came before
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self.wait(left)
 
     def _watch(self) -> None:
-        """Hear of the connection's end. What arrived before it has been received by then."""
+        """Hear of the connection's end."""
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
             self._lost = self._lost or event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
@@ -178,16 +182,18 @@ class ZmqTransport:
 
 
 def connect(address: str, role: str, timeout_s: float) -> Transport:
-    """Connect to a dispatcher, as a `client` or a `worker`.
+    """Connect to the dispatcher of the service at `address`, as a `client` or a `worker`.
 
     Raises ConfigError for a bad address, ConnectionLostError within `timeout_s` seconds where nobody answers.
     """
     check_address(address)
-    _reach(address, timeout_s)
-    return ZmqTransport(address, timeout_s)
+    deadline = time.monotonic() + timeout_s
+    target = address if role == "client" else workers_address(address)
+    _reach(target, address, timeout_s)
+    return ZmqTransport(target, max(0.1, deadline - time.monotonic()))
 
 
-def _reach(address: str, timeout_s: float) -> None:
+def _reach(address: str, service: str, timeout_s: float) -> None:
     """Fail with the operating system's reason where there is nothing to connect to."""
     try:
         if address.startswith("ipc://"):
@@ -200,19 +206,40 @@ def _reach(address: str, timeout_s: float) -> None:
     except OSError as error:
         raise ConnectionLostError(
             f"{address}: tried to connect for {timeout_s:g} s: {error.strerror or error}."
-            f" Is `gt serve --address {address}` running?"
+            f" Is `gt serve --address {service}` running?"
         ) from None
 
 
-class Router:
-    """A dispatcher's end: a ROUTER that tells a peer that is gone from one that is slow."""
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False
 
-    def __init__(self, address: str) -> None:
+
+def _is_served(path: str) -> bool:
+    """Whether a process listens on a Unix socket: libzmq would take it over without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+class Router:
+    """A dispatcher's end: a ROUTER that tells a peer that is gone from one that is slow.
+
+    Without `heartbeat` a peer is gone when its connection is closed, as it is when its process ends. One that is stopped
+    (Ctrl-Z, a debugger) stays.
+    """
+
+    def __init__(self, address: str, heartbeat: bool = True) -> None:
         check_address(address)
         self.address = address
         self._private(address)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        _options(self.socket)
+        _options(self.socket, heartbeat)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self.socket.bind(address)
@@ -223,10 +250,11 @@ class Router:
     @staticmethod
     def _private(address: str) -> None:
         if address.startswith("tcp://"):
-            host = urlsplit(address).hostname or ""
-            if not host.startswith(LOOPBACK):
+            if not _is_loopback(urlsplit(address).hostname or ""):
                 raise ConfigError(f"{address}: only loopback addresses are served (keys for others come later)")
             return
+        if _is_served(address.removeprefix("ipc://")):
+            raise ConnectionLostError(f"{address}: cannot listen there: another service does")
         folder = Path(address.removeprefix("ipc://")).parent
         mode = os.stat(folder).st_mode & 0o777 if folder.is_dir() else None
         if mode is None or mode & 0o077:
@@ -245,7 +273,7 @@ class Router:
     def receive(self) -> tuple[bytes, list[memoryview]] | None:
         """The next message that has arrived and its sender, None where there is none."""
         try:
-            peer, *frames = receive(self.socket, _LAST)
+            peer, *frames = receive(self.socket)
         except zmq.Again:
             return None
         return bytes(peer), frames

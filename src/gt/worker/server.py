@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import threading
-import time
 
 import torch
 
 from gt.config import settings
-from gt.errors import ConnectionLostError, GTError
+from gt.errors import ConfigError, ConnectionLostError, GTError
 from gt.wire import codec, messages
-from gt.wire.transport import Transport, connect, workers_address
+from gt.wire.transport import Transport, connect
 from gt.worker.execute import Worker
 
-PARENT_POLL_S = 0.5
 
+def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None) -> None:
+    """Work for the service at `address` until it stops. `data_dirs` None: any file that this user may touch.
 
-def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None, parent: int | None) -> None:
-    """Work for the service at `address` until it stops. `data_dirs` None: any file that this user may touch."""
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    Raises ConfigError for a device that cannot be used.
+    """
     values = settings()
     if values.worker_threads:
         torch.set_num_threads(values.worker_threads)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    worker = Worker(chosen, None if data_dirs is None else tuple(data_dirs), name)
+    worker = _worker(device or ("cuda" if torch.cuda.is_available() else "cpu"), name, data_dirs)
     gc.freeze()
     gc.set_threshold(100_000)  # tensors and views die by their count; few objects here are ever in a cycle
-    transport = connect(workers_address(address), "worker", values.connect_timeout_s)
+    transport = connect(address, "worker", values.connect_timeout_s)
     try:
         _register(transport, worker, address)
         serve(transport, worker)
@@ -41,11 +34,12 @@ def main(address: str, device: str | None, name: str | None, data_dirs: list[str
         transport.close()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however busy it is."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    os._exit(0)
+def _worker(device: str, name: str | None, data_dirs: list[str] | None) -> Worker:
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+        return Worker(device, None if data_dirs is None else tuple(data_dirs), name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ConfigError(f"device {device}: {str(error).splitlines()[0]}") from None
 
 
 def _register(transport: Transport, worker: Worker, address: str) -> None:

@@ -1,0 +1,87 @@
+"""Ctrl-C at random moments: it is raised at once, and no operation is lost or done twice."""
+
+from __future__ import annotations
+
+import random
+import select
+import signal
+import time
+
+import pytest
+
+from tests.cluster.conftest import Service
+from tests.cluster.test_service import line, start
+
+LOOPS = {
+    "a chain": """
+        x, n = x + 1, n + 1
+        if n % 300 == 0: assert x.tolist() == [float(n)] * 4""",
+    "fetches": """
+        x, n = x + 1, n + 1
+        assert x[0].item() == n""",
+    "uploads of several frames": """
+        b, s = bigs[n % 7].to("remote"), torch.tensor([float(n % 7)] * 3)
+        x, n = x + (b[:4] - s.sum() / 3) + 1, n + 1
+        assert b[-1].item() == s[0].item() == (n - 1) % 7""",
+    "shapes that are asked for": """
+        found = (torch.arange(10) % 3 == 0).nonzero()
+        x, n = x + 1, n + 1
+        assert found.flatten().tolist() == [0, 3, 6, 9]""",
+}
+SOURCE = """
+import gc, sys, torch as local, gt as torch
+x, n = torch.zeros(4), 0
+bigs = [local.full((50_000,), float(i)) for i in range(7)]
+def work():
+    global x, n
+    while True:BODY
+for warm in range(2):
+    (torch.arange(10) % 3 == 0).nonzero(), torch.debug.stats(), (x[0] + 1).item()
+for _ in range(ROUNDS):
+    try:
+        print("armed")
+        work()
+    except KeyboardInterrupt:
+        pass
+    assert x.tolist() == [float(n)] * 4, (x, n)
+found = b = s = None
+gc.collect()
+print("counted", torch.debug.stats()["storages"])
+"""
+ROUNDS = 50
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_ctrl_c_at_any_moment_loses_and_doubles_nothing(kind: str, service: Service) -> None:
+    source = SOURCE.replace("BODY", LOOPS[kind]).replace("ROUNDS", str(ROUNDS))
+    client, pick = start(source, GT_ADDRESS=service.address), random.Random(1)
+    assert client.stdout is not None
+    for _ in range(ROUNDS):
+        assert line(client) == "armed"
+        time.sleep(pick.choice([0.001, 0.01, 0.03]) * pick.random())
+        client.send_signal(signal.SIGINT)
+        assert select.select([client.stdout], [], [], 5)[0], "the Ctrl-C was lost"
+    assert int(line(client).removeprefix("counted ")) <= 4
+    _, said = client.communicate(timeout=20)
+    assert (client.returncode, said) == (0, "")
+
+
+def test_ctrl_c_while_the_service_starts_leaves_it_usable() -> None:
+    source = """
+import gt
+print("imported")
+try:
+    while True:
+        gt.ones(2).sum().item()
+        print("started")
+except KeyboardInterrupt:
+    print("interrupted")
+print(gt.ones(2).sum().item())
+"""
+    client = start(source)
+    assert line(client) == "imported"
+    time.sleep(0.1)
+    client.send_signal(signal.SIGINT)
+    out, err = client.communicate(timeout=60)
+    assert out.splitlines()[-2:] == ["interrupted", "2.0"], err
+    assert err == ""
