@@ -69,6 +69,32 @@ def test_a_killed_client_frees_all_it_had(service: Service) -> None:
     watcher.wait()
 
 
+def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(service: Service) -> None:
+    flood = """
+import gt
+m = gt.full((1500, 1500), 1e-3)
+m.sum().item()
+print("begun")
+for _ in range(4000):
+    m = m @ m * 1e-3
+print("queued")
+m.sum().item()
+"""
+    client = start(flood, GT_ADDRESS=service.address)
+    assert [line(client), line(client)] == ["begun", "queued"]
+    client.kill()
+    began = time.monotonic()
+    after = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address, GT_CONNECT_TIMEOUT_S="60")
+    assert line(after) == "1"
+    imports = start("import gt\nprint(1)", GT_ADDRESS=service.address)
+    took, began = time.monotonic() - began, time.monotonic()
+    assert line(imports) == "1"
+    assert took - (time.monotonic() - began) < 5
+    client.wait(10)
+    after.wait(10)
+    imports.wait(10)
+
+
 LOSS = """
 import gt, time
 x = gt.ones(3)

@@ -32,6 +32,8 @@ from gt.worker.prepare import DEFAULT_DTYPE, Call
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
+ASK_EVERY = 8
+"""Instructions between two looks at whether their session is over: a long queue must not outlive its client."""
 MAX_FAILURES = 64
 """Unreported failures that a session keeps: a loop that fails each time and asks for nothing must not fill the memory."""
 
@@ -93,20 +95,27 @@ class Worker:
         self.sessions.pop(number, None)
         self.random.end_session(number)
 
-    def take(self, message: Execute, frames: Sequence[memoryview]) -> tuple[Done, list[Any]]:
-        """Execute what a message asks for; returns the message that reports it, and its frames."""
+    def take(
+        self, message: Execute, frames: Sequence[memoryview], ended: Callable[[int], bool] = lambda session: False
+    ) -> tuple[Done, list[Any]]:
+        """Execute what a message asks for; returns the message that reports it, and its frames.
+
+        `ended` is asked now and then whether the session is over: what is left is then not run.
+        """
         try:
             items = codec.unpack(message.items)
         except ProtocolError:
             return Done(message.session, message.seq, malformed=True), []
         answers: list[Answer] = []
         data: list[Any] = []
-        for answer, own in self.execute(message.session, items, frames):
+        for answer, own in self.execute(message.session, items, frames, ended):
             answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
             data += own
         return Done(message.session, message.seq, answers), data
 
-    def execute(self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview]) -> list[Reply]:
+    def execute(
+        self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview], ended: Callable[[int], bool]
+    ) -> list[Reply]:
         """Run instructions in order; returns the answers to the requests among them."""
         state = self.sessions.get(session)
         if state is None:
@@ -114,19 +123,22 @@ class Worker:
         replies: list[Reply] = []
         free = state.memory.storages.pop
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-            for item in items:
-                if type(item) is wire.Op:
-                    self._op(state, item)
-                    continue
-                if type(item) is int:
-                    free(item, None)
-                    continue
-                try:
-                    reply = self._handlers[type(item)](state, item, frames)
-                except Exception as error:
-                    reply = self._refuse(state, item, error)
-                if reply is not None:
-                    replies.append(reply)
+            for start in range(0, len(items), ASK_EVERY):
+                if ended(session):
+                    break
+                for item in items[start : start + ASK_EVERY]:
+                    if type(item) is wire.Op:
+                        self._op(state, item)
+                        continue
+                    if type(item) is int:
+                        free(item, None)
+                        continue
+                    try:
+                        reply = self._handlers[type(item)](state, item, frames)
+                    except Exception as error:
+                        reply = self._refuse(state, item, error)
+                    if reply is not None:
+                        replies.append(reply)
         self.random.give_back()
         return replies
 
