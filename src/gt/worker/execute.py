@@ -32,6 +32,8 @@ from gt.worker.prepare import DEFAULT_DTYPE, Call
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
+NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
+"""Requests that show values: a program that runs locally would not have come so far after a failed check."""
 ASK_EVERY = 8
 """Instructions between two looks at whether their session is over: a long queue must not outlive its client."""
 MAX_FAILURES = 64
@@ -47,6 +49,8 @@ class Session:
         self.calls: dict[int, Call | Failure] = {}
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
+        self.failed_check: Failure | None = None
+        """Of an operator that makes and writes nothing (an assert): no value depends on it, so the next answer tells."""
         self.operations = 0
         self.errors = 0
 
@@ -134,6 +138,9 @@ class Worker:
                         free(item, None)
                         continue
                     try:
+                        if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
+                            replies.append((self._failed(state, item.request, state.failed_check), []))
+                            continue
                         reply = self._handlers[type(item)](state, item, frames)
                     except Exception as error:
                         reply = self._refuse(state, item, error)
@@ -182,6 +189,8 @@ class Worker:
             failure = _failure(error, name, item.site)
             session.note(failure)
             self._spoil(session, item, call, failure)
+            if isinstance(call, Call) and not item.outs and not call.written:
+                session.failed_check = session.failed_check or failure
 
     def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
         written = [item.ins[i] for i in call.written if i < len(item.ins)] if isinstance(call, Call) else []
@@ -357,6 +366,7 @@ class Worker:
     def _synchronize(self, session: Session, item: wire.Synchronize, frames: Sequence[memoryview]) -> Reply:
         failure = session.failures[0] if session.failures else None
         session.failures.clear()
+        session.failed_check = None
         if self.device.type == "cuda":
             try:
                 torch.cuda.synchronize(self.device)
@@ -398,6 +408,8 @@ class Worker:
     def _failed(self, session: Session, request: int, failure: Failure) -> Answer:
         """Answer with a failure; it counts as reported."""
         session.failures = [f for f in session.failures if f is not failure]
+        if failure is session.failed_check:
+            session.failed_check = None
         return Answer(request, failure=failure)
 
 
