@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gt.client import record, session
+from gt.client import geometry, record, session
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
@@ -34,9 +34,11 @@ def stats() -> dict[str, int | float | str]:
 
 
 def where(tensor: torch.Tensor) -> Place:
-    """Where a remote tensor lives. Raises ValueError for a local one."""
+    """Where a remote tensor lives. Raises ValueError for a local one, and what a fetch raises where it has no value."""
     if tensor.device.type != "remote":
         raise ValueError(f"a tensor on {tensor.device} lives in this process (pid {os.getpid()})")
+    storage, spec, _ = record.operand(tensor)
+    nothing = geometry.intern(torch.Size((0,)), (1,), 0, spec.dtype).to_wire()
+    session.current().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
     welcome = session.current().welcome
-    storage = record.operand(tensor)[0]
     return Place(welcome.session, welcome.worker, storage, tensor.untyped_storage().nbytes())

@@ -136,6 +136,16 @@ def test_what_is_no_dispatcher_is_an_error_that_says_so(answer: bytes) -> None:
     assert said.startswith(f"ConnectionLostError {address}: something listens there")
 
 
+def test_who_connects_to_the_other_sides_socket_is_told(service: Service, run_python: Run) -> None:
+    done = run_python("import gt\ngt.ones(3).sum().item()", GT_ADDRESS=service.address + ".workers")
+    assert "that is where this service's workers connect, and a client did" in done.stderr
+    folder = Path(service.address.removeprefix("ipc://")).parent
+    (folder / "other.workers").symlink_to(folder / "socket")
+    worker = gt("worker", "--connect", f"ipc://{folder}/other")
+    (folder / "other.workers").unlink()
+    assert "that is where this service's clients connect, and a worker did" in worker.stderr
+
+
 def test_wrong_options_are_refused_in_a_line() -> None:
     wrong = {
         ("serve", "--address", "tcp://127.0.0.1:70000"): "a port from 1 to 65534",

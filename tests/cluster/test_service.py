@@ -69,6 +69,32 @@ def test_a_killed_client_frees_all_it_had(service: Service) -> None:
     watcher.wait()
 
 
+def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(service: Service) -> None:
+    flood = """
+import gt
+m = gt.full((1500, 1500), 1e-3)
+m.sum().item()
+print("begun")
+for _ in range(4000):
+    m = m @ m * 1e-3
+print("queued")
+m.sum().item()
+"""
+    client = start(flood, GT_ADDRESS=service.address)
+    assert [line(client), line(client)] == ["begun", "queued"]
+    client.kill()
+    began = time.monotonic()
+    after = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address, GT_CONNECT_TIMEOUT_S="60")
+    assert line(after) == "1"
+    imports = start("import gt\nprint(1)", GT_ADDRESS=service.address)
+    took, began = time.monotonic() - began, time.monotonic()
+    assert line(imports) == "1"
+    assert took - (time.monotonic() - began) < 5
+    client.wait(10)
+    after.wait(10)
+    imports.wait(10)
+
+
 LOSS = """
 import gt, time
 x = gt.ones(3)
@@ -193,6 +219,59 @@ print((good + 1).tolist())
     assert "index out of range" in done.stdout, done.stderr
     assert "script0.py:5" in done.stdout
     assert done.stdout.endswith("[2.0, 2.0]\n")
+
+
+def test_a_failed_check_is_raised_by_the_next_fetch_and_once(run_python: Run) -> None:
+    source = """
+import gt as torch
+def attempt(what):
+    try:
+        print(what())
+    except Exception as error:
+        print(type(error).__name__, str(error).replace(chr(10), " "))
+good = torch.ones(2)
+inverse = torch.linalg.inv(torch.zeros(2, 2))
+attempt(lambda: inverse.tolist())
+attempt(lambda: good.tolist())
+torch._assert_async(torch.tensor(0))
+attempt(lambda: good.sum().item())
+attempt(lambda: torch.accelerator.synchronize())
+"""
+    singular, good, failed, nothing = run_python(source).stdout.splitlines()
+    assert singular.startswith("_LinAlgError linalg.inv: ")
+    assert singular.endswith("script0.py:9")
+    assert good == "[1.0, 1.0]"
+    assert failed.startswith("RuntimeError Expected Tensor with single nonzero value")
+    assert failed.endswith("script0.py:12")
+    assert nothing == "None"
+
+
+def test_tensors_of_a_session_that_is_closed_are_an_error_and_never_anothers(service: Service, run_python: Run) -> None:
+    source = """
+import sys, os, time, subprocess, gt
+def attempt(what):
+    try:
+        print(what())
+    except Exception as error:
+        print(type(error).__name__, str(error).split(":")[0])
+old = gt.ones(3)
+print(old.sum().item())
+unsent = old + 1
+gt.connect(sys.argv[1])
+attempt(lambda: gt.accelerator.synchronize())
+for what in (old.tolist, unsent.tolist, lambda: (old + gt.ones(3)).tolist(), lambda: gt.debug.where(old)):
+    attempt(what)
+attempt(lambda: (gt.ones(2) + 1).tolist())
+gt.disconnect()
+attempt(lambda: gt.ones(2).tolist())
+"""
+    done = run_python(source, service.address)
+    gone = "is not known to this worker"
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["3.0", "None"], done.stderr
+    assert all(said.startswith("RuntimeError tensor") and said.endswith(gone) for said in lines[2:6]), lines
+    assert lines[6:] == ["[2.0, 2.0]", "[1.0, 1.0]"]
+    assert done.stderr == ""
 
 
 def test_a_forked_child_that_touches_a_remote_tensor_gets_a_clear_error(run_python: Run) -> None:

@@ -210,7 +210,7 @@ class Session:
 
 def exception(failure: messages.Failure) -> BaseException:
     """The exception that a failure on the worker stands for: PyTorch's own type where there is one."""
-    kinds = (builtins, torch, torch.linalg, errors)
+    kinds = (builtins, torch, torch._C, errors)
     kind = next((k for module in kinds if isinstance(k := getattr(module, failure.kind, None), type)), RuntimeError)
     if not issubclass(kind, Exception):
         kind = RuntimeError
@@ -259,7 +259,12 @@ def join(address: str, timeout_s: float | None = None, embedded: bool = False) -
     Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
     """
     timeout_s = settings().connect_timeout_s if timeout_s is None else timeout_s
-    return use(Session(connect(address, "client", timeout_s), address, timeout_s, embedded))
+    if Current.forked:
+        raise ForkError(FORKED)
+    session = use(Session(connect(address, "client", timeout_s), address, timeout_s, embedded))
+    if not embedded:
+        early.stop()  # the embedded service, which this process does not use any more
+    return session
 
 
 def use(session: Session) -> Session:
@@ -267,7 +272,7 @@ def use(session: Session) -> Session:
     with record.lock:
         if Current.session is not None:
             Current.session.close()
-            on_worker_lost()
+            _forget_session()
         record.segment.insert(0, wire.Seed(torch.initial_seed()))
         record.Flush.limit = settings().segment_size
         Current.session = session
@@ -313,10 +318,15 @@ def close() -> None:
     if Current.session is not None:
         Current.session.close()
         Current.session = None
-        on_worker_lost()
-        record.segment.clear()
-        record.frames.clear()
+        _forget_session()
     early.stop()
+
+
+def _forget_session() -> None:
+    """What was recorded for a session that is closed must not run in the next."""
+    on_worker_lost()
+    record.segment.clear()
+    record.frames.clear()
 
 
 _scopes: list[str] = []

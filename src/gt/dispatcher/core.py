@@ -21,6 +21,7 @@ from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
 Peer = bytes
 Frames = list[memoryview]
 WINDOW = 4
+OTHER_SIDE = "that is where this service's {} connect, and {} did: give the address that `gt serve` was given"
 NO_WORKER = "the service has no worker: add one with `gt worker --connect ADDRESS`"
 
 # -- events --------------------------------------------------------------------------------------------------------------
@@ -163,6 +164,8 @@ class Dispatcher:
                 return self._end_session(peer)
             case messages.Ping():
                 return [TellClient(peer, messages.Pong())]
+            case messages.Register():
+                return [TellClient(peer, messages.Rejected(OTHER_SIDE.format("clients", "a worker")))]
         return []
 
     def _hello(self, peer: Peer, hello: messages.Hello) -> list[Action]:
@@ -256,6 +259,8 @@ class Dispatcher:
     def _worker(self, peer: Peer, message: FromWorker, frames: Frames) -> list[Action]:
         if isinstance(message, messages.Register):
             return self._register(peer, message)
+        if isinstance(message, messages.Hello):
+            return [TellWorker(peer, messages.Rejected(OTHER_SIDE.format("workers", "a client")))]
         worker = self.workers.get(peer)
         if worker is None:
             self.malformed += 1

@@ -154,7 +154,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """The service is shutting down."""
 
 
-FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong
+FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong | Register
 ToClient: TypeAlias = Welcome | Rejected | Done | SessionLost | Ping | Pong
-FromWorker: TypeAlias = Register | Done | Ping | Pong
+FromWorker: TypeAlias = Register | Done | Ping | Pong | Hello
+"""`Register` to the clients' address and `Hello` to the workers' are mistakes that get an answer."""
 ToWorker: TypeAlias = Registered | Rejected | Execute | EndSession | Stop | Ping | Pong

@@ -33,6 +33,10 @@ from gt.worker.prepare import DEFAULT_DTYPE, Call, Direct, direct
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
+NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
+"""Requests that show values: a program that runs locally would not have come so far after a failed check."""
+ASK_EVERY = 8
+"""Instructions between two looks at whether their session is over: a long queue must not outlive its client."""
 MAX_FAILURES = 64
 """Unreported failures that a session keeps: a loop that fails each time and asks for nothing must not fill the memory."""
 
@@ -48,6 +52,8 @@ class Session:
         """The calls among them that have a direct way."""
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
+        self.failed_check: Failure | None = None
+        """Of an operator that makes and writes nothing (an assert): no value depends on it, so the next answer tells."""
         self.operations = 0
         self.errors = 0
 
@@ -96,50 +102,67 @@ class Worker:
         self.sessions.pop(number, None)
         self.random.end_session(number)
 
-    def take(self, message: Execute, frames: Sequence[memoryview]) -> tuple[Done, list[Any]]:
-        """Execute what a message asks for; returns the message that reports it, and its frames."""
+    def take(
+        self, message: Execute, frames: Sequence[memoryview], ended: Callable[[int], bool] = lambda session: False
+    ) -> tuple[Done, list[Any]]:
+        """Execute what a message asks for; returns the message that reports it, and its frames.
+
+        `ended` is asked now and then whether the session is over: what is left is then not run.
+        """
         try:
             items = codec.unpack(message.items)
         except ProtocolError:
             return Done(message.session, message.seq, malformed=True), []
         answers: list[Answer] = []
         data: list[Any] = []
-        for answer, own in self.execute(message.session, items, frames):
+        for answer, own in self.execute(message.session, items, frames, ended):
             answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
             data += own
         return Done(message.session, message.seq, answers), data
 
-    def execute(self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview]) -> list[Reply]:
+    def execute(
+        self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview], ended: Callable[[int], bool]
+    ) -> list[Reply]:
         """Run instructions in order; returns the answers to the requests among them."""
         state = self.sessions.get(session)
         if state is None:
             state = self.sessions[session] = Session(session, self.device)
         replies: list[Reply] = []
-        storages, ways = state.memory.storages, state.direct
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-            for item in items:
-                if type(item) is wire.Op:
-                    way = ways.get(item.call)
-                    if way is None:
-                        self._op(state, item)
-                        continue
-                    try:
-                        way(storages, item)
-                        state.operations += 1
-                    except Exception:
-                        self._op(state, item)
-                    continue
-                if type(item) is int:
-                    storages.pop(item, None)
-                    continue
-                try:
-                    reply = self._handlers[type(item)](state, item, frames)
-                except Exception as error:
-                    reply = self._refuse(state, item, error)
-                if reply is not None:
-                    replies.append(reply)
+            for start in range(0, len(items), ASK_EVERY):
+                if ended(session):
+                    break
+                replies += self._run_items(state, items[start : start + ASK_EVERY], frames)
         self.random.give_back()
         return replies
+
+    def _run_items(self, state: Session, items: list[wire.Instruction], frames: Sequence[memoryview]) -> list[Reply]:
+        replies: list[Reply] = []
+        storages, ways = state.memory.storages, state.direct
+        for item in items:
+            if type(item) is wire.Op:
+                way = ways.get(item.call)
+                if way is None:
+                    self._op(state, item)
+                    continue
+                try:
+                    way(storages, item)
+                    state.operations += 1
+                except Exception:
+                    self._op(state, item)
+            elif type(item) is int:
+                storages.pop(item, None)
+            elif (reply := self._handle(state, item, frames)) is not None:
+                replies.append(reply)
+        return replies
+
+    def _handle(self, state: Session, item: Any, frames: Sequence[memoryview]) -> Reply | None:
+        if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
+            return self._failed(state, item.request, state.failed_check), []
+        try:
+            return self._handlers[type(item)](state, item, frames)
+        except Exception as error:
+            return self._refuse(state, item, error)
 
     # -- calls -----------------------------------------------------------------------------------------------------------
 
@@ -166,6 +189,8 @@ class Worker:
             failure = _failure(error, name, item.site)
             session.note(failure)
             self._spoil(session, item, call, failure)
+            if isinstance(call, Call) and not item.outs and not call.written:
+                session.failed_check = session.failed_check or failure
 
     def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
         written = [item.ins[i] for i in call.written if i < len(item.ins)] if isinstance(call, Call) else []
@@ -345,6 +370,7 @@ class Worker:
     def _synchronize(self, session: Session, item: wire.Synchronize, frames: Sequence[memoryview]) -> Reply:
         failure = session.failures[0] if session.failures else None
         session.failures.clear()
+        session.failed_check = None
         if self.device.type == "cuda":
             try:
                 torch.cuda.synchronize(self.device)
@@ -386,6 +412,8 @@ class Worker:
     def _failed(self, session: Session, request: int, failure: Failure) -> Answer:
         """Answer with a failure; it counts as reported."""
         session.failures = [f for f in session.failures if f is not failure]
+        if failure is session.failed_check:
+            session.failed_check = None
         return Answer(request, failure=failure)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import time
+from collections import deque
 
 import torch
 
@@ -11,6 +13,8 @@ from gt.errors import ConfigError, ConnectionLostError, GTError
 from gt.wire import codec, messages
 from gt.wire.transport import Transport, connect
 from gt.worker.execute import Worker
+
+LOOK_S = 0.1
 
 
 def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None) -> None:
@@ -52,16 +56,52 @@ def _register(transport: Transport, worker: Worker, address: str) -> None:
         raise GTError(f"{address}: {answer.reason}")
 
 
+class Inbox:
+    """What has arrived, in order; an end of a session is seen before its turn."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._arrived: deque[tuple[messages.ToWorker, list[memoryview]]] = deque()
+        self._ended: set[int] = set()
+        self._look_at = 0.0
+
+    def next(self) -> tuple[messages.ToWorker, list[memoryview]]:
+        """The next message; waits for it."""
+        while not self._arrived:
+            self._take(None)
+        message, frames = self._arrived.popleft()
+        if isinstance(message, messages.EndSession):
+            self._ended.discard(message.session)
+        return message, frames
+
+    def has_ended(self, session: int) -> bool:
+        """Whether the end of a session has arrived. Looks every `LOOK_S` seconds."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            while self._take(0.0):
+                pass
+        return session in self._ended
+
+    def _take(self, timeout_s: float | None) -> bool:
+        received = self._transport.receive(timeout_s)
+        if received is None:
+            return False
+        message: messages.ToWorker = codec.to_worker(received[0])
+        if isinstance(message, messages.EndSession):
+            self._ended.add(message.session)
+        self._arrived.append((message, received[1:]))
+        return True
+
+
 def serve(transport: Transport, worker: Worker) -> None:
     """Execute what comes until the dispatcher says stop, or is gone."""
+    inbox = Inbox(transport)
     while True:
-        received = transport.receive(None)
-        if received is None:
-            continue
-        message = codec.to_worker(received[0])
+        message, frames = inbox.next()
         if isinstance(message, messages.Execute):
-            done, frames = worker.take(message, received[1:])
-            transport.send([codec.encode(done), *frames])
+            done, data = worker.take(message, frames, inbox.has_ended)
+            transport.send([codec.encode(done), *data])
         elif isinstance(message, messages.EndSession):
             worker.end_session(message.session)
         elif isinstance(message, messages.Stop):

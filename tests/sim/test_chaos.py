@@ -1,0 +1,104 @@
+"""Everything at once, seeded: sessions come and go, workers die and join, nonsense arrives; values stay right."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gt.fakes import System
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+from tests.sim.clients import SCALAR, Client, check
+from tests.sim.test_fuzz import Junk
+
+
+class Survivor(Client):
+    """A client that starts anew when its worker is lost, as a person would."""
+
+    asked = expected = 0
+
+    def ask(self) -> None:
+        self.requests += 1
+        self.asked, self.expected = self.requests, self.value
+        self.run([wire.Fetch(self.requests, self.next_id - 1, SCALAR)])
+
+    def look(self) -> None:
+        """Take in what has arrived, without letting anybody else work, and compare values."""
+        while self.transport.arrived:
+            frames = self.transport.arrived.popleft()
+            message: messages.ToClient = codec.to_client(frames[0])
+            if isinstance(message, messages.SessionLost):
+                self.epoch, self.asked = message.epoch, 0
+                self.start(self.value + 1)
+            elif isinstance(message, messages.Done):
+                for answer in message.answers:
+                    self.compare(answer, frames[1:])
+            else:
+                assert isinstance(message, messages.Welcome)
+
+    def compare(self, answer: messages.Answer, frames: list[memoryview]) -> None:
+        if answer.request == self.asked:
+            assert answer.failure is None, answer.failure
+            assert int.from_bytes(frames[answer.frame], "little", signed=True) == self.expected
+            self.asked = 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_values_stay_right_whatever_happens_around_them(seed: int) -> None:
+    junk = Junk(seed)
+    pick = junk.pick
+    system = System(workers=2, worker_batch_size=pick.choice([1, 7, 64]))
+    clients: list[Survivor] = []
+    vandal = Client(system)
+    workers = 2
+    compared = 0
+    for _ in range(400):
+        event = pick.random()
+        if event < 0.06 and len(clients) < 8:
+            clients.append(Survivor(system))
+            clients[-1].start(pick.randrange(1000))
+        elif event < 0.09 and clients:
+            clients.pop(pick.randrange(len(clients))).transport.close()
+        elif event < 0.11 and len(system.workers) > 1:
+            system.kill_worker(pick.choice(sorted(system.workers)).decode())
+        elif event < 0.14 and len(system.workers) < 4:
+            workers += 1
+            system.add_worker(f"worker{workers}")
+        elif event < 0.3:
+            vandal.run(junk.some(junk.instruction, 6), [bytes(24)])
+        elif event < 0.4:
+            vandal.transport.send([junk.frame()])
+        elif clients:
+            client = pick.choice(clients)
+            client.look()
+            client.add(pick.randrange(1, 30), pick.randrange(10))
+            if not client.asked and pick.random() < 0.5:
+                client.ask()
+                compared += 1
+        for _ in range(pick.randrange(8)):
+            system.step()
+            check(system)
+    system.settle()
+    for client in clients:
+        for _ in range(3):  # a loss, and what was sent before it was known
+            client.look()
+            system.settle()
+        assert client.fetch() == client.value
+    check(system)
+    assert compared > 30
+    held = {number for worker in system.workers.values() for number in worker.sessions}
+    assert held <= set(system.dispatcher.sessions)
+
+
+def test_the_size_of_a_workers_batches_changes_no_value() -> None:
+    results = []
+    for size in (1, 10, 512):
+        pick, system = random.Random(3), System(worker_batch_size=size)
+        client = Client(system)
+        client.start(4)
+        for _ in range(40):
+            client.add(pick.randrange(1, 50), pick.randrange(-5, 5))
+        results.append(client.fetch())
+        assert results[-1] == client.value
+    assert len(set(results)) == 1
