@@ -7,6 +7,7 @@ import io
 import itertools
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -509,6 +510,38 @@ def tied_parameters_stay_tied(device: str) -> Any:
 
 
 @idiom
+def parameters_that_move_are_the_same_objects(device: str) -> Any:
+    """With their hooks, weak references and gradients, also while a graph or a view of them lives."""
+    torch.manual_seed(0)
+    m, seen = nn.Linear(3, 2), []
+    weight, reference, view = m.weight, weakref.ref(m.weight), m.weight.view(-1)
+    weight.register_hook(lambda g: g * 3)
+    weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    kept = m(torch.ones(1, 3))
+    kept.sum().backward()
+    m.to(device)
+    moved = weight.grad.clone()
+    alive = m(torch.ones(1, 3, device=device))
+    m.double()
+    m(torch.ones(1, 3, device=device).double()).sum().backward()
+    m.load_state_dict({k: v * 2 for k, v in m.state_dict().items()})
+    m.cpu()
+    weight.data = weight.data.to(device)
+    same = weight is m.weight, reference() is weight, view.dtype
+    return moved, seen, weight, weight.grad, weight.grad_fn, weight.is_leaf, kept, alive, same
+
+
+@idiom
+def state_dicts_that_are_assigned(device: str) -> Any:
+    a, b = nn.Linear(2, 2).to(device), nn.Linear(2, 2).to(device)
+    b.weight = a.weight
+    both = nn.ModuleList([a, b])
+    state = {k: v.clone() for k, v in both.state_dict().items()}
+    both.load_state_dict(state, assign=True)
+    return a.weight is b.weight, a.weight.data_ptr() == state["0.weight"].data_ptr(), a.weight.requires_grad
+
+
+@idiom
 def views_and_in_place(device: str) -> Any:
     base = torch.zeros(4, 5, device=device)
     row, block = base[1], base[1:3, ::2]
@@ -539,6 +572,19 @@ def out_and_resize(device: str) -> Any:
     d.t_()
     d.unsqueeze_(0)
     return a, c, d.shape, d.stride()
+
+
+@idiom
+def writes_that_do_not_fit_raise_at_the_call(device: str) -> Any:
+    x, i = torch.arange(12.0, device=device).view(3, 4), torch.tensor([0, 2], device=device)
+    found = [
+        _message(lambda: x.__setitem__((slice(None), i), torch.ones(5, 5, device=device))),
+        _message(lambda: x.__setitem__(i, torch.ones(3, device=device))),
+        _message(lambda: x.index_put((i, i[:1]), torch.ones(3, device=device))),
+        _message(lambda: x[0].expand(3, 4).add_(1)),
+        _message(lambda: x.as_strided((2, 3), (0, 1)).mul_(2)),
+    ]
+    return [m.split("\n")[0] for m in found], x
 
 
 @idiom

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,12 @@ def test_an_idiom_gives_the_cpus_results(name: str) -> None:
             assert a == b
 
 
-@pytest.mark.parametrize("variant", [{"foreach": False}, {"foreach": True}, {"fused": True}, {}])
-@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "Adagrad"])
+VARIANTS = [{"foreach": False}, {"foreach": True}, {"fused": True}, {}]
+FUSED = ["Adam", "AdamW", "SGD", "Adagrad"]
+STEPS = [*itertools.product(FUSED, VARIANTS), *itertools.product(["ASGD", "NAdam", "RAdam"], [{}, {"foreach": True}])]
+
+
+@pytest.mark.parametrize(("kind", "variant"), STEPS)
 def test_optimizers_step_as_on_the_cpu(kind: str, variant: dict[str, bool]) -> None:
     def run(device: str) -> list[torch.Tensor]:
         torch.manual_seed(0)

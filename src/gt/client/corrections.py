@@ -54,7 +54,23 @@ def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tens
     return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
 
 
-EVERYWHERE: dict[str, Infer] = {"aten::linear_backward": _linear_backward}
+def _index_put(op: Infer) -> Infer:
+    """Values that do not fit what the indices select are found out at once, where that does not depend on a mask."""
+
+    def infer(self: torch.Tensor, indices: list[torch.Tensor | None], values: torch.Tensor, *rest: Any) -> Any:
+        if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+            values.expand(aten.index.Tensor(self, indices).shape)
+        return op(self, indices, values, *rest)
+
+    return infer
+
+
+EVERYWHERE: dict[str, Infer] = {
+    "aten::linear_backward": _linear_backward,
+    "aten::index_put": _index_put(aten.index_put.default),
+    "aten::index_put_": _index_put(aten.index_put_.default),
+    "aten::_index_put_impl_": _index_put(aten._index_put_impl_.default),
+}
 CPU: dict[str, Infer] = {
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),

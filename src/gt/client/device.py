@@ -211,7 +211,6 @@ def _install_accelerator() -> None:
 def install() -> None:
     """Register the device. Once per process, when `gt` is imported."""
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
-    torch.__future__.set_swap_module_params_on_conversion(True)
     _register()
     storage.install()
     tensors.install(calls.forget_all)

@@ -228,7 +228,7 @@ def learn(
 ) -> Any:
     """Infer and define a call that was not met before."""
     call: Any = UNFORESEEN
-    if not unforeseeable(op):
+    if not (unforeseeable(op) or any(map(_overlaps, _written(op, args, kwargs).values()))):
         specs = [record.operand(t)[1] for t in calls.tensors_in((*args, *kwargs.values()))]
         try:
             found = calls.infer(op, args, kwargs, specs)
@@ -241,6 +241,11 @@ def learn(
         call = _call(number, found, bool(args) and isinstance(args[0], Tensor))
     cache[key] = call
     return call
+
+
+def _overlaps(written: Tensor) -> bool:
+    """Whether elements share memory: whether an operator may write them, the worker says at the call, inference does not."""
+    return any(stride == 0 and n > 1 for n, stride in zip(written.shape, written.stride(), strict=True))
 
 
 def unforeseeable(op: OpOverload) -> bool:

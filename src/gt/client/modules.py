@@ -1,34 +1,13 @@
-"""What Python code of `torch.nn` needs to know of remote tensors: lazy modules that move, choices made by device."""
+"""What Python code of `torch.nn` needs to know of remote tensors: choices that it makes by the device."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter, is_lazy
-
-
-def _shaped(tensor: torch.Tensor) -> torch.Tensor:
-    """The empty tensor under a parameter without a shape, of which alone another parameter can be made."""
-    return tensor.data if isinstance(tensor, UninitializedParameter) else tensor
-
-
-def _keep_lazy() -> None:
-    """A parameter without a shape stays one when it is moved: swapping tensors alone would make it an empty parameter."""
-    apply = torch.nn.Module._apply
-
-    @functools.wraps(apply)
-    def _apply(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> torch.nn.Module:
-        lazy = {name: type(p) for name, p in self._parameters.items() if p is not None and is_lazy(p)}
-        apply(self, (lambda t: _shaped(fn(t))) if lazy else fn, recurse)
-        for name, kind in lazy.items():
-            self._parameters[name].__class__ = kind
-        return self
-
-    LazyModuleMixin._apply = _apply
 
 
 def _choose_as_on_the_cpu() -> None:
@@ -46,6 +25,24 @@ def _choose_as_on_the_cpu() -> None:
     options._adjust = _adjust
 
 
+LOOPS = ("asgd", "nadam", "radam")
+"""Optimizers whose foreach form, PyTorch's choice on a device, rounds otherwise than the loop, its choice on a CPU."""
+
+
+def _loop_as_on_the_cpu() -> None:
+    for name in LOOPS:
+        module = importlib.import_module(f"torch.optim.{name}")
+        module._default_to_fused_or_foreach = _looping(module._default_to_fused_or_foreach)  # type: ignore[attr-defined]
+
+
+def _looping(choose: Callable[..., tuple[bool, bool]]) -> Callable[..., tuple[bool, bool]]:
+    @functools.wraps(choose)
+    def _choose(params: list[torch.Tensor], *args: Any, **kwargs: Any) -> tuple[bool, bool]:
+        return (False, False) if any(p.device.type == "remote" for p in params) else choose(params, *args, **kwargs)
+
+    return _choose
+
+
 def install() -> None:
-    _keep_lazy()
+    _loop_as_on_the_cpu()
     _choose_as_on_the_cpu()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client import geometry, record, session, sites
+from gt.client import geometry, record, session, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel
 from gt.wire import instructions as wire
@@ -208,6 +208,15 @@ def is_pinned(self: Tensor, device: torch.device | None = None) -> bool:
 @special("record_stream")
 def record_stream(self: Tensor, stream: Any) -> None:
     return None
+
+
+_compatible = aten._has_compatible_shallow_copy_type.default._handle.redispatch_boxed
+
+
+@special("_has_compatible_shallow_copy_type")
+def has_compatible_shallow_copy_type(self: Tensor, other: Tensor) -> bool:
+    """Whether `self.data = other` works: modules ask before they move their parameters."""
+    return tensors.crosses(self, other) or _compatible(record.META, self, other)  # type: ignore[no-any-return]
 
 
 CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()

@@ -31,6 +31,37 @@ def _without_operand(cls: type[Tensor], name: str) -> None:
     setattr(cls, name, method)
 
 
+# -- `tensor.data = value`, by which modules move their parameters ---------------------------------------------------------
+
+
+def crosses(one: Tensor, other: Tensor) -> bool:
+    """Whether one tensor is remote and the other local, both of plain memory: PyTorch lets its own devices mix here."""
+    kinds = {one.device.type, other.device.type}
+    return kinds == {"remote", "cpu"} and one.layout is torch.strided and other.layout is torch.strided
+
+
+def _set_data(self: Tensor, value: Tensor) -> None:
+    (_change_device if crosses(self, value) else record.set_data)(self, value)
+
+
+def _change_device(self: Tensor, value: Tensor) -> None:
+    """Give the Python object another tensor, and that one all that autograd knew of the old: hooks, gradient, the flag."""
+    new, requires_grad = value.detach(), self.requires_grad
+    if requires_grad and self.is_leaf and self._use_count() > 1:  # type: ignore[attr-defined]
+        torch.autograd.graph.get_gradient_edge(self).node.register_prehook(_moved_since)
+    record.forget_operand(self)
+    torch._C._swap_tensor_impl(self, new)
+    self.requires_grad = requires_grad
+    self._backward_hooks = self._backward_hooks
+    self._post_accumulate_grad_hooks = self._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+    if new.is_leaf and new.grad is not None:
+        self.grad = new.grad.to(self.device)
+
+
+def _moved_since(*_: Any) -> None:
+    raise RuntimeError("backward reached a tensor that has changed its device since the forward pass; move it before that")
+
+
 def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
     """As on the CPU, on a copy: the array is this process's own."""
     if self.device.type != "remote" or (self.requires_grad and not force):
@@ -87,7 +118,7 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
         for name in ("__deepcopy__", "__reduce_ex__"):
             if name in cls.__dict__:
                 _without_operand(cls, name)
-    Tensor.data = property(_get_data, record.set_data)  # type: ignore[assignment]
+    Tensor.data = property(_get_data, _set_data)  # type: ignore[assignment]
     Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
     Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
     _print_locally()
