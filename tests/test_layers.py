@@ -19,14 +19,15 @@ ALLOWED = {
     "cli": LEAVES | {"dispatcher", "worker"},
     "__main__": {"cli"},
     "fakes": LEAVES | {"wire", "client", "dispatcher", "worker"},
-    "facade": LEAVES | {"client", "loader"},
+    "facade": LEAVES | {"client", "loader", "places"},
+    "places": LEAVES,
     "loader": LEAVES | {"client"},
     "files": LEAVES | {"wire", "client"},
     "debug": LEAVES | {"wire", "client"},
     "_client": LEAVES | {"client", "facade", "files", "debug", ""},
     "__init__": {"_client"},
 }
-TORCH = {"client", "worker", "facade", "loader", "files", "debug", "fakes", "_client"}
+TORCH = {"client", "worker", "facade", "loader", "places", "files", "debug", "fakes", "_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -21,9 +21,9 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from gt import places
 from gt.loader import DataLoader, random_split
-
-REMOTE = torch.device("remote", 0)
+from gt.places import REMOTE, in_loader_process, names_the_cpu, placing, placing_class, placing_kind
 
 FACTORIES = {
     "torch": [
@@ -60,25 +60,24 @@ FACTORIES = {
 """Functions that make a tensor from nothing: remote unless a device is given or a device context is active."""
 
 
+LIKE = ["empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"]
+
+
 def device_chosen() -> bool:
-    """Whether the user chose a device by `with torch.device(...)` or `set_default_device`."""
-    return any(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+    """Whether the user chose another device by `with torch.device(...)` or `set_default_device`."""
+    stack = _get_current_function_mode_stack()
+    return any(isinstance(mode, DeviceContext) and not names_the_cpu(mode.device) for mode in stack)
 
 
 def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("device") is None and not device_chosen() and not _in_loader_process():
+        given = kwargs.get("device")
+        if (names_the_cpu(given) or (given is None and not device_chosen())) and not in_loader_process():
             kwargs["device"] = REMOTE
         return factory(*args, **kwargs)
 
     return make
-
-
-def _in_loader_process() -> bool:
-    """In a `DataLoader`'s worker process tensors are local; the loader moves the batches."""
-    info = sys.modules.get("torch.utils.data._utils.worker")
-    return info is not None and info.get_worker_info() is not None
 
 
 # -- names that need more than a default device --------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
-        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else function
+        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else placing(function)
         return made(data, *args, **kwargs)
 
     return convert
@@ -101,7 +100,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if device_chosen() or _in_loader_process() else made.to(REMOTE)
+        return made if device_chosen() or in_loader_process() else made.to(REMOTE)
 
     return convert
 
@@ -113,7 +112,7 @@ def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tenso
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.load(f, REMOTE if map_location is None else map_location, *args, **kwargs)
+    return torch.load(f, REMOTE if map_location is None else places.placed(map_location), *args, **kwargs)
 
 
 def _compile(model: Any = None, **options: Any) -> Any:
@@ -139,6 +138,11 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
         yield
 
 
+AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
+AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
+_autocast = placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
+_grad_scaler = placing_class(torch.amp.GradScaler, "device")
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     "torch": {
         "as_tensor": _follow(torch.as_tensor),
@@ -151,7 +155,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "get_default_device": _get_default_device,
         "get_rng_state": _get_rng_state,
         "set_rng_state": _set_rng_state,
+        "autocast": _autocast,
+        **{name: placing(getattr(torch, name)) for name in LIKE},
+        **{name: placing_kind(getattr(torch, name)) for name in AUTOCAST_STATE},
     },
+    "torch.amp": {"autocast": _autocast, "GradScaler": _grad_scaler, **AMP},
+    "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
+    "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
+    "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split},
@@ -176,7 +187,7 @@ class RemoteByDefault(ABCMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = cls.__dict__.get("_gt_real")
         with contextlib.nullcontext() if device_chosen() else REMOTE:
-            return real(*args, **kwargs) if real else super().__call__(*args, **kwargs)
+            return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         real = cls.__dict__.get("_gt_real")
@@ -269,5 +280,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Make `import gt.X` work for every `torch.X`."""
+    """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device where that was done."""
+    places.install()
     sys.meta_path.append(Finder())
