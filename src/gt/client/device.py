@@ -194,7 +194,6 @@ def _install_accelerator() -> None:
 def install() -> None:
     """Register the device. Once per process, when `gt` is imported."""
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
-    torch.__future__.set_swap_module_params_on_conversion(True)
     _register()
     storage.install()
     tensors.install(calls.forget_all)
@@ -202,3 +201,4 @@ def install() -> None:
     engine.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
+    torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))
