@@ -54,7 +54,16 @@ def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tens
     return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
 
 
-EVERYWHERE: dict[str, Infer] = {"aten::linear_backward": _linear_backward}
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    """Weights (the eleventh argument asks for them) are no tensor at all where they are not wanted."""
+    out, weights = aten._native_multi_head_attention.default(*args, **kwargs)
+    return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
+
+
+EVERYWHERE: dict[str, Infer] = {
+    "aten::linear_backward": _linear_backward,
+    "aten::_native_multi_head_attention": _attention,
+}
 CPU: dict[str, Infer] = {
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
