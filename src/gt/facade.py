@@ -1,7 +1,6 @@
 """`import gt as torch`: every name of torch, its factories and modules remote by default, torch itself left as it was.
 
-Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; classes of `torch.nn` modules have a stand-in
-whose constructor builds on the remote device and returns an instance of the real class.
+Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; module classes and tensor types have a stand-in.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from abc import ABCMeta
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
-from gt import places
+from gt import places, stand_ins
 from gt.loader import DataLoader, random_split
-from gt.places import REMOTE, in_loader_process, names_the_cpu, placing, placing_class, placing_kind
+from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
 
 FACTORIES = {
     "torch": [
@@ -60,21 +56,11 @@ FACTORIES = {
 """Functions that make a tensor from nothing: remote unless a device is given or a device context is active."""
 
 
-LIKE = ["empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"]
-
-
-def device_chosen() -> bool:
-    """Whether the user chose another device by `with torch.device(...)` or `set_default_device`."""
-    stack = _get_current_function_mode_stack()
-    return any(isinstance(mode, DeviceContext) and not names_the_cpu(mode.device) for mode in stack)
-
-
 def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.get("device")
-        if (names_the_cpu(given) or (given is None and not device_chosen())) and not in_loader_process():
-            kwargs["device"] = REMOTE
+        kwargs["device"] = default_device() if given is None else placed(given)
         return factory(*args, **kwargs)
 
     return make
@@ -100,7 +86,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if device_chosen() or in_loader_process() else made.to(REMOTE)
+        return made if places.device_chosen() else made.to(default_device())
 
     return convert
 
@@ -112,7 +98,7 @@ def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tenso
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.load(f, REMOTE if map_location is None else places.placed(map_location), *args, **kwargs)
+    return torch.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
 
 
 def _compile(model: Any = None, **options: Any) -> Any:
@@ -120,8 +106,8 @@ def _compile(model: Any = None, **options: Any) -> Any:
     return (lambda m: m) if model is None else model
 
 
-def _get_default_device() -> torch.device:
-    return torch.get_default_device() if device_chosen() else REMOTE
+def _set_default_tensor_type(t: Any) -> None:
+    torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
 
 
 def _get_rng_state() -> torch.Tensor:
@@ -138,6 +124,7 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
         yield
 
 
+LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
 _autocast = placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
@@ -152,7 +139,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "normal": _normal,
         "load": _load,
         "compile": _compile,
-        "get_default_device": _get_default_device,
+        "get_default_device": default_device,
+        "set_default_tensor_type": _set_default_tensor_type,
+        "Tensor": stand_ins.Tensor,
+        **stand_ins.TENSOR_TYPES,
         "get_rng_state": _get_rng_state,
         "set_rng_state": _set_rng_state,
         "autocast": _autocast,
@@ -170,51 +160,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 for _module, _names in FACTORIES.items():
     for _name in _names:
         OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
-
-
-# -- modules that build their parameters remotely ------------------------------------------------------------------------
-
-_stand_ins: dict[type, type] = {}
-
-
-class RemoteByDefault(ABCMeta):
-    """Metaclass of the stand-ins for module classes, and so of every class that a user derives from one.
-
-    Calling a class builds under the remote device. A stand-in returns the real class's instance, and is that class to
-    `isinstance`, `issubclass`, `==` and `hash`. (ABCMeta, so that `class Net(nn.Module, ABC)` has one metaclass.)
-    """
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        real = cls.__dict__.get("_gt_real")
-        with contextlib.nullcontext() if device_chosen() else REMOTE:
-            return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        real = cls.__dict__.get("_gt_real")
-        return isinstance(instance, real) if real else super().__instancecheck__(instance)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        real = cls.__dict__.get("_gt_real")
-        return issubclass(subclass, real) if real else super().__subclasscheck__(subclass)
-
-    def __eq__(cls, other: object) -> bool:
-        return cls is other or cls.__dict__.get("_gt_real", cls) is other
-
-    def __hash__(cls) -> int:
-        return type.__hash__(cls.__dict__.get("_gt_real", cls))
-
-
-def stand_in(real: type) -> type:
-    """The stand-in of a module class; one per class."""
-    if real not in _stand_ins:
-        body = {
-            "__module__": real.__module__,
-            "__doc__": real.__doc__,
-            "__qualname__": real.__qualname__,
-            "_gt_real": real,
-        }
-        _stand_ins[real] = RemoteByDefault(real.__name__, (real,), body)
-    return _stand_ins[real]
 
 
 # -- mirrors of torch's modules ------------------------------------------------------------------------------------------
@@ -249,10 +194,10 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     if name in override:
         return override[name]
     value = getattr(real, name)
-    if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}":
+    if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
     if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__.startswith("torch.nn"):
-        return stand_in(value)
+        return stand_ins.of_module(value)
     return value
 
 
@@ -280,6 +225,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device where that was done."""
+    """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
     sys.meta_path.append(Finder())

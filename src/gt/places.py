@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 REMOTE = torch.device("remote", 0)
 
@@ -35,6 +37,19 @@ def names_the_cpu(device: Any) -> bool:
 def placed(device: Any) -> Any:
     """The device that a ported file means."""
     return REMOTE if names_the_cpu(device) and not in_loader_process() else device
+
+
+def device_chosen() -> bool:
+    """Whether the user chose another device by `with torch.device(...)` or `set_default_device`."""
+    stack = _get_current_function_mode_stack()
+    return any(isinstance(mode, DeviceContext) and not names_the_cpu(mode.device) for mode in stack)
+
+
+def default_device() -> torch.device:
+    """Where what is made from nothing goes."""
+    if device_chosen():
+        return torch.get_default_device()
+    return torch.device("cpu") if in_loader_process() else REMOTE
 
 
 def placed_kind(kind: Any) -> Any:

@@ -289,11 +289,9 @@ print(all(torch.equal(again[n].cpu(), t) for n, t in tensors.items()))
         folder.mkdir()
     with serving("--data", str(seen), GT_INSTRUCTION_LOG=str(tmp_path / "log")) as service:
         for folder in (seen, unseen):
-            before = (tmp_path / "log").stat().st_size
             done = run_python(source, str(folder / "x.safetensors"), GT_ADDRESS=service.address)
             assert done.stdout == "True\nTrue\n", done.stderr
-            eventually(lambda before=before: (tmp_path / "log").stat().st_size > before, 5)
-        kinds = [json.loads(row)["kind"] for row in (tmp_path / "log").read_text().splitlines()]
+    kinds = [json.loads(row)["kind"] for row in (tmp_path / "log").read_text().splitlines()]
     assert kinds.count("LoadFile") == 8
     assert kinds.count("SaveFile") == 1
     assert kinds.count("Upload") >= 2 * (2 + 2)  # what was streamed: the big one in pieces

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +116,16 @@ def save_and_load(device: str) -> Any:
 
 
 @idiom
+def pickled_and_saved_in_the_old_format(device: str) -> Any:
+    x, file = data(device, 6), io.BytesIO()
+    torch.save([x, x[::2], x.long()], file, _use_new_zipfile_serialization=False)
+    file.seek(0)
+    there = torch.load(file)
+    file.seek(0)
+    return there, torch.load(file, map_location="cpu"), pickle.loads(pickle.dumps({"x": x, "p": nn.Parameter(x[1:])}))
+
+
+@idiom
 def saved_views_share_a_storage(device: str) -> Any:
     base = data(device, 6)
     file = io.BytesIO()
@@ -211,6 +222,94 @@ def a_saved_tensor_hook_that_raises(device: str) -> Any:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t, _fail):
         y = x * x
     return _message(lambda: y.sum().backward())
+
+
+@idiom
+def hooks_of_nodes(device: str) -> Any:
+    x = data(device, 3).requires_grad_()
+    y = x * 2
+    node, leaf = y.grad_fn, y.grad_fn.next_functions[0][0]
+    node.register_hook(lambda inputs, outputs: tuple(g if g is None else g * 3 for g in inputs))
+    removed = node.register_prehook(_fail)
+    leaf.register_prehook(lambda outputs: (outputs[0] * 7,))
+    removed.remove()
+    y.sum().backward()
+    return x.grad, node is y.grad_fn
+
+
+@idiom
+def hooks_of_nodes_that_raise(device: str) -> Any:
+    class Copy(torch.autograd.Function):
+        forward = staticmethod(lambda ctx, x: x.clone())
+        backward = staticmethod(lambda ctx, g: g)
+
+    found = []
+    for make in (lambda x: x * 2, Copy.apply):
+        for node_of in (lambda y: y.grad_fn, lambda y: y.grad_fn.next_functions[0][0]):
+            for register in ("register_hook", "register_prehook"):
+                y = make(data(device, 3).requires_grad_())
+                getattr(node_of(y), register)(_fail)
+                found.append(_message(lambda y=y: y.sum().backward()))
+    return found
+
+
+@idiom
+def hooks_that_return_nonsense(device: str) -> Any:
+    found = []
+    for nonsense in ("no", 3, (), ("a",), ("a", None), [None, None]):
+        for register in (
+            lambda x, y, hook: y.register_hook(hook),
+            lambda x, y, hook: y.grad_fn.register_hook(hook),
+            lambda x, y, hook: y.grad_fn.register_prehook(hook),
+            lambda x, y, hook: x.register_post_accumulate_grad_hook(hook),
+        ):
+            x = data(device, 3).requires_grad_()
+            y = x * 2
+            register(x, y, lambda *_, value=nonsense: value)
+            found.append(_message(lambda y=y: y.sum().backward()))
+    return found
+
+
+@idiom
+def a_hook_that_raises_inside_a_nested_backward(device: str) -> Any:
+    class Nested(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                y = data(device, 3).requires_grad_() * 2
+                y.register_hook(_fail)
+                return g * len(_message(lambda: y.sum().backward()))
+
+    x = data(device, 3).requires_grad_()
+    Nested.apply(x).sum().backward()
+    return x.grad
+
+
+@idiom
+def a_hook_that_raises_where_the_engine_has_changed_threads(device: str) -> Any:
+    def nested(x: torch.Tensor, depth: int) -> torch.Tensor:
+        if depth:
+            return checkpoint(nested, x * 1, depth - 1, use_reentrant=True)
+        if x.requires_grad:
+            x.register_hook(_fail)
+        return x * 2
+
+    x = data(device, 3).requires_grad_()
+    return _message(lambda: nested(x, 70).sum().backward())
+
+
+@idiom
+def hooks_of_one_saved_tensor(device: str) -> Any:
+    x = data(device, 3).requires_grad_()
+    y, z = x * x, x * x
+    y.grad_fn._raw_saved_self.register_hooks(lambda t: t.cpu(), lambda t: t.to(device) * 2)
+    z.grad_fn._raw_saved_self.register_hooks(lambda t: t, _fail)
+    y.sum().backward()
+    return x.grad, _message(lambda: z.sum().backward())
 
 
 @idiom
@@ -494,6 +593,14 @@ def out_and_resize(device: str) -> Any:
     d.t_()
     d.unsqueeze_(0)
     return a, c, d.shape, d.stride()
+
+
+@idiom
+def strides_of_empty_tensors(device: str) -> Any:
+    x = torch.ones(2, 0, 3, device=device)
+    return [
+        t.stride() for t in (x, x + 1, x.sum(2), x.transpose(0, 2).contiguous(), torch.empty(0, device=device), x[:, :, 0])
+    ]
 
 
 @idiom

@@ -6,79 +6,12 @@ import random
 
 import msgspec
 import pytest
-import torch
 
 from gt.dispatcher import core
-from gt.fakes import FakeTransport, System
+from gt.fakes import System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
-
-SCALAR = wire.Geometry((), (), 0, "int64")
-ADD = wire.Define(1, "aten::add.Tensor", [wire.In(0), wire.Number(0)], {}, [SCALAR], [SCALAR])
-FULL = wire.Define(2, "aten::full", [[], wire.Number(0)], {"dtype": wire.Dtype("int64")}, [], [SCALAR])
-
-
-class Client:
-    """Speaks the wire; counts on its own what the worker should hold."""
-
-    def __init__(self, system: System) -> None:
-        self.transport: FakeTransport = system.connect()
-        self.seq = self.epoch = self.requests = 0
-        self.value = 0
-        self.next_id = 1
-        self.send(messages.Hello(messages.PROTOCOL, 1, "test"))
-
-    def send(self, message: object) -> None:
-        self.transport.send([codec.encode(message)])
-
-    def run(self, items: list[wire.Instruction]) -> None:
-        self.seq += 1
-        self.send(messages.Run(self.seq, codec.pack(items), self.epoch))
-
-    def start(self, value: int) -> None:
-        self.value = value
-        self.run([ADD, FULL, wire.Op(2, [1], [], [value], 0)])
-        self.next_id = 2
-
-    def add(self, count: int, number: int) -> None:
-        items: list[wire.Instruction] = []
-        for _ in range(count):
-            items += [wire.Op(1, [self.next_id], [self.next_id - 1], [number], 0), self.next_id - 1]
-            self.next_id += 1
-        self.value += count * number
-        self.run(items)
-
-    def received(self) -> list[messages.ToClient]:
-        found = []
-        while (frames := self.transport.receive(0.0)) is not None:
-            found.append((codec.to_client(frames[0]), frames[1:]))
-        self.frames = [f for _, f in found if f]
-        return [m for m, _ in found]
-
-    def answers(self) -> list[messages.Answer]:
-        return [a for m in self.received() if isinstance(m, messages.Done) for a in m.answers]
-
-    def fetch(self) -> int:
-        self.requests += 1
-        self.run([wire.Fetch(self.requests, self.next_id - 1, SCALAR)])
-        answers = self.answers()
-        assert [a.request for a in answers] == [self.requests]
-        assert answers[0].failure is None, answers[0].failure
-        return int(torch.frombuffer(bytearray(self.frames[-1][0]), dtype=torch.int64).item())
-
-
-def check(system: System) -> None:
-    """What must hold after every step."""
-    dispatcher = system.dispatcher
-    for number, session in dispatcher.sessions.items():
-        assert dispatcher.clients[session.peer] == number
-        if session.worker is not None:
-            worker = dispatcher.workers[session.worker]
-            assert number in worker.sessions
-            assert worker.turns.count(number) == (1 if session.queue else 0)
-    for worker in dispatcher.workers.values():
-        assert 0 <= worker.slices <= core.WINDOW
-        assert worker.slices == sum(len(dispatcher.sessions[n].underway) for n in worker.sessions)
+from tests.sim.clients import SCALAR, Client, check
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -130,7 +63,7 @@ def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
     losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
     assert len(losses) == 1
     assert lost.decode() in losses[0].reason
-    client.run([wire.Op(1, [9], [1], [1], 0)])  # sent before the client knew
+    client.run([wire.Op(1, (9,), (1,), (1,), 0)])  # sent before the client knew
     client.epoch = losses[0].epoch
     client.start(7)
     assert client.fetch() == 7
@@ -158,9 +91,9 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
         bad.transport.send([frame])
     bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a frame that is not there
     bad.run([wire.Fetch(1, 77, SCALAR)])  # a tensor that is not there
-    bad.run([wire.Op(9, [1], [2], [], 0)])  # a call that is not there
-    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, [5], [], [], 0)])
-    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, [6], [], [], 0), wire.Fetch(2, 6, SCALAR)])
+    bad.run([wire.Op(9, (1,), (2,), (), 0)])  # a call that is not there
+    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, (5,), (), (), 0)])
+    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, (6,), (), (), 0), wire.Fetch(2, 6, SCALAR)])
     for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
         bad.seq += 1
         bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])

@@ -22,7 +22,7 @@ ITEMS: list[wire.Instruction] = [
         [GEOMETRY],
         [GEOMETRY, None],
     ),
-    wire.Op(1, [5], [3, 4], [1.5, 2, True, wire.Complex(0.0, 1.0)], 7),
+    wire.Op(1, (5,), (3, 4), (1.5, 2, True, wire.Complex(0.0, 1.0)), 7),
     wire.Query(1, "aten::nonzero", [wire.In(0)], {}, [(3, GEOMETRY)], 99, 7),
     wire.Upload(3, GEOMETRY, 0, 7),
     wire.Fetch(2, 3, GEOMETRY),

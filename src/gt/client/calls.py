@@ -50,12 +50,17 @@ class Call:
     """The call makes nothing, changes no geometry, and returns its first operand."""
     regeometry: list[tuple[int, Geometry]] = field(default_factory=list)
     """Written operands (by position among all tensors) whose geometry the call changes."""
+    plain: Geometry | None = field(init=False)
+    """`single`, where it is contiguous."""
+
+    def __post_init__(self) -> None:
+        self.plain = self.single if self.single is not None and self.single.contiguous else None
 
 
 class Unforeseen:
     """Stands in a cache for a call whose results only the worker can tell."""
 
-    single = None
+    single = plain = None
 
 
 UNFORESEEN = Unforeseen()

@@ -1,8 +1,8 @@
 """Entering PyTorch's autograd engine: on the caller's thread, and with hooks that may raise.
 
 An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook
-that raises keeps its exception here and returns what C++ itself rejects; where Python entered the engine, the kept
-exception is raised instead of the rejection.
+that raises, or returns what PyTorch would raise a Python error about, keeps its exception here and returns what C++ itself
+rejects; where Python entered the engine, the kept exception is raised instead of the rejection.
 """
 
 from __future__ import annotations
@@ -14,59 +14,101 @@ from typing import Any
 
 import torch
 import torch.autograd.graph as graph
-from torch.utils.hooks import BackwardHook
+from torch.autograd.function import _HookMixin
 
 from gt.client import record, sites
 
-_kept = threading.local()
+
+class Running(threading.local):
+    """The engine runs that this thread has entered, innermost last: for each, the first exception of a hook."""
+
+    def __init__(self) -> None:
+        self.kept: list[BaseException | None] = []
 
 
-def _guard(hook: Callable[..., Any], reject: Callable[..., Any]) -> Callable[..., Any]:
+_running = Running()
+_elsewhere: list[BaseException] = []
+"""Exceptions of hooks on threads of the engine's own, where it goes on once runs are nested sixty deep."""
+
+
+def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return hook(*args, **kwargs)
+            result = hook(*args, **kwargs)
+            check(result, *args)
+            return result
         except BaseException as error:
-            if getattr(_kept, "depth", 0) == 0:
+            if torch._C._current_graph_task_id() == -1:
                 raise
-            _kept.error = getattr(_kept, "error", None) or error
+            _keep(error)
             return reject(*args)
 
     return guarded
+
+
+def _keep(error: BaseException) -> None:
+    if not _running.kept:
+        _elsewhere.append(error)
+    elif _running.kept[-1] is None:
+        _running.kept[-1] = error
+
+
+# -- per kind of hook: what PyTorch raises a Python error about, and what C++ rejects by itself -----------------------------
+
+
+def _anything(*_: Any) -> None:
+    return None
+
+
+def _expect_gradient(result: Any, *_: Any) -> None:
+    if not (result is None or isinstance(result, torch.Tensor)):
+        raise TypeError(f"expected Variable, but hook returned '{type(result).__name__}'")
+
+
+def _expect_gradients(result: Any, given: tuple[Any, ...], *_: Any) -> None:
+    if not (result is None or isinstance(result, tuple)):
+        raise TypeError(f"expected tuple, but hook returned '{type(result).__name__}'")
+    if result is not None and len(result) == len(given):
+        for value in result:
+            _expect_gradient(value)
 
 
 def _wrong_size(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.new_empty(tuple(n + 1 for n in gradient.shape) or (2,))
 
 
+def _wrong_number(given: tuple[Any, ...], *_: Any) -> tuple[None, ...]:
+    return (None,) * (len(given) + 1)
+
+
 def _no_tensor(*_: Any) -> str:
     return "rejected"
 
 
-def _nothing(*_: Any) -> None:
-    return None
-
-
-def _wrong_gradients(*gradients: Any) -> Any:
-    """What a node's hook returns after it raised: gradients of another number than the node has."""
-    return (None,) * (len(gradients[0]) + 1)
+# -- entering --------------------------------------------------------------------------------------------------------------
 
 
 def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def entry(*args: Any, **kwargs: Any) -> Any:
         outer, sites.Fixed.site = sites.Fixed.site, sites.here(2)
-        _kept.depth = getattr(_kept, "depth", 0) + 1
+        _running.kept.append(None)
+        failed: BaseException | None = None
         try:
             with torch.autograd.set_multithreading_enabled(False):
                 result = run(*args, **kwargs)
-        except BaseException:
-            _raise_kept()
-            raise
+        except BaseException as error:
+            failed = error
         finally:
             sites.Fixed.site = outer
-            _kept.depth -= 1
-        _raise_kept()
+            kept = _running.kept.pop()
+        if failed is not None and kept is None and _elsewhere:
+            kept = _elsewhere.pop()
+        if kept is not None:
+            raise kept from None
+        if failed is not None:
+            raise failed
         if len(record.segment) >= BOUNDARY:
             record.Flush.send()
         return result
@@ -78,58 +120,46 @@ BOUNDARY = 64
 """The end of a backward pass sends a segment that is at least this long; a shorter one waits for company."""
 
 
-def _raise_kept() -> None:
-    error = getattr(_kept, "error", None)
-    if error is not None and _kept.depth <= 1:
-        _kept.error = None
-        raise error from None
+# -- where hooks are registered --------------------------------------------------------------------------------------------
 
 
-def _patch(owner: Any, name: str, reject: Callable[..., Any]) -> None:
+def _guard_tensor_hooks(name: str, reject: Callable[..., Any]) -> None:
+    original = getattr(torch.Tensor, name)
+
+    @functools.wraps(original)
+    def register(self: Any, hook: Callable[..., Any]) -> Any:
+        return original(self, _guard(hook, _expect_gradient, reject))
+
+    setattr(torch.Tensor, name, register)
+
+
+def _guard_node_hooks() -> None:
+    """Hooks and pre-hooks of autograd nodes of every kind: the one place where PyTorch's C++ registers them."""
+    original = _HookMixin._register_hook
+
+    @functools.wraps(original)
+    def register(hooks: Any, hook: Callable[..., Any]) -> Any:
+        return original(hooks, _guard(hook, _expect_gradients, _wrong_number))
+
+    _HookMixin._register_hook = staticmethod(register)  # type: ignore[method-assign]
+
+
+def _guard_unpacking(owner: Any, name: str) -> None:
     original = getattr(owner, name)
 
     @functools.wraps(original)
-    def register(self: Any, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return original(self, _guard(hook, reject), *args, **kwargs)
+    def take(self: Any, pack: Callable[..., Any], unpack: Callable[..., Any]) -> Any:
+        return original(self, pack, _guard(unpack, _anything, _no_tensor))
 
-    setattr(owner, name, register)
-
-
-class _GuardedNode:
-    """An autograd node whose hooks may raise."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-
-    def register_hook(self, hook: Callable[..., Any]) -> Any:
-        return self.node.register_hook(_guard(hook, _wrong_gradients))
-
-
-def _guard_module_hooks() -> None:
-    original = BackwardHook._apply_on_tensors
-
-    @functools.wraps(original)
-    def apply(self: Any, fn: Callable[..., Any], args: Any) -> Any:
-        return original(self, lambda node: fn(_GuardedNode(node)), args)
-
-    BackwardHook._apply_on_tensors = apply
-
-
-def _guard_saved_tensors() -> None:
-    original = graph.saved_tensors_hooks.__init__
-
-    @functools.wraps(original)
-    def init(self: Any, pack: Callable[..., Any], unpack: Callable[..., Any]) -> None:
-        original(self, pack, _guard(unpack, _no_tensor))
-
-    graph.saved_tensors_hooks.__init__ = init  # type: ignore[assignment]
+    setattr(owner, name, take)
 
 
 def install() -> None:
-    _patch(torch.Tensor, "register_hook", _wrong_size)
-    _patch(torch.Tensor, "register_post_accumulate_grad_hook", _nothing)
-    _guard_module_hooks()
-    _guard_saved_tensors()
+    _guard_tensor_hooks("register_hook", _wrong_size)
+    _guard_tensor_hooks("register_post_accumulate_grad_hook", _wrong_size)
+    _guard_node_hooks()
+    _guard_unpacking(graph.saved_tensors_hooks, "__init__")
+    _guard_unpacking(torch._C._autograd.SavedTensor, "register_hooks")
     run = _enter(graph._engine_run_backward)
     graph._engine_run_backward = run
     torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]

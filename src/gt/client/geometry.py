@@ -16,17 +16,22 @@ class Geometry:
     Two objects may stand for equal geometries after the table was cleared: that costs a second definition, no more.
     """
 
-    __slots__ = ("conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
+    __slots__ = ("_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
 
     def __init__(
         self, size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool, neg: bool
     ) -> None:
         self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
-        self.contiguous = offset == 0 and stride == contiguous_stride(size)
+        self.contiguous = offset == 0 and stride == contiguous_stride(size) and (0 not in size or len(size) == 1)
+        """As the device makes a new tensor, which gives an empty one of several dims other strides than PyTorch does."""
         self.size_bytes = self.extent() * dtype.itemsize
+        self._wire: wire.Geometry | None = None
 
     def to_wire(self) -> wire.Geometry:
-        return wire.Geometry(tuple(self.size), self.stride, self.offset, dtype_name(self.dtype), self.conj, self.neg)
+        if self._wire is None:
+            name = dtype_name(self.dtype)
+            self._wire = wire.Geometry(tuple(self.size), self.stride, self.offset, name, self.conj, self.neg)
+        return self._wire
 
     def extent(self) -> int:
         """Elements from the start of the storage to the end of the last one."""

@@ -25,9 +25,10 @@ def kernel(op: OpOverload) -> Kernel:
     """The kernel of an overload."""
     cache = calls.new_cache()
     general = _general_kernel(op, cache)
-    kinds = [str(a.type) for a in op._schema.arguments]
-    functional = len(op._schema.returns) == 1 and str(op._schema.returns[0].type) == "Tensor" and calls.fresh_results(op)
-    if functional and kinds[:1] == ["Tensor"] and kinds[1:2] in (["Tensor"], ["number"]):
+    kinds = [f"{a.type}?" if a.has_default_value() else str(a.type) for a in op._schema.arguments if not a.kwarg_only]
+    named = {a.name for a in op._schema.arguments if a.kwarg_only}
+    one_result = [str(r.type) for r in op._schema.returns] == ["Tensor"] and calls.fresh_results(op)
+    if one_result and kinds in (["Tensor", "Tensor"], ["Tensor", "number"]) and named <= {"alpha"}:
         return _two_operand_kernel(general, cache)
     return general
 
@@ -38,36 +39,30 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
     new_id, Holder, Flush, here = record.new_id, record.Holder, record.Flush, sites.here
     find = cache.get
 
-    def run(a: Any, *rest: Any, **kwargs: Any) -> Any:
-        if kwargs or len(rest) != 1:
-            return general(a, *rest, **kwargs)
-        b = rest[0]
-        kind = type(b)
-        is_number = kind is float or kind is int
-        try:
-            found, other = a._gt, None if is_number else b._gt
-        except AttributeError:  # a complex number, a boolean
-            return general(a, b)
-        if found is None or found[2] != id(a):
-            return general(a, b)
-        if is_number:
-            call = find((found[1], kind))
-            ids, numbers = [found[0]], [b]
+    def run(a: Any, b: Any, alpha: Any = None) -> Any:
+        kind, found = type(b), a._gt
+        ids: Any
+        numbers: Any = ()
+        if alpha is not None or found is None or found[2] != id(a):
+            return general(a, b) if alpha is None else general(a, b, alpha=alpha)
+        if kind is float or kind is int:
+            call, ids, numbers = find((found[1], kind)), (found[0],), (b,)
         else:
+            try:
+                other = b._gt
+            except AttributeError:  # a complex number, a boolean
+                return general(a, b)
             if other is None or other[2] != id(b):
                 return general(a, b)
-            call = find((found[1], other[1]))
-            ids, numbers = [found[0], other[0]], []
-        if call is None:
+            call, ids = find((found[1], other[1])), (found[0], other[0])
+        if call is None or call.plain is None:
             return general(a, b)
-        spec = call.single
-        if spec is None or not spec.contiguous:
-            return general(a, b)
+        spec = call.plain
         out = _create(spec.size, spec.dtype)
         number = new_id()
         out.untyped_storage()._gt = Holder(number, spec)
         out._gt = (number, spec, id(out))
-        append(Op(call.number, [number], ids, numbers, here()))
+        append(Op(call.number, (number,), ids, numbers, here()))
         if len(segment) >= Flush.limit:
             Flush.send()
         return out
@@ -136,7 +131,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         spec = call.single
         if spec is None:
             if call.in_place:
-                append(Op(call.number, [], ids, numbers, here()))
+                append(Op(call.number, (), tuple(ids), tuple(numbers), here()))
                 if len(segment) >= Flush.limit:
                     Flush.send()
                 return args[0]
@@ -147,7 +142,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         if not spec.contiguous:
             out = record._restride(record.META, out, spec.size, spec.stride, 0)
         out._gt = (number, spec, id(out))
-        append(Op(call.number, [number], ids, numbers, here()))
+        append(Op(call.number, (number,), tuple(ids), tuple(numbers), here()))
         if len(segment) >= Flush.limit:
             Flush.send()
         return out
@@ -270,8 +265,8 @@ def _call(number: int, found: calls.Inferred, tensor_first: bool) -> Call:
 def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]) -> Any:
     """Results that are several, undefined, or the caller's own tensors."""
     fresh = [record.make(spec) for spec in call.outs if spec is not None]
-    outs = [t._gt[0] for t in fresh]  # type: ignore[attr-defined]
-    record.record(Op(call.number, outs, ids, numbers, sites.here(3)))
+    outs = tuple(t._gt[0] for t in fresh)  # type: ignore[attr-defined]
+    record.record(Op(call.number, outs, tuple(ids), tuple(numbers), sites.here(3)))
     given: list[Tensor] = []
     if call.regeometry or _has_written(call.returns):
         given = calls.tensors_in((*args, *kwargs.values()))
@@ -298,8 +293,7 @@ def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
 # -- asking the worker ---------------------------------------------------------------------------------------------------
 
 QUERY_IDS = 1 << 40
-"""Results of queries are numbered from here, `MOST_RESULTS` to a request: how many there are, only the worker knows."""
-MOST_RESULTS = 1 << 12
+"""Results of queries are numbered from here, `QUERY_RESULTS` to a request: how many there are, only the worker knows."""
 
 
 def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -315,7 +309,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     dtype = geometry.dtype_name(torch.get_default_dtype())
 
     def request(number: int) -> wire.Query:
-        first = QUERY_IDS + number * MOST_RESULTS
+        first = QUERY_IDS + number * wire.QUERY_RESULTS
         return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
 
     answer, _ = session.current().ask(request)
@@ -328,7 +322,7 @@ class _Results:
     def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
         self.returns = op._schema.returns
         self.written = _written(op, args, kwargs)
-        self.next_id = QUERY_IDS + answer.request * MOST_RESULTS
+        self.next_id = QUERY_IDS + answer.request * wire.QUERY_RESULTS
         self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
 
     def build(self) -> Any:

@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from gt.client import geometry
@@ -43,14 +44,11 @@ class Flush:
     send: Callable[[], None]
 
 
-class Holder:
+class Holder(msgspec.Struct, gc=False):
     """Rides on a storage object; its end is the storage's end."""
 
-    __slots__ = ("id", "spec")
-
-    def __init__(self, id: int, spec: Geometry) -> None:
-        self.id = id
-        self.spec = spec
+    id: int
+    spec: Geometry
 
     def __del__(self) -> None:
         _free(self.id)
@@ -61,7 +59,10 @@ torch.Tensor._gt = None  # type: ignore[attr-defined]
 
 
 def operand(tensor: torch.Tensor) -> Operand:
-    """The slow way to a tensor's operand, then kept on the tensor."""
+    """A tensor's operand: the cached one, or found by its storage and then kept on the tensor."""
+    cached: Operand | None = tensor._gt  # type: ignore[attr-defined]
+    if cached is not None and cached[2] == id(tensor):
+        return cached
     try:
         holder = tensor.untyped_storage()._gt  # type: ignore[attr-defined]
     except AttributeError:
@@ -87,8 +88,8 @@ def mixed_devices(tensor: torch.Tensor) -> str:
         )
     elif tensor.dim():
         text += (
-            "\n  hint: `torch.Tensor(...)` and `torch.FloatTensor(...)` make CPU tensors under `import gt as torch` too;"
-            " write `torch.tensor(...)`, or move the tensor: tensor.to('remote')"
+            "\n  hint: under `import gt as torch` tensors are made remote; this one was made by `import torch` beside it, by"
+            " another library, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it: tensor.to('remote')"
         )
     return text
 

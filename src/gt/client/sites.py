@@ -32,7 +32,12 @@ def here(depth: int = 2) -> int:
     """The site of the caller's caller."""
     if Fixed.site:
         return Fixed.site
-    frame: FrameType | None = _getframe(depth)
+    frame = _getframe(depth)
+    offsets = _numbers.get(id(frame.f_code))
+    return (offsets and offsets.get(frame.f_lasti)) or _find(frame)
+
+
+def _find(frame: FrameType | None) -> int:
     while frame is not None:
         offsets = _numbers.get(id(frame.f_code), _numbers)
         if offsets is not None:

@@ -16,6 +16,7 @@ from gt.errors import RefusedError
 from gt.wire import instructions as wire
 
 Tensor = torch.Tensor
+CPU = torch.device("cpu")
 aten = torch.ops.aten
 KERNELS: dict[str, Kernel] = {}
 """Overload name without `aten::` -> kernel on the device's key."""
@@ -40,10 +41,14 @@ def fetch(tensor: Tensor) -> Tensor:
     """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
     number, spec, _ = record.operand(tensor)
     if not tensor.numel():
-        return torch.empty(tensor.shape, dtype=tensor.dtype)
+        return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return flat.view(tensor.dtype).reshape(tensor.shape)
+    in_place = isinstance(data, memoryview) and not data.readonly and len(data) >= KEEP_FROM_BYTES
+    return torch.frombuffer(data if in_place else bytearray(data), dtype=spec.dtype).view(spec.size)
+
+
+KEEP_FROM_BYTES = 1 << 16
+"""A message of this size is kept as the memory of the tensor that it brings; of a smaller one a copy is."""
 
 
 _copy_remote = kernel(aten.copy_.default)
@@ -97,6 +102,8 @@ def to_copy(
     if not self.is_contiguous():
         stride = torch.empty_like(record.operand(self)[1].meta()).stride()
         found = torch.empty_strided(self.shape, stride, dtype=self.dtype).copy_(found)
+    if not options and not pin_memory and device == CPU:
+        return found
     return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]
 
 

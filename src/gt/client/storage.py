@@ -38,6 +38,14 @@ def _remote_deepcopy(storage: Storage, memo: dict[Any, Any]) -> Storage:
     return copies[storage._cdata]  # type: ignore[no-any-return]
 
 
+def _set_from_file(storage: Storage, *args: Any) -> Storage:
+    """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
+    local = Storage(storage.nbytes())
+    local._set_from_file(*args)
+    as_bytes(storage).copy_(torch.empty(0, dtype=torch.uint8).set_(local))
+    return storage
+
+
 _ANSWERS = {
     "nbytes": lambda storage: storage._gt.spec.size_bytes,
     "size": lambda storage: storage._gt.spec.size_bytes,
@@ -45,6 +53,8 @@ _ANSWERS = {
     "cpu": lambda storage: as_bytes(storage).cpu().untyped_storage(),
     "clone": lambda storage: as_bytes(storage).clone().untyped_storage(),
     "tolist": lambda storage: as_bytes(storage).tolist(),
+    "_write_file": lambda storage, *args: as_bytes(storage).cpu().untyped_storage()._write_file(*args),
+    "_set_from_file": _set_from_file,
     "data_ptr": _address,
     "__deepcopy__": _remote_deepcopy,
 }

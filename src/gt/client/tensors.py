@@ -54,7 +54,7 @@ def _print_locally() -> None:
         return elements(local, indent)  # type: ignore[no-untyped-call,no-any-return]
 
     def str_intern(inp: Tensor, *, tensor_contents: str | None = None) -> str:
-        if type(inp) not in (Tensor, torch.nn.Parameter) or inp.device.type != "remote":
+        if inp.device.type != "remote":
             return text(inp, tensor_contents=tensor_contents)  # type: ignore[no-untyped-call,no-any-return]
         default = torch._C._get_default_device
         torch._C._get_default_device = lambda: "remote"
@@ -68,15 +68,18 @@ def _print_locally() -> None:
 
 
 def _watch_default_dtype(changed: Callable[[], None]) -> None:
-    """Definitions depend on the default dtype: a change makes new ones."""
-    original = torch.set_default_dtype
+    """Definitions depend on the default dtype: a change, by whatever function of torch, makes new ones."""
+    for name in ("_set_default_dtype", "_set_default_tensor_type"):
+        setattr(torch._C, name, _then(getattr(torch._C, name), changed))
 
-    @functools.wraps(original)
-    def set_default_dtype(d: torch.dtype, /) -> None:
-        original(d)
-        changed()
 
-    torch.set_default_dtype = set_default_dtype
+def _then(function: Callable[[Any], None], do: Callable[[], None]) -> Callable[[Any], None]:
+    @functools.wraps(function)
+    def call(value: Any) -> None:
+        function(value)
+        do()
+
+    return call
 
 
 def install(default_dtype_changed: Callable[[], None]) -> None:

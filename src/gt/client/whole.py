@@ -73,10 +73,10 @@ class _Forward:
         if call is None:
             call = self.cache[key] = self._define(args, kwargs, specs, graph_of)
         outs = [record.make(spec) for spec in call.outs]
-        ids = [record.operand(t)[0] for t in outs]
+        ids = tuple(record.operand(t)[0] for t in outs)
         # `calls.define` leaves these to each operation
-        numbers: list[Any] = [v for v in kwargs.values() if type(v) is float]
-        record.record(wire.Op(call.number, ids, [i for i, _, _ in operands], numbers, sites.here(4)))
+        numbers = tuple(v for v in kwargs.values() if type(v) is float)
+        record.record(wire.Op(call.number, ids, tuple(i for i, _, _ in operands), numbers, sites.here(4)))
         handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
@@ -100,8 +100,8 @@ class _Forward:
             number = calls.define(self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward")
             call = self.backward_cache[key] = Call(number, outs, None, None)
         made = [record.make(spec) for spec in call.outs]
-        ids = [record.operand(t)[0] for t in made]
-        record.record(wire.Op(call.number, ids, [i for i, _, _ in operands], [], sites.here(4)))
+        ids = tuple(record.operand(t)[0] for t in made)
+        record.record(wire.Op(call.number, ids, tuple(i for i, _, _ in operands), (), sites.here(4)))
         return made
 
 

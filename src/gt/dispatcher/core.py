@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from gt.dispatcher.slices import Slice, cut
 from gt.errors import ProtocolError
 from gt.wire import messages
@@ -23,32 +25,27 @@ WINDOW = 4
 # -- events --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FromClientEvent:
+class FromClientEvent(msgspec.Struct, frozen=True):
     peer: Peer
     message: FromClient
     frames: Frames
 
 
-@dataclass(frozen=True, slots=True)
-class FromWorkerEvent:
+class FromWorkerEvent(msgspec.Struct, frozen=True):
     peer: Peer
     message: FromWorker
     frames: Frames
 
 
-@dataclass(frozen=True, slots=True)
-class ClientGone:
+class ClientGone(msgspec.Struct, frozen=True):
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
+class WorkerGone(msgspec.Struct, frozen=True):
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(msgspec.Struct, frozen=True):
     """A frame that is no message came from a peer."""
 
     peer: Peer
@@ -59,20 +56,18 @@ Event: TypeAlias = FromClientEvent | FromWorkerEvent | ClientGone | WorkerGone |
 # -- actions -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TellClient:
+class TellClient(msgspec.Struct, frozen=True):
     peer: Peer
     message: ToClient
-    frames: Frames = field(default_factory=list)
+    frames: Frames = []
 
 
-@dataclass(frozen=True, slots=True)
-class TellWorker:
+class TellWorker(msgspec.Struct, frozen=True):
     """Sent to a worker; an `Execute` is also what the instruction log records."""
 
     peer: Peer
     message: ToWorker
-    frames: Frames = field(default_factory=list)
+    frames: Frames = []
 
 
 Action: TypeAlias = TellClient | TellWorker

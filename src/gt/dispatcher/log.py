@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -87,7 +87,7 @@ def _shape(geometry: wire.Geometry) -> str:
     return f"{geometry.dtype}{list(geometry.size)}"
 
 
-def _named(ids: list[int], shapes: list[wire.Geometry]) -> list[str]:
+def _named(ids: Sequence[int], shapes: list[wire.Geometry]) -> list[str]:
     padded = [*map(_shape, shapes), *[""] * max(0, len(ids) - len(shapes))]
     return [f"{i}:{shape}" for i, shape in zip(ids, padded, strict=False)]
 

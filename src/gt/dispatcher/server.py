@@ -33,24 +33,22 @@ class Server:
         poller.register(self.workers.socket, zmq.POLLIN)
         beat = time.monotonic()
         while True:
-            poller.poll(math.ceil(max(0.0, beat - time.monotonic()) * 1000))
-            self._take_in()
+            ready = poller.poll(math.ceil(max(0.0, beat - time.monotonic()) * 1000))
+            for sock, _ in ready:
+                self._take_in(sock)
             if time.monotonic() >= beat:
                 if not alive():
                     return
                 self._probe()
                 beat = time.monotonic() + self.heartbeat_s
 
-    def _take_in(self) -> None:
-        """Handle what has arrived, the two sides in turn, at most a round's worth before the heartbeat is looked at."""
-        for _ in range(256):
-            worker, client = self.workers.receive(), self.clients.receive()
-            if worker is not None:
-                self._act(self._worker_event(*worker))
-            if client is not None:
-                self._act(self._client_event(*client))
-            if worker is None and client is None:
-                return
+    def _take_in(self, sock: zmq.Socket[bytes]) -> None:
+        """Handle one message: the two sides take turns, and no flood keeps the heartbeat waiting."""
+        if sock is self.workers.socket:
+            if (received := self.workers.receive()) is not None:
+                self._act(self._worker_event(*received))
+        elif (received := self.clients.receive()) is not None:
+            self._act(self._client_event(*received))
 
     def _client_event(self, peer: bytes, frames: list[memoryview]) -> core.Event:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from gt.errors import ProtocolError
@@ -12,8 +10,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(msgspec.Struct, frozen=True):
     """A part of a batch, packed, with the frames it needs. `ends`: the number of the batch that is done with it, or 0."""
 
     items: msgspec.Raw

@@ -99,17 +99,17 @@ class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     """Run a defined call. `outs` are the storage ids of its results, `site` numbers the user's line that issued it."""
 
     call: int
-    outs: list[int]
-    ins: list[int]
-    numbers: list[Scalar]
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    numbers: tuple[Scalar, ...]
     site: int
 
 
 class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Run a call whose results cannot be foretold, and answer with their geometries and values (`Answer`).
 
-    The tensor results that are not written operands are kept under the ids from `out` on. Since the client waits for the
-    answer, a failure is raised at once and spoils no operand.
+    The tensor results that are not written operands are kept under the ids from `out` on, at most `QUERY_RESULTS`. Since
+    the client waits for the answer, a failure is raised at once and spoils no operand.
     """
 
     request: int
@@ -218,4 +218,5 @@ Instruction: TypeAlias = (
     | Stats
 )
 """A bare integer frees the storage of that id: the commonest instruction of all, and the shortest."""
+QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

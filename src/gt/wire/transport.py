@@ -11,7 +11,10 @@ import math
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -24,6 +27,8 @@ from gt.errors import ConfigError, ConnectionLostError
 Frame = bytes | memoryview
 HEARTBEAT_MS = 1000
 LOST_AFTER_MS = 3000
+WATCH_MS = 250
+"""How often one who waits for a message looks whether its peer is still there."""
 COPY_BELOW_BYTES = 1 << 16
 LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
@@ -65,19 +70,33 @@ def _options(sock: zmq.Socket[bytes]) -> None:
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
     sock.setsockopt(zmq.LINGER, 1000)
+    sock.copy_threshold = COPY_BELOW_BYTES
     sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
 
 
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_send_frame = zmq.backend.Socket.send
+
+
 def send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
-    """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer."""
-    last = len(frames) - 1
-    for i, frame in enumerate(frames):
-        sock.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if i < last else 0), copy=len(frame) < COPY_BELOW_BYTES)
+    """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer.
+
+    One call of C for all frames, so that no signal handler can raise between two of them and leave half a message behind.
+    """
+    flags = chain(repeat(_MORE, len(frames) - 1), (_LAST,))
+    deque(map(partial(_send_frame, sock), frames, flags, repeat(False)), maxlen=0)
 
 
-def receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
-    return [frame.buffer for frame in sock.recv_multipart(copy=False)]
+def receive(sock: zmq.Socket[bytes], flags: int = 0) -> list[memoryview]:
+    """The frames of the next message. Raises zmq.Again where there is none (in time)."""
+    frame = sock.recv(flags, False)
+    frames = [frame.buffer]
+    while frame.more:
+        frame = sock.recv(flags, False)
+        frames.append(frame.buffer)
+    return frames
 
 
 class ZmqTransport:
@@ -88,12 +107,12 @@ class ZmqTransport:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _options(self._socket)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.setsockopt(zmq.RCVTIMEO, WATCH_MS)
         events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
         self._lost = False
+        self._torn = False
+        """A message is being received: an exception raised in between (Ctrl-C) leaves the rest of its frames behind."""
         self._socket.connect(address)
         self._shake_hands(timeout_s)
 
@@ -120,22 +139,35 @@ class ZmqTransport:
             raise self._gone() from None
 
     def receive(self, timeout_s: float | None) -> list[memoryview] | None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                return receive(self._socket)
+            try:
+                if timeout_s is None:
+                    return self._take(0)  # waits for WATCH_MS, with less ado than a poll
+                left_ms = min(WATCH_MS, math.ceil(max(0.0, deadline - time.monotonic()) * 1000))
+                if self._socket.poll(left_ms):
+                    return self._take(zmq.NOBLOCK)
+            except zmq.Again:
+                pass
+            self._watch()
             if self._lost:
                 raise self._gone()
-            left = None if deadline is None else math.ceil(max(0.0, deadline - time.monotonic()) * 1000)
-            ready = dict(self._poller.poll(left))
-            if self._monitor in ready:
-                self._watch()
-            elif not ready and deadline is not None:
+            if time.monotonic() >= deadline:
                 return None
 
+    def _take(self, flags: int) -> list[memoryview]:
+        while self._torn and self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv()
+        self._torn = True
+        frames = receive(self._socket, flags)
+        self._torn = False
+        return frames
+
     def _watch(self) -> None:
-        event = recv_monitor_message(self._monitor)["event"]
-        self._lost = self._lost or event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
+        """Hear of the connection's end. What arrived before it has been received by then."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._lost = self._lost or event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
 
     def _gone(self) -> ConnectionLostError:
         return ConnectionLostError(f"{self.address}: the dispatcher is gone; every tensor of this session went with it")
@@ -211,12 +243,12 @@ class Router:
         return True
 
     def receive(self) -> tuple[bytes, list[memoryview]] | None:
-        """The next message that has arrived, None where there is none."""
+        """The next message that has arrived and its sender, None where there is none."""
         try:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            peer, *frames = receive(self.socket, _LAST)
         except zmq.Again:
             return None
-        return frames[0].bytes, [frame.buffer for frame in frames[1:]]
+        return bytes(peer), frames
 
     def close(self) -> None:
         self.socket.close()

@@ -24,15 +24,17 @@ from gt.worker.memory import (
     Memory,
     PoisonedError,
     allocate,
+    bytes_of,
     copy_into,
     dtype_of,
     geometry_of,
 )
-from gt.worker.prepare import Call
+from gt.worker.prepare import DEFAULT_DTYPE, Call, Direct, direct
 from gt.worker.random import Random
 
 Reply = tuple[Answer, list[Any]]
-QUERY_RESULTS = 1 << 12
+MAX_FAILURES = 64
+"""Unreported failures that a session keeps: a loop that fails each time and asks for nothing must not fill the memory."""
 
 
 class Session:
@@ -42,10 +44,18 @@ class Session:
         self.number = number
         self.memory = Memory(device)
         self.calls: dict[int, Call | Failure] = {}
+        self.direct: dict[int, Direct] = {}
+        """The calls among them that have a direct way."""
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
         self.operations = 0
         self.errors = 0
+
+    def note(self, failure: Failure) -> None:
+        """Count a failure, and keep it for the next `Synchronize`."""
+        self.errors += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
 
 
 class Worker:
@@ -105,16 +115,27 @@ class Worker:
         if state is None:
             state = self.sessions[session] = Session(session, self.device)
         replies: list[Reply] = []
-        free = state.memory.storages.pop
+        storages, ways = state.memory.storages, state.direct
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for item in items:
                 if type(item) is wire.Op:
-                    self._op(state, item)
+                    way = ways.get(item.call)
+                    if way is None:
+                        self._op(state, item)
+                        continue
+                    try:
+                        way(storages, item)
+                        state.operations += 1
+                    except Exception:
+                        self._op(state, item)
                     continue
                 if type(item) is int:
-                    free(item, None)
+                    storages.pop(item, None)
                     continue
-                reply = self._handlers[type(item)](state, item, frames)
+                try:
+                    reply = self._handlers[type(item)](state, item, frames)
+                except Exception as error:
+                    reply = self._refuse(state, item, error)
                 if reply is not None:
                     replies.append(reply)
         self.random.give_back()
@@ -123,52 +144,47 @@ class Worker:
     # -- calls -----------------------------------------------------------------------------------------------------------
 
     def _define(self, session: Session, item: wire.Define, frames: Sequence[memoryview]) -> None:
+        session.direct.pop(item.call, None)
         try:
             session.calls[item.call] = Call(item, self.device, session.memory.number)
-        except (NotImplementedError, ProtocolError, KeyError) as error:
+        except Exception as error:
             session.calls[item.call] = _failure(error, item.op, 0)
 
     def _op(self, session: Session, item: wire.Op) -> None:
-        """One operation, the fast way: operands by two look-ups, results put where the client expects them."""
-        storages = session.memory.storages
+        """One operation, the careful way: whatever is wrong with it becomes a failure that spoils what depends on it."""
         call = session.calls.get(item.call)
         try:
             if not isinstance(call, Call):
                 raise PoisonedError(call or _failure(ProtocolError("the call is not defined"), "", 0))
-            ins = []
-            for i, g in zip(item.ins, call.ins, strict=True):
-                views = storages.get(i)
-                tensor = views.get(g) if type(views) is dict else None
-                ins.append(session.memory.operand(i, g) if tensor is None else tensor)
+            ins = [session.memory.operand(i, g) for i, g in zip(item.ins, call.ins, strict=True)]
             session.operations += 1
-            if call.positional and call.verified and not call.draws:
-                result = call.raw(*ins)
-            else:
-                result = self._run(session, call, ins, item.numbers)
-            if len(item.outs) == 1 and call.verified and not call.copies[0]:
-                if type(result) is tuple or type(result) is list:
-                    result = _results(call, result, ins)[0]
-                storages[item.outs[0]] = {call.out_numbers[0]: result}
-            elif item.outs:
-                self._keep(session, call, item.outs, result, ins)
-            else:
-                call.verified = True
+            self._keep(session, call, item, self._run(session, call, ins, item.numbers), ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
         except Exception as error:
             name = call.name if isinstance(call, Call) else ""
             failure = _failure(error, name, item.site)
-            session.errors += 1
-            session.failures.append(failure)
+            session.note(failure)
             self._spoil(session, item, call, failure)
 
     def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
-        written = [item.ins[i] for i in call.written] if isinstance(call, Call) else []
+        written = [item.ins[i] for i in call.written if i < len(item.ins)] if isinstance(call, Call) else []
         session.memory.poison([*item.outs, *written], failure)
 
-    def _run(self, session: Session, call: Call, ins: list[Any], numbers: list[Any]) -> Any:
-        if call.default_dtype is not torch.get_default_dtype():
-            torch.set_default_dtype(call.default_dtype)
+    def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        if call.default_dtype is not DEFAULT_DTYPE:
+            return self._run_under_default_dtype(session, call, ins, numbers)
+        return self._run_plain(session, call, ins, numbers)
+
+    def _run_under_default_dtype(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        """The default dtype is the process's, so it is the session's for this call alone."""
+        torch.set_default_dtype(call.default_dtype)
+        try:
+            return self._run_plain(session, call, ins, numbers)
+        finally:
+            torch.set_default_dtype(DEFAULT_DTYPE)
+
+    def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.draws:
             self.random.borrow(session.number)
         if call.saves_graph:
@@ -178,7 +194,7 @@ class Worker:
         args, kwargs = call.filler.fill(ins, numbers)
         return call.raw(*args, **kwargs)
 
-    def _run_with_graph(self, call: Call, ins: list[Any], numbers: list[Any]) -> list[Any]:
+    def _run_with_graph(self, call: Call, ins: list[Any], numbers: Sequence[Any]) -> list[Any]:
         leaves = graph.leaves(ins, call.define.graph_of)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.filler.fill(seen, numbers)
@@ -187,21 +203,27 @@ class Worker:
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
             return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
 
-    def _keep(self, session: Session, call: Call, ids: list[int], result: Any, ins: list[Any]) -> None:
+    def _keep(self, session: Session, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
         results = _results(call, result, ins)
-        if len(results) != len(ids):
-            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(ids)}")
+        if len(results) != len(item.outs):
+            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(item.outs)}")
         if not call.verified:
-            call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
-            # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
-            call.verified = call.op is not graph.backward
+            self._verify(session, call, item.call, results, ins)
         for position, tensor in enumerate(results):
             if call.copies[position]:
                 own = allocate(call.outs[position], self.device)
                 copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor in zip(ids, call.out_numbers, results, strict=True):
+        for id, number, tensor in zip(item.outs, call.out_numbers, results, strict=True):
             session.memory.storages[id] = {number: tensor}
+
+    def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
+        """Compare a call's first results with what the client expects."""
+        call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
+        # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
+        call.verified = call.op is not graph.backward
+        if (way := direct(call)) is not None:
+            session.direct[number] = way
 
     def _query(self, session: Session, item: wire.Query, frames: Sequence[memoryview]) -> Reply:
         try:
@@ -234,6 +256,8 @@ class Worker:
             if id(value) in written:
                 outs.append(geometry_of(value))
                 return "t"
+            if len(kept) == wire.QUERY_RESULTS:
+                raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
             own = self._own(value, [*ins, *kept])
             session.memory.put(item.out + len(kept), geometry_of(own), own)
             outs.append(geometry_of(own))
@@ -275,10 +299,7 @@ class Worker:
     def _fetch(self, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
         try:
             tensor = session.memory.tensor(item.id, item.geometry)
-            whole = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-            flat = whole.as_strided((whole.numel(),), (1,))
-            data = memoryview(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else memoryview(b"")
-            return Answer(item.request), [data]
+            return Answer(item.request), [bytes_of(tensor)]
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
@@ -287,6 +308,7 @@ class Worker:
     def _forget(self, session: Session, item: wire.Forget, frames: Sequence[memoryview]) -> None:
         for call in item.calls:
             session.calls.pop(call, None)
+            session.direct.pop(call, None)
 
     def _load_file(self, session: Session, item: wire.LoadFile, frames: Sequence[memoryview]) -> None:
         try:
@@ -350,9 +372,16 @@ class Worker:
 
     def _fail(self, session: Session, ids: list[int], error: Exception, op: str, site: int) -> None:
         failure = _failure(error, op, site)
-        session.errors += 1
-        session.failures.append(failure)
+        session.note(failure)
         session.memory.poison(ids, failure)
+
+    def _refuse(self, session: Session, item: Any, error: Exception) -> Reply | None:
+        """What an instruction that cannot be executed comes to: a failure of its session's, and of nobody else's."""
+        failure = _failure(error, type(item).__name__, 0)
+        if isinstance(item, wire.REQUESTS):
+            return Answer(item.request, failure=failure), []
+        session.note(failure)
+        return None
 
     def _failed(self, session: Session, request: int, failure: Failure) -> Answer:
         """Answer with a failure; it counts as reported."""
@@ -367,7 +396,7 @@ def _failure(error: Exception, op: str, site: int) -> Failure:
 def _results(call: Call, result: Any, ins: list[Any]) -> list[Any]:
     """The fresh results of a call in order: its written operands and undefined results left out."""
     if not isinstance(result, (list, tuple)):
-        return [] if call.written and any(result is ins[i] for i in call.written) else [result]
+        return [] if result is None or any(result is ins[i] for i in call.written) else [result]
     found: list[Any] = []
     for value in result:
         if isinstance(value, (list, tuple)):

@@ -7,6 +7,7 @@ value is the result of an error is a `Poison` instead: subscripting it raises, s
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, TypeAlias
 
 import torch
@@ -91,6 +92,18 @@ def _with_bits(tensor: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     if geometry.conj:
         tensor = torch._conj(tensor)
     return torch._neg_view(tensor) if geometry.neg else tensor
+
+
+_bytes_at = ctypes.pythonapi.PyBytes_FromStringAndSize
+_bytes_at.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
+_bytes_at.restype = ctypes.py_object
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    """The elements, row-major."""
+    if not (tensor.is_cpu and tensor.is_contiguous()) or tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+    return _bytes_at(tensor.data_ptr(), tensor.nbytes)  # type: ignore[no-any-return]
 
 
 def copy_into(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,16 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.worker import graph, rows
-from gt.worker.memory import DTYPES
+from gt.worker.memory import DTYPES, Storages
 
-REFUSED = {"aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream"}
-"""Operators of ATen that no client has a use for, and that reach beyond the session's tensors."""
-REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_share", "aten::_nested_from")
+REFUSED = {
+    "aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream",
+    "aten::_print", "aten::get_gradients", "aten::set",
+}  # fmt: skip
+"""Operators of ATen, all overloads, that no client has a use for, and that reach beyond the session's tensors."""
+REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_cufft", "aten::_share", "aten::_nested_from")
+DEFAULT_DTYPE = torch.float32
+"""The default dtype of a worker's process, between any two calls."""
 GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
 LAYOUTS = {"strided": torch.strided}
 MEMORY_FORMATS = {
@@ -39,9 +44,9 @@ class Operators:
             return rows.CPU[name]
         if not cls._known:
             cls._known = frozenset(torch._C._dispatch_get_all_op_names())
-        if not name.startswith("aten::") or name not in cls._known or name in REFUSED:
+        if not name.startswith("aten::") or name not in cls._known:
             raise NotImplementedError(f"{name} is not an operator of GT's workers")
-        if name.startswith(REFUSED_PREFIXES):
+        if name.partition(".")[0] in REFUSED or name.startswith(REFUSED_PREFIXES):
             raise NotImplementedError(f"{name} is refused: it reaches beyond a session's own tensors")
         base, _, overload = name.removeprefix("aten::").partition(".")
         return getattr(getattr(torch.ops.aten, base), overload or "default")
@@ -67,7 +72,11 @@ def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> list[
     return found
 
 
-Build = Callable[[list[Any], list[Any]], Any]
+def _number(value: Any) -> Any:
+    return complex(value.real, value.imag) if type(value) is wire.Complex else value
+
+
+Build = Callable[[list[Any], Sequence[Any]], Any]
 
 
 class Filler:
@@ -78,6 +87,8 @@ class Filler:
     ) -> None:
         """`promoted`: the dtype in which numbers among the positional arguments may be given as tensors."""
         self.device = device
+        self.number = _number if promoted is None else _as_tensor(promoted)
+        """What a number among the positional arguments is given as."""
         self.generators: list[tuple[int, torch.Generator]] = []
         self.args: list[Any] = [None] * len(args)
         self.kwargs: dict[str, Any] = {}
@@ -88,9 +99,7 @@ class Filler:
         for position, value in enumerate(args):
             if isinstance(value, wire.In):
                 self.operands.append((position, value.index))
-            elif promoted is not None and isinstance(value, wire.Number):
-                self.built.append((position, _as_tensor(value.index, promoted)))
-            elif (build := self._build(value)) is not None:
+            elif (build := self._build(value, self.number)) is not None:
                 self.built.append((position, build))
             else:
                 self.args[position] = self._constant(value)
@@ -100,15 +109,21 @@ class Filler:
             else:
                 self.kwargs[name] = self._constant(value)
         self.positional = not kwargs and self.operands == [(i, i) for i in range(len(args))]
+        """The arguments are the operands."""
+        self.scales = not kwargs and args == [wire.In(0), wire.Number(0)]
+        """The arguments are one operand and a number."""
+        self.constants = tuple(self.args[len(self.operands) :])
+        self.leading = not (self.built or self.built_kwargs) and self.operands == [(i, i) for i in range(len(self.operands))]
+        """The arguments are the operands, then `constants`."""
 
-    def _build(self, value: wire.Arg) -> Build | None:
+    def _build(self, value: wire.Arg, number: Callable[[Any], Any] = _number) -> Build | None:
         """How an argument is made from operands and numbers; None for a constant."""
         if isinstance(value, (wire.In, wire.Number, wire.Generator)):
             index = value.index
             if isinstance(value, wire.In):
                 return lambda ins, numbers: ins[index]
             if isinstance(value, wire.Number):
-                return lambda ins, numbers: _number(numbers[index])
+                return lambda ins, numbers: number(numbers[index])
             return lambda ins, numbers: self._generator(index, ins[index])
         if isinstance(value, list) and any(self._build(v) is not None for v in value):
             if all(isinstance(v, wire.In) for v in value):
@@ -141,7 +156,7 @@ class Filler:
         self.generators.append((index, generator))
         return generator
 
-    def fill(self, ins: list[Any], numbers: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def fill(self, ins: list[Any], numbers: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         args = self.args[:]
         for position, index in self.operands:
             args[position] = ins[index]
@@ -162,12 +177,11 @@ def _always(value: Any) -> Build:
     return lambda ins, numbers: value
 
 
-def _as_tensor(index: int, dtype: torch.dtype) -> Build:
+def _as_tensor(dtype: torch.dtype) -> Callable[[Any], Any]:
     """A number as a tensor of no dimension, made once: PyTorch would make one each time, for longer than it computes."""
     made: dict[float, torch.Tensor] = {}
 
-    def build(ins: list[Any], numbers: list[Any]) -> Any:
-        value = numbers[index]
+    def convert(value: Any) -> Any:
         found = made.get(value)
         if found is None:
             if not value or not (type(value) is float or (type(value) is int and abs(value) <= EXACT_INTEGERS)):
@@ -177,7 +191,7 @@ def _as_tensor(index: int, dtype: torch.dtype) -> Build:
             found = made[value] = torch.tensor(value, dtype=dtype)
         return found
 
-    return build
+    return convert
 
 
 MAX_NUMBERS = 64
@@ -194,10 +208,6 @@ def _promoted(define: wire.Define, device: torch.device) -> torch.dtype | None:
     return PROMOTED.get(define.ins[0].dtype)
 
 
-def _number(value: Any) -> Any:
-    return complex(value.real, value.imag) if type(value) is wire.Complex else value
-
-
 class Call:
     """A prepared call. `verified` turns true when its first results were found to be what the client expects."""
 
@@ -207,22 +217,71 @@ class Call:
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
+        _check_operands(define)
         self.define = define
         self.name = define.op
         self.op = Operators.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
         self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
-        self.positional = self.filler.positional and not bool(define.graph_of)
+        self.default_dtype = _dtype(define.default_dtype)
+        self.positional = self.filler.positional and not define.graph_of and self.default_dtype is DEFAULT_DTYPE
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
         self.written = written(self.op, define.args, define.kwargs)
         self.draws = draws(self.op) or bool(define.graph_of)
         self.saves_graph = bool(define.graph_of)
-        self.default_dtype = _dtype(define.default_dtype)
         self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
+
+
+Direct = Callable[[Storages, wire.Op], None]
+
+
+def direct(call: Call) -> Direct | None:
+    """The shortest way to run a verified call that makes one result and changes nothing else; None for any other call.
+
+    It raises whatever comes up (an operand seen through a new view, a poisoned one, an error of the operator): the call is
+    then run anew, the careful way, which tells these apart.
+    """
+    op = call.op
+    single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
+    if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
+        return None
+    raw, ins, (out,), filler = call.raw, call.ins, call.out_numbers, call.filler
+    fill, constants, kwargs = filler.fill, filler.constants, filler.kwargs
+
+    def two(storages: Storages, item: wire.Op) -> None:
+        (a, b), (result,) = item.ins, item.outs
+        storages[result] = {out: raw(storages[a][ins[0]], storages[b][ins[1]])}
+
+    def scale(storages: Storages, item: wire.Op) -> None:
+        (a,), (number,), (result,) = item.ins, item.numbers, item.outs
+        storages[result] = {out: raw(storages[a][ins[0]], filler.number(number))}
+
+    def one(storages: Storages, item: wire.Op) -> None:
+        (a,), (result,) = item.ins, item.outs
+        storages[result] = {out: raw(storages[a][ins[0]], *constants, **kwargs)}
+
+    def any_number(storages: Storages, item: wire.Op) -> None:
+        (result,) = item.outs
+        args, kwargs = fill([storages[i][g] for i, g in zip(item.ins, ins, strict=True)], item.numbers)
+        storages[result] = {out: raw(*args, **kwargs)}
+
+    if call.positional and len(ins) == 2:
+        return two
+    if filler.scales:
+        return scale
+    return one if filler.leading and len(ins) == 1 else any_number
+
+
+def _check_operands(define: wire.Define) -> None:
+    """Raises ProtocolError where the template names an operand that the call does not have."""
+    for value in (*define.args, *define.kwargs.values()):
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, (wire.In, wire.Generator)) and not 0 <= one.index < len(define.ins):
+                raise ProtocolError(f"{define.op}: operand {one.index} of {len(define.ins)}")
 
 
 def _dtype(name: str) -> torch.dtype:

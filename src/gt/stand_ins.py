@@ -1,0 +1,121 @@
+"""Classes that stand for torch's own under `import gt as torch`, and build on the remote device: modules, tensor types.
+
+A stand-in is the real class to `isinstance`, `issubclass`, `==`, `hash`, pickle and whoever sets its attributes; calling it
+returns an instance of the real class. Only `is` can tell the two apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import copyreg
+from abc import ABCMeta
+from typing import Any
+
+import torch
+
+from gt.places import REMOTE, default_device, device_chosen, placing
+
+
+class StandIn(type):
+    """Metaclass of stand-ins, which name their class in `_gt_real`, and so of every class that a user derives from one."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        real = cls.__dict__.get("_gt_real")
+        return isinstance(instance, real) if real else super().__instancecheck__(instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        real = cls.__dict__.get("_gt_real")
+        return issubclass(subclass, real) if real else super().__subclasscheck__(subclass)
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or cls.__dict__.get("_gt_real", cls) is other
+
+    def __hash__(cls) -> int:
+        return type.__hash__(cls.__dict__.get("_gt_real", cls))
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        real = cls.__dict__.get("_gt_real")
+        setattr(real, name, value) if real else super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        real = cls.__dict__.get("_gt_real")
+        delattr(real, name) if real else super().__delattr__(name)
+
+    def __repr__(cls) -> str:
+        return repr(cls.__dict__["_gt_real"]) if "_gt_real" in cls.__dict__ else super().__repr__()
+
+
+def _reduce(cls: StandIn) -> Any:
+    """A stand-in is pickled as the class it stands for (which `copy` returns as it is), any other class by its name."""
+    real = cls.__dict__.get("_gt_real")
+    return (copy.copy, (real,)) if real else cls.__qualname__
+
+
+def _stand_for(real: type, metaclass: type[StandIn], name: str, bases: tuple[type, ...], **body: Any) -> Any:
+    body |= {"__module__": real.__module__, "__doc__": real.__doc__, "__qualname__": real.__qualname__}
+    made = metaclass(name, bases, body)
+    type.__setattr__(made, "_gt_real", real)
+    return made
+
+
+# -- modules that build their parameters remotely ------------------------------------------------------------------------
+
+
+class RemoteByDefault(StandIn, ABCMeta):
+    """Calling a module class builds under the remote device. ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        real = cls.__dict__.get("_gt_real")
+        with contextlib.nullcontext() if device_chosen() else REMOTE:
+            return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
+
+
+_modules: dict[type, type] = {}
+
+
+def of_module(real: type) -> type:
+    """The stand-in of a module class; one per class."""
+    if real not in _modules:
+        _modules[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
+    return _modules[real]
+
+
+# -- `torch.Tensor(...)`, `torch.FloatTensor(...)` and the like ------------------------------------------------------------
+
+
+class TensorStandIn(StandIn, type(torch.Tensor)):  # type: ignore[misc]
+    """Metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
+
+
+def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
+    real = cls.__dict__.get("_gt_real", cls)
+    if args and isinstance(args[0], torch.Tensor):  # another name for the same elements, wherever they are
+        return torch.Tensor.__new__(real, *args, **kwargs)
+    made = torch.empty(0, device=default_device()).new(*args, **kwargs)
+    return made if real is torch.Tensor else made.as_subclass(real)
+
+
+class TensorType(StandIn):
+    """Metaclass of `gt.FloatTensor` and the like, which tensors are converted to and told apart by, and which make them."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return torch.empty(0, dtype=cls.dtype, device=default_device()).new(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        strided = isinstance(instance, torch.Tensor) and instance.layout is torch.strided
+        return strided and instance.dtype is cls.dtype and instance.device.type in ("remote", "cpu")
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.__dict__["_gt_real"], name)
+
+
+Tensor = _stand_for(torch.Tensor, TensorStandIn, "Tensor", (torch.Tensor,), __new__=_new_tensor)
+TENSOR_TYPES = {
+    # `x.type(...)` goes by the name, and PyTorch knows the device's types by these
+    name: _stand_for(real, TensorType, f"torch.remote.{name}", ())
+    for name, real in vars(torch).items()
+    if isinstance(real, type(torch.FloatTensor))
+}
+for _metaclass in (RemoteByDefault, TensorStandIn, TensorType):
+    copyreg.pickle(_metaclass, _reduce)  # type: ignore[arg-type]
