@@ -604,6 +604,36 @@ def strides_of_empty_tensors(device: str) -> Any:
 
 
 @idiom
+def sparse_gradients_of_bags(device: str) -> Any:
+    found = []
+    text, offsets = torch.tensor([4, 1, 1, 3, 0, 2, 4], device=device), torch.tensor([0, 2, 5], device=device)
+    for mode, of_each in (("mean", None), ("sum", None), ("sum", data(device, 7))):
+        torch.manual_seed(0)
+        m = nn.EmbeddingBag(6, 3, mode=mode, sparse=True).to(device)
+        optimizer = torch.optim.SGD(m.parameters(), lr=1.0)
+        m(text, offsets, of_each).pow(2).sum().backward()
+        found += [m.weight.grad.is_sparse, m.weight.grad.to_dense()]
+        optimizer.step()
+        found.append(m.weight)
+    return found
+
+
+@idiom
+def numbers_that_are_equal_but_not_alike(device: str) -> Any:
+    return [torch.arange(n, device=device) for n in (3, 3.0, 3)], [torch.arange(1, n, device=device) for n in (3.0, 3)]
+
+
+@idiom
+def convolutions_of_channels_last(device: str) -> Any:
+    """Results are laid out as a CPU lays them out, which dropout and sums see."""
+    x, w = data(device, 2, 6, 6, 8).permute(0, 3, 1, 2), data(device, 8, 8, 3, 3)
+    outs = [F.conv2d(x, w), F.conv2d(x.contiguous(), w), F.conv2d(x, w[:, :1], groups=8), F.conv_transpose2d(x, w)]
+    outs += [F.conv2d(x.contiguous(), w.to(memory_format=torch.channels_last)), F.conv1d(x.flatten(2), w[..., 0])]
+    torch.manual_seed(0)
+    return outs, [out.stride() for out in outs], [F.dropout(out) for out in outs]
+
+
+@idiom
 def advanced_indexing(device: str) -> Any:
     x = torch.arange(24.0, device=device).view(2, 3, 4)
     i = torch.tensor([0, 2], device=device)
