@@ -188,6 +188,11 @@ class Mirror(ModuleType):
         return self.__dict__["_real"](*args, **kwargs)
 
 
+BUILDERS = (torch.nn.Module, torch.distributions.Distribution)
+BUILDING = ("torch.nn", "torch.distributions")
+"""Classes that make tensors when they are called, and the modules in which torch has them."""
+
+
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     """What `mirror.name` is, `mirror` standing for the torch module `real`."""
     override = OVERRIDES.get(real.__name__, {})
@@ -196,8 +201,8 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     value = getattr(real, name)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
-    if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__.startswith("torch.nn"):
-        return stand_ins.of_module(value)
+    if isinstance(value, type) and issubclass(value, BUILDERS) and value.__module__.startswith(BUILDING):
+        return stand_ins.of_builder(value)
     return value
 
 

@@ -59,11 +59,14 @@ def _stand_for(real: type, metaclass: type[StandIn], name: str, bases: tuple[typ
     return made
 
 
-# -- modules that build their parameters remotely ------------------------------------------------------------------------
+# -- modules and distributions, which build their tensors remotely --------------------------------------------------------
 
 
 class RemoteByDefault(StandIn, ABCMeta):
-    """Calling a module class builds under the remote device. ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass."""
+    """Calling a class of modules or distributions builds under the remote device, where its numbers become tensors.
+
+    ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = cls.__dict__.get("_gt_real")
@@ -71,14 +74,14 @@ class RemoteByDefault(StandIn, ABCMeta):
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
 
-_modules: dict[type, type] = {}
+_builders: dict[type, type] = {}
 
 
-def of_module(real: type) -> type:
-    """The stand-in of a module class; one per class."""
-    if real not in _modules:
-        _modules[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
-    return _modules[real]
+def of_builder(real: type) -> type:
+    """The stand-in of a class of modules or distributions; one per class."""
+    if real not in _builders:
+        _builders[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
+    return _builders[real]
 
 
 # -- `torch.Tensor(...)`, `torch.FloatTensor(...)` and the like ------------------------------------------------------------
