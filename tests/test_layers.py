@@ -19,15 +19,16 @@ ALLOWED = {
     "cli": LEAVES | {"dispatcher", "worker"},
     "__main__": {"cli"},
     "fakes": LEAVES | {"wire", "client", "dispatcher", "worker"},
-    "facade": LEAVES | {"client", "loader", "stand_ins"},
-    "stand_ins": LEAVES,
+    "facade": LEAVES | {"client", "loader", "places", "stand_ins"},
+    "stand_ins": LEAVES | {"places"},
+    "places": LEAVES,
     "loader": LEAVES | {"client"},
     "files": LEAVES | {"wire", "client"},
     "debug": LEAVES | {"wire", "client"},
     "_client": LEAVES | {"client", "facade", "files", "debug", ""},
     "__init__": {"_client"},
 }
-TORCH = {"client", "worker", "facade", "stand_ins", "loader", "files", "debug", "fakes", "_client"}
+TORCH = {"client", "worker", "facade", "places", "stand_ins", "loader", "files", "debug", "fakes", "_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from gt import stand_ins
+from gt import places, stand_ins
 from gt.loader import DataLoader, random_split
-from gt.stand_ins import REMOTE, default_device
+from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
 
 FACTORIES = {
     "torch": [
@@ -59,8 +59,8 @@ FACTORIES = {
 def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("device") is None:
-            kwargs["device"] = default_device()
+        given = kwargs.get("device")
+        kwargs["device"] = default_device() if given is None else placed(given)
         return factory(*args, **kwargs)
 
     return make
@@ -74,7 +74,7 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
-        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else function
+        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else placing(function)
         return made(data, *args, **kwargs)
 
     return convert
@@ -86,7 +86,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if stand_ins.device_chosen() else made.to(default_device())
+        return made if places.device_chosen() else made.to(default_device())
 
     return convert
 
@@ -98,7 +98,7 @@ def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tenso
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.load(f, REMOTE if map_location is None else map_location, *args, **kwargs)
+    return torch.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
 
 
 def _compile(model: Any = None, **options: Any) -> Any:
@@ -124,6 +124,12 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
         yield
 
 
+LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
+AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
+AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
+_autocast = placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
+_grad_scaler = placing_class(torch.amp.GradScaler, "device")
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     "torch": {
         "as_tensor": _follow(torch.as_tensor),
@@ -139,7 +145,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         **stand_ins.TENSOR_TYPES,
         "get_rng_state": _get_rng_state,
         "set_rng_state": _set_rng_state,
+        "autocast": _autocast,
+        **{name: placing(getattr(torch, name)) for name in LIKE},
+        **{name: placing_kind(getattr(torch, name)) for name in AUTOCAST_STATE},
     },
+    "torch.amp": {"autocast": _autocast, "GradScaler": _grad_scaler, **AMP},
+    "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
+    "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
+    "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split},
@@ -175,6 +188,11 @@ class Mirror(ModuleType):
         return self.__dict__["_real"](*args, **kwargs)
 
 
+BUILDERS = (torch.nn.Module, torch.distributions.Distribution)
+BUILDING = ("torch.nn", "torch.distributions")
+"""Classes that make tensors when they are called, and the modules in which torch has them."""
+
+
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     """What `mirror.name` is, `mirror` standing for the torch module `real`."""
     override = OVERRIDES.get(real.__name__, {})
@@ -183,8 +201,8 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     value = getattr(real, name)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
-    if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__.startswith("torch.nn"):
-        return stand_ins.of_module(value)
+    if isinstance(value, type) and issubclass(value, BUILDERS) and value.__module__.startswith(BUILDING):
+        return stand_ins.of_builder(value)
     return value
 
 
@@ -212,5 +230,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Make `import gt.X` work for every `torch.X`."""
+    """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
+    places.install()
     sys.meta_path.append(Finder())

@@ -9,28 +9,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import copyreg
-import sys
 from abc import ABCMeta
 from typing import Any
 
 import torch
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
-REMOTE = torch.device("remote", 0)
-
-
-def device_chosen() -> bool:
-    """Whether the user chose a device by `with torch.device(...)` or `set_default_device`."""
-    return any(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
-
-
-def default_device() -> torch.device:
-    """Where what is made from nothing goes. In a `DataLoader`'s worker process tensors are local; the loader moves them."""
-    if device_chosen():
-        return torch.get_default_device()
-    info = sys.modules.get("torch.utils.data._utils.worker")
-    return REMOTE if info is None or info.get_worker_info() is None else torch.device("cpu")
+from gt.places import REMOTE, default_device, device_chosen, placing
 
 
 class StandIn(type):
@@ -75,26 +59,29 @@ def _stand_for(real: type, metaclass: type[StandIn], name: str, bases: tuple[typ
     return made
 
 
-# -- modules that build their parameters remotely ------------------------------------------------------------------------
+# -- modules and distributions, which build their tensors remotely --------------------------------------------------------
 
 
 class RemoteByDefault(StandIn, ABCMeta):
-    """Calling a module class builds under the remote device. ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass."""
+    """Calling a class of modules or distributions builds under the remote device, where its numbers become tensors.
+
+    ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = cls.__dict__.get("_gt_real")
         with contextlib.nullcontext() if device_chosen() else REMOTE:
-            return real(*args, **kwargs) if real else super().__call__(*args, **kwargs)
+            return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
 
-_modules: dict[type, type] = {}
+_builders: dict[type, type] = {}
 
 
-def of_module(real: type) -> type:
-    """The stand-in of a module class; one per class."""
-    if real not in _modules:
-        _modules[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
-    return _modules[real]
+def of_builder(real: type) -> type:
+    """The stand-in of a class of modules or distributions; one per class."""
+    if real not in _builders:
+        _builders[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
+    return _builders[real]
 
 
 # -- `torch.Tensor(...)`, `torch.FloatTensor(...)` and the like ------------------------------------------------------------

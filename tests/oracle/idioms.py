@@ -380,6 +380,44 @@ def autocast(device: str) -> Any:
 
 
 @idiom
+def autocast_of_a_weight_that_is_used_twice(device: str) -> Any:
+    """Its gradients add up in the short dtype: the cast is kept until the region ends."""
+    torch.manual_seed(0)
+    m, x = nn.Linear(4, 4).to(device), data(device, 6, 4)
+    with torch.autocast(device, torch.bfloat16):
+        with torch.no_grad():
+            m(x)
+        loss = m(m(x)).pow(2).sum()
+    loss.backward()
+    return loss, grads(m)
+
+
+@idiom
+def dropout_of_short_floats(device: str) -> Any:
+    found = []
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        x, g = data(device, 8, 8).to(dtype).requires_grad_(), data(device, 8, 8).to(dtype)
+        torch.manual_seed(0)
+        out = F.dropout(x, 0.1)
+        out.backward(g)
+        found += [out, x.grad]
+    return found
+
+
+@idiom
+def an_encoder_that_leaves_out_padding(device: str) -> Any:
+    """PyTorch takes nested tensors for it; what it computes is the same but for the last digits."""
+    torch.manual_seed(0)
+    layer, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), data(device, 3, 5, 16)
+    m = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(16)).to(device).eval()
+    padding = torch.arange(5, device=device) >= torch.tensor([[5], [4], [2]], device=device)
+    with torch.no_grad():
+        found = m(x, src_key_padding_mask=padding), m(x, src_key_padding_mask=padding.float() * -1e9)
+        attended, weights = m.layers[0].self_attn(x, x, x, need_weights=False)
+    return [(out * 1000).round() for out in found], m(x), attended, weights is None
+
+
+@idiom
 def grad_scaler(device: str) -> Any:
     m = net(device)
     optimizer, scaler = torch.optim.SGD(m.parameters(), 0.1), torch.amp.GradScaler(device, init_scale=4.0)
@@ -464,6 +502,22 @@ def recurrent_cells(device: str) -> Any:
     g = cells[1](x)
     (h.sum() + c.sum() + g.sum()).backward()
     return h, c, g, grads(cells[0]), grads(cells[1])
+
+
+@idiom
+def recurrent_cells_in_double(device: str) -> Any:
+    """A product that starts from the bias rounds otherwise than one that the bias is added to."""
+    torch.manual_seed(0)
+    cells = (
+        nn.LSTMCell(1, 11).double().to(device),
+        nn.GRUCell(1, 11).double().to(device),
+        nn.RNNCell(1, 11).double().to(device),
+    )
+    h = c = g = r = torch.zeros(5, 11, dtype=torch.double, device=device)
+    for x in data(device, 5, 3).double().split(1, dim=1):
+        (h, c), g, r = cells[0](x, (h, c)), cells[1](x, g), cells[2](x, r)
+    (h.sum() + c.sum() + g.sum() + r.sum()).backward()
+    return h, c, g, r, [grads(cell) for cell in cells]
 
 
 @idiom
@@ -596,6 +650,36 @@ def strides_of_empty_tensors(device: str) -> Any:
 
 
 @idiom
+def sparse_gradients_of_bags(device: str) -> Any:
+    found = []
+    text, offsets = torch.tensor([4, 1, 1, 3, 0, 2, 4], device=device), torch.tensor([0, 2, 5], device=device)
+    for mode, of_each in (("mean", None), ("sum", None), ("sum", data(device, 7))):
+        torch.manual_seed(0)
+        m = nn.EmbeddingBag(6, 3, mode=mode, sparse=True).to(device)
+        optimizer = torch.optim.SGD(m.parameters(), lr=1.0)
+        m(text, offsets, of_each).pow(2).sum().backward()
+        found += [m.weight.grad.is_sparse, m.weight.grad.to_dense()]
+        optimizer.step()
+        found.append(m.weight)
+    return found
+
+
+@idiom
+def numbers_that_are_equal_but_not_alike(device: str) -> Any:
+    return [torch.arange(n, device=device) for n in (3, 3.0, 3)], [torch.arange(1, n, device=device) for n in (3.0, 3)]
+
+
+@idiom
+def convolutions_of_channels_last(device: str) -> Any:
+    """Results are laid out as a CPU lays them out, which dropout and sums see."""
+    x, w = data(device, 2, 6, 6, 8).permute(0, 3, 1, 2), data(device, 8, 8, 3, 3)
+    outs = [F.conv2d(x, w), F.conv2d(x.contiguous(), w), F.conv2d(x, w[:, :1], groups=8), F.conv_transpose2d(x, w)]
+    outs += [F.conv2d(x.contiguous(), w.to(memory_format=torch.channels_last)), F.conv1d(x.flatten(2), w[..., 0])]
+    torch.manual_seed(0)
+    return outs, [out.stride() for out in outs], [F.dropout(out) for out in outs]
+
+
+@idiom
 def advanced_indexing(device: str) -> Any:
     x = torch.arange(24.0, device=device).view(2, 3, 4)
     i = torch.tensor([0, 2], device=device)
@@ -654,6 +738,31 @@ def printing(device: str) -> Any:
         str(nn.Parameter(x.detach())),
         f"{y:.3f}",
     )
+
+
+@idiom
+def printing_what_has_a_history(device: str) -> Any:
+    """The name of the last node, also where there is another one here."""
+    torch.manual_seed(0)
+    q = data(device, 1, 2, 4, 8).requires_grad_()
+    made = [F.dropout(q), F.scaled_dot_product_attention(q, q, q), F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)]
+    for bias, shape in itertools.product((True, False), ((4,), (2, 4), (2, 3, 4))):
+        linear, x = nn.Linear(4, 3, bias=bias).to(device), data(device, *shape)
+        made += [linear(x), linear(x.mT.contiguous().mT) if x.dim() > 1 else linear(x).sum()]
+    for kind, batch_first in itertools.product((nn.LSTM, nn.GRU, nn.RNN), (True, False)):
+        made += torch.utils._pytree.tree_leaves(kind(4, 3, batch_first=batch_first).to(device)(data(device, 2, 3, 4)))
+    made += nn.LSTMCell(4, 3).to(device)(data(device, 2, 4))
+    made += [cell(4, 3).to(device)(data(device, 2, 4)) for cell in (nn.GRUCell, nn.RNNCell)]
+    return [repr(t).rpartition("grad_fn=")[2] for t in made]
+
+
+@idiom
+def load_state_dict_and_cast_while_a_graph_lives(device: str) -> Any:
+    m = net(device)
+    out = m(data(device, 2, 4)).sum()
+    m.load_state_dict({name: value * 2 for name, value in m.state_dict().items()})
+    m.to(device).double()
+    return out, list(m.parameters())
 
 
 @idiom

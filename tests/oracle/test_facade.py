@@ -154,6 +154,43 @@ y = torch.zeros(2, 3)
 shift(y[1])
 print(x.grad, torch.ops.gt_test.scaled(x, 2.0), y)
 """,
+    "distributions": """
+import IMPORT as torch
+import IMPORT.distributions as D
+from IMPORT.distributions import Normal, kl_divergence
+torch.manual_seed(0)
+class Shifted(Normal):
+    def __init__(self, loc):
+        super().__init__(loc + 1, 2.0)
+x = torch.randn(2)
+for d in (Normal(0.0, 1.0), D.Bernoulli(0.3), D.Gamma(2.0, 3.0), D.Categorical(logits=x), D.Uniform(-1, 1), Shifted(0.5)):
+    print(d, type(d) == Normal, isinstance(d, D.Distribution), d.sample((2,)) + x.abs(), d.entropy())
+print(kl_divergence(Normal(0.0, 1.0), Normal(x, 2.0)), D.Independent(Normal(x, 1.0), 1).log_prob(torch.zeros(2)))
+print(D.TransformedDistribution(Normal(0.0, 1.0), [D.transforms.AffineTransform(1.0, 2.0)]).rsample((2,)))
+""",
+    "one_device": """
+import IMPORT as torch
+import IMPORT.nn as nn
+import IMPORT.nn.functional as F
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2, device=device)).to(device)
+model.to(device=device, dtype=torch.float64).float()
+x = torch.randn(6, 4).to(device)
+hidden = torch.zeros(6, 2, device="cpu") + torch.ones_like(x, device=device)[:, :2]
+out = model(x) + hidden
+print(device, out, out.cpu() + out.cpu().numpy(), x.new_zeros(1, device=device) + x.to("cpu", torch.float64).sum())
+kind = device.type
+for cast in (torch.autocast(kind, torch.bfloat16), torch.amp.autocast("cpu"), torch.autocast(device_type=kind)):
+    with cast:
+        print(model(x).dtype, torch.is_autocast_enabled("cpu"))
+scaler = torch.amp.GradScaler(device.type, init_scale=8.0)
+print(scaler.scale(out.sum()), torch.as_tensor(x, device=device).sum(), torch.Generator(device=device).device)
+torch.save(model.state_dict(), "model.pt")
+print(model.load_state_dict(torch.load("model.pt", map_location=device)), model(x.to(device)).to("cpu").detach().numpy())
+torch.set_default_device(device)
+print(torch.rand(2) + torch.rand(2, device="cpu"), nn.Linear(1, 1)(torch.ones(1)))
+""",
     "state": """
 import IMPORT as torch
 torch.manual_seed(3)
@@ -192,8 +229,9 @@ def test_torch_itself_is_left_as_it_was() -> None:
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
     assert gt.randn(3).device.type == "remote"
     assert gt.nn.Linear(2, 2).weight.device.type == "remote"
-    with gt.device("cpu"):
-        assert gt.zeros(2).device.type == "cpu"
+    assert gt.zeros(2).cpu().device.type == "cpu"
+    with torch.device("meta"):
+        assert gt.zeros(2).device.type == "meta"
 
 
 def test_annotations_change_nothing() -> None:

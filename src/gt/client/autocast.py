@@ -5,6 +5,8 @@ PyTorch's C++ tables exist for its own devices only; a Python device brings its 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -142,13 +144,42 @@ PROMOTE = ["stack", "cat", "index_copy", "index_copy.dimname"]
 """Run in the widest dtype among their operands."""
 
 
+_kept: dict[tuple[int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
+"""Parameters and their casts, with and without a gradient, until the outermost region ends: where one is used twice, its
+gradients add up in the cast's dtype, as on the CPU."""
+
+
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, torch.Tensor):
-        eligible = value.device.type == "remote" and value.is_floating_point() and value.dtype != torch.float64
-        return value.to(dtype) if eligible else value
+        if value.device.type != "remote" or not value.is_floating_point() or value.dtype in (dtype, torch.float64):
+            return value
+        return _cast_once(value, dtype) if _is_kept(value, dtype) else value.to(dtype)
     if isinstance(value, (list, tuple)):
         return type(value)(_cast(v, dtype) for v in value)
     return value
+
+
+def _is_kept(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """What C++ keeps on its own devices (`cached_cast`)."""
+    trained = tensor.dtype == torch.float32 and tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
+    return trained and dtype == torch.get_autocast_dtype("remote") and torch.is_autocast_cache_enabled()
+
+
+def _cast_once(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    key = id(tensor), torch.is_grad_enabled()
+    found = _kept.get(key)
+    if found is None:
+        found = _kept[key] = (tensor, tensor.to(dtype))
+    return found[1]
+
+
+def _forget_with(clear: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(clear)
+    def clear_autocast_cache() -> None:
+        _kept.clear()
+        clear()
+
+    return clear_autocast_cache
 
 
 def _widest(values: Any) -> torch.dtype:
@@ -177,6 +208,7 @@ def _kernel(name: str, policy: str) -> Any:
 
 
 def install(library: torch.library.Library, fallback: torch.library.Library) -> None:
+    torch.clear_autocast_cache = _forget_with(torch.clear_autocast_cache)
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for names, policy in ((LOWER, "lower"), (FP32, "fp32"), (PROMOTE, "promote")):
         for name in names:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from gt.client import session
 
@@ -42,6 +43,14 @@ def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) ->
     return tuple(g if g is None else g.to(dtype) for g, dtype in zip(found, (input.dtype, kept, kept), strict=True))
 
 
+def _convolution(input: torch.Tensor, weight: torch.Tensor, *args: Any) -> torch.Tensor:
+    """Channels last where input or weight are."""
+    out = aten.convolution.default(input, weight, *args)
+    formats = [suggest_memory_format(t) for t in (input, weight)]
+    last = [f for f in formats if f is not torch.contiguous_format]
+    return torch.empty_like(out, memory_format=last[0]) if last else out
+
+
 def _loss_of_one_row(*args: Any) -> Any:
     """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
     loss, is_target = aten.multilabel_margin_loss_forward.default(*args)
@@ -65,16 +74,24 @@ def _index_put(op: Infer) -> Infer:
     return infer
 
 
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    """Weights (the eleventh argument asks for them) are no tensor at all where they are not wanted."""
+    out, weights = aten._native_multi_head_attention.default(*args, **kwargs)
+    return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
+
+
 EVERYWHERE: dict[str, Infer] = {
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),
     "aten::_index_put_impl_": _index_put(aten._index_put_impl_.default),
+    "aten::_native_multi_head_attention": _attention,
 }
 CPU: dict[str, Infer] = {
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
     "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
+    "aten::convolution": _convolution,
     "aten::native_group_norm_backward": _group_norm_backward,
     "aten::native_batch_norm": _norm(aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _norm(aten._native_batch_norm_legit.default),

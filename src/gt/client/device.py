@@ -219,3 +219,4 @@ def install() -> None:
     interrupts.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
+    torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

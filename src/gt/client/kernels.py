@@ -100,6 +100,8 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             elif kind is complex and position in vary:
                 numbers.append(wire.Complex(a.real, a.imag))
                 key.append(kind)
+            elif kind is float:  # equal to an integer, which may make another result (`arange`)
+                key.append((kind, a))
             else:
                 key.append(a)
         if kwargs:

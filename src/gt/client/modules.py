@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from gt.client.special import NestedError
+
 
 def _choose_as_on_the_cpu() -> None:
     """`linear_cross_entropy` chooses its precision by the kind of device: here as on the CPU, so that results are equal."""
@@ -43,6 +45,30 @@ def _looping(choose: Callable[..., tuple[bool, bool]]) -> Callable[..., tuple[bo
     return _choose
 
 
+def _encode_padded() -> None:
+    """Where `TransformerEncoder` would leave padding out by a nested tensor, it is computed and set to zero instead."""
+    encode = torch.nn.TransformerEncoder.forward
+
+    @functools.wraps(encode)
+    def forward(
+        self: Any, src: torch.Tensor, mask: Any = None, src_key_padding_mask: Any = None, *args: Any, **kw: Any
+    ) -> Any:
+        try:
+            return encode(self, src, mask, src_key_padding_mask, *args, **kw)
+        except NestedError:
+            norm, self.norm, self.use_nested_tensor = self.norm, None, False
+            try:
+                out = encode(self, src, mask, src_key_padding_mask, *args, **kw)
+            finally:
+                self.norm, self.use_nested_tensor = norm, True
+            padding = src_key_padding_mask if src_key_padding_mask.dtype == torch.bool else src_key_padding_mask != 0
+            out = out.masked_fill(padding.unsqueeze(-1), 0)
+            return out if norm is None else norm(out)
+
+    torch.nn.TransformerEncoder.forward = forward  # type: ignore[assignment]
+
+
 def install() -> None:
     _loop_as_on_the_cpu()
+    _encode_padded()
     _choose_as_on_the_cpu()

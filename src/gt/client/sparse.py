@@ -10,7 +10,7 @@ import torch
 
 from gt.client import geometry, record
 from gt.client.calls import OpOverload
-from gt.client.kernels import Kernel
+from gt.client.kernels import Kernel, kernel
 
 Tensor = torch.Tensor
 aten = torch.ops.aten
@@ -85,6 +85,24 @@ def sparse_mask(self: Tensor, mask: Tensor) -> Tensor:
     """The elements of a tensor where another has elements: one for each index, were it there twice."""
     dense = self.to_dense() if self.layout is torch.sparse_coo else self
     return _with_values(mask, dense[tuple(mask._indices().unbind())])
+
+
+_bag_backward = kernel(aten._embedding_bag_backward.default)
+
+
+def embedding_bag_backward(
+    grad: Tensor, indices: Tensor, offsets: Tensor, bags: Tensor, sizes: Tensor, maxima: Tensor, *options: Any
+) -> Tensor:
+    """`options`: count of weights, scale_grad_by_freq, mode, sparse, per_sample_weights, padding_idx."""
+    count, scaled, mode, sparse, *rest = options
+    if not sparse:
+        return _bag_backward(grad, indices, offsets, bags, sizes, maxima, *options)  # type: ignore[no-any-return]
+    if not bags.numel():  # a CPU's fast way leaves out the bag of each index
+        starts = torch.zeros(len(indices) + 1, dtype=torch.int64, device=indices.device)
+        bags = starts.index_add_(0, offsets.long(), torch.ones_like(offsets, dtype=torch.int64))[:-1].cumsum(0) - 1
+    return aten._embedding_bag_sparse_backward.default(  # type: ignore[no-any-return]
+        grad, indices, offsets, bags, sizes, count, scaled, mode, *rest
+    )
 
 
 # -- arithmetic ----------------------------------------------------------------------------------------------------------
@@ -193,4 +211,9 @@ for _op in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
 for _name in CONTAINED:
     _base, _, _overload = _name.partition(".")
     KERNELS[_name] = _container(getattr(getattr(aten, _base), _overload or "default"))
-FROM_DENSE: dict[str, Kernel] = {"_to_sparse": to_sparse, "_to_sparse.sparse_dim": to_sparse_dim}
+FROM_DENSE: dict[str, Kernel] = {
+    "_to_sparse": to_sparse,
+    "_to_sparse.sparse_dim": to_sparse_dim,
+    "_embedding_bag_backward": embedding_bag_backward,
+}
+"""Kernels whose operands are dense and whose results may be sparse."""

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 from gt.client import geometry, record, session, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel
+from gt.errors import RefusedError
 from gt.wire import instructions as wire
 
 Tensor = torch.Tensor
@@ -221,6 +222,15 @@ def has_compatible_shallow_copy_type(self: Tensor, other: Tensor) -> bool:
 
 CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
 CPU_KERNELS["is_pinned"] = lambda self, device=None: False
+
+
+class NestedError(RefusedError):
+    """A nested tensor was asked for."""
+
+
+@special("_nested_tensor_from_mask")
+def nested_tensor_from_mask(t: Tensor, mask: Tensor, mask_check: bool = True) -> Tensor:
+    raise NestedError("nested tensors of the strided layout are not carried to workers; pad them instead")
 
 
 _pack = kernel(aten._pack_padded_sequence.default)

@@ -10,7 +10,7 @@ import numpy
 import torch
 import torch._tensor_str as printing
 
-from gt.client import record
+from gt.client import nodes, record
 
 Tensor = torch.Tensor
 _numpy = Tensor.numpy
@@ -90,7 +90,7 @@ def _print_locally() -> None:
         default = torch._C._get_default_device
         torch._C._get_default_device = lambda: "remote"
         try:
-            return text(inp, tensor_contents=tensor_contents)  # type: ignore[no-untyped-call,no-any-return]
+            return nodes.renamed(inp, text(inp, tensor_contents=tensor_contents))  # type: ignore[no-untyped-call]
         finally:
             torch._C._get_default_device = default
 

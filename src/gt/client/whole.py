@@ -29,6 +29,10 @@ WHOLE: tuple[OpOverload, ...] = (
     aten.rnn_tanh.data,
     aten.rnn_relu.input,
     aten.rnn_relu.data,
+    aten.lstm_cell.default,
+    aten.gru_cell.default,
+    aten.rnn_tanh_cell.default,
+    aten.rnn_relu_cell.default,
 )
 HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 """What a saved graph looks like to the client: a tensor of nothing, whose end frees the graph."""

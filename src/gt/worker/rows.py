@@ -20,6 +20,11 @@ def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -
     return aten.histc.default(self.double(), bins, min, max).to(self.dtype)  # type: ignore[no-any-return]
 
 
+def native_dropout_backward(grad: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    """By noise of the gradient's own dtype, as a CPU's `dropout`: for short floats the scale is rounded first."""
+    return grad * mask.to(grad.dtype).mul_(scale)
+
+
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
     """The gradients of `linear`, by the very products that autograd makes of its parts, so to the same bits."""
     if weight.dim() != 2 or input.dim() < 2 or not (input.dim() == 2 or input.is_contiguous()):
@@ -61,4 +66,4 @@ def _through_parts(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
 
 
 EVERYWHERE: dict[str, Callable[..., Any]] = {"aten::linear_backward": linear_backward}
-CPU: dict[str, Callable[..., Any]] = {"aten::histc": histc}
+CPU: dict[str, Callable[..., Any]] = {"aten::histc": histc, "aten::native_dropout_backward": native_dropout_backward}

@@ -1,0 +1,141 @@
+"""What `"cpu"` means in a file that says `import gt as torch`: where its tensors are, the remote device.
+
+A script that runs on a CPU calls its one device "cpu" (`device = "cuda" if torch.cuda.is_available() else "cpu"`, then
+`.to(device)`), and names it in one line and leaves it out in the next. Ported, the name stands for the device that takes
+the CPU's part. Functions reached through `gt` know that they were; for methods the caller's file decides, so that
+libraries, and files that import torch itself, move tensors to this process's memory as ever. `.cpu()` fetches everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+
+REMOTE = torch.device("remote", 0)
+
+
+def in_loader_process() -> bool:
+    """In a `DataLoader`'s worker process tensors are local; the loader moves the batches."""
+    info = sys.modules.get("torch.utils.data._utils.worker")
+    return info is not None and info.get_worker_info() is not None
+
+
+def names_the_cpu(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cpu"
+    return isinstance(device, str) and device.partition(":")[0] == "cpu"
+
+
+def placed(device: Any) -> Any:
+    """The device that a ported file means."""
+    return REMOTE if names_the_cpu(device) and not in_loader_process() else device
+
+
+def device_chosen() -> bool:
+    """Whether the user chose another device by `with torch.device(...)` or `set_default_device`."""
+    stack = _get_current_function_mode_stack()
+    return any(isinstance(mode, DeviceContext) and not names_the_cpu(mode.device) for mode in stack)
+
+
+def default_device() -> torch.device:
+    """Where what is made from nothing goes."""
+    if device_chosen():
+        return torch.get_default_device()
+    return torch.device("cpu") if in_loader_process() else REMOTE
+
+
+def placed_kind(kind: Any) -> Any:
+    """The same for the kind of a device, a string."""
+    return "remote" if kind == "cpu" else kind
+
+
+def placing(function: Callable[..., Any], parameter: str = "device") -> Callable[..., Any]:
+    """A function of `gt` that takes a device by name."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if parameter in kwargs:
+            kwargs[parameter] = placed(kwargs[parameter])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def placing_kind(function: Callable[..., Any], parameter: str = "device_type", position: int = 0) -> Callable[..., Any]:
+    """A function of `gt` that takes the kind of a device, by position or by name."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if parameter in kwargs:
+            kwargs[parameter] = placed_kind(kwargs[parameter])
+        before, kind, after = args[:position], args[position : position + 1], args[position + 1 :]
+        return function(*before, *map(placed_kind, kind), *after, **kwargs)
+
+    return call
+
+
+def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
+    """A class of `gt` that is constructed for the kind of a device; `defaults` are the CPU's, where the devices differ."""
+    construct = placing_kind(real.__init__, parameter, 1)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
+            kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
+        construct(self, *args, **kwargs)
+
+    return type(real.__name__, (real,), {"__init__": init, "__module__": real.__module__, "__doc__": real.__doc__})
+
+
+# -- methods: the caller's file decides ----------------------------------------------------------------------------------
+
+
+def _is_ported(frame: FrameType) -> bool:
+    """Whether a file has modules of `gt` under torch's names, and none of torch itself."""
+    modules = [(name, value) for name, value in frame.f_globals.items() if isinstance(value, ModuleType)]
+    of_gt = any(value.__name__.partition(".")[0] == "gt" and name != "gt" for name, value in modules)
+    return of_gt and not any(value is torch for _, value in modules)
+
+
+def _to(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`to` of tensors and modules, which takes a device first or by name."""
+
+    @functools.wraps(original)
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device") or (args[0] if args else None)
+        if names_the_cpu(device) and _is_ported(sys._getframe(1)):
+            args, kwargs = tuple(map(placed, args)), {name: placed(value) for name, value in kwargs.items()}
+        return original(self, *args, **kwargs)
+
+    return to
+
+
+def _new(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`new_zeros` and its like."""
+
+    @functools.wraps(original)
+    def new(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if names_the_cpu(kwargs.get("device")) and _is_ported(sys._getframe(1)):
+            kwargs["device"] = placed(kwargs["device"])
+        return original(self, *args, **kwargs)
+
+    return new
+
+
+NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros")
+
+
+def install() -> None:
+    for owner in (torch.Tensor, torch.nn.Module):
+        owner.to = _to(owner.to)  # type: ignore[method-assign,attr-defined]
+    UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
+    for name in NEW:
+        setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
+    torch.nn.Module.to_empty = _new(torch.nn.Module.to_empty)  # type: ignore[method-assign]
