@@ -179,7 +179,7 @@ model.to(device=device, dtype=torch.float64).float()
 x = torch.randn(6, 4).to(device)
 hidden = torch.zeros(6, 2, device="cpu") + torch.ones_like(x, device=device)[:, :2]
 out = model(x) + hidden
-print(device, out, out.cpu() + out.cpu().numpy(), x.new_zeros(1, device=device) + x.to("cpu", torch.float64).sum())
+print(device, out, out.cpu().detach().numpy(), x.new_zeros(1, device=device) + x.to("cpu", torch.float64).sum())
 kind = device.type
 for cast in (torch.autocast(kind, torch.bfloat16), torch.amp.autocast("cpu"), torch.autocast(device_type=kind)):
     with cast:
