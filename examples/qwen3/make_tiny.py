@@ -19,6 +19,29 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen's tokenizers cut text before byte-level BPE (tokenizer.json of Qwen/Qwen3-1.7B)."""
+SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+CHAT_TEMPLATES = {
+    "qwen3": """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and loop.last %}<think>
+
+</think>
+
+{% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% endif %}{% endif %}""",
+    "qwen2": "{% if messages[0].role != 'system' %}<|im_start|>system\n"
+    + SYSTEM
+    + """<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}""",
+}
+"""What Qwen's own chat templates make of conversations without tools and reasoning."""
 SIZES = {
     "vocab_size": 1024,
     "hidden_size": 128,
@@ -108,6 +131,7 @@ def make(out: Path, kind: str, texts: list[str], seed: int = 0) -> None:
     config = make_config(kind, tokenizer)
     tokenizer.save(str(out / "tokenizer.json"))
     about = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    about["chat_template"] = CHAT_TEMPLATES[kind]
     (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(make_weights(kind, config, seed), out / "model.safetensors", {"format": "pt"})

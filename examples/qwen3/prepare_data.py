@@ -1,32 +1,41 @@
 """Step 2: turn Alpaca-format rows into token ids and labels that training maps into memory.
 
-    python prepare_data.py --data FILE_OR_FOLDER_OR_NAME --model FOLDER --out FOLDER
+    python prepare_data.py --data FILE_OR_FOLDER_OR_NAME --model FOLDER_OR_NAME [--prepared FOLDER]
 
-Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows end to end; -100 is no target) and
-offsets.npy (int64, where each row begins, and the end), and held_out/rows.json. All of it or nothing.
+Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows end to end; -100 is no target),
+offsets.npy (int64, where each row begins, and the end) and rows.json, the rows as text. All of it or nothing.
 """
 
 from __future__ import annotations
 
-import argparse
+from problems import UserError, read_json
+
+# isort: split
 import json
-import os
 import random
-import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from folders import check_output, resolve, whole
+from options import parse
 from tokenizers import Tokenizer
 
 IGNORED = -100
-Row = dict[str, str]
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+OUTPUTS = {"train", "held_out"}
 
 
-class DataError(Exception):
-    """A data set cannot be used; the message names the file and the row."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the data set, and the number it has there (from 1)."""
+
+    number: int
+    instruction: str
+    input: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Template:
     before_answer: str
 
     def prompt(self, row: Row) -> str:
-        asked = row["instruction"] + ("\n\n" + row["input"] if row.get("input") else "")
+        asked = row.instruction + (f"\n\n{row.input}" if row.input else "")
         return f"{self.system}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{self.before_answer}"
 
 
@@ -47,135 +56,163 @@ TEMPLATES = {
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n", ""
     ),
 }
-END = "<|im_end|>"
 
 
 def read_rows(name: str, revision: str | None) -> list[Row]:
-    """Rows of a JSON or JSON-lines file, of a folder that holds one, or of a data set on the hub."""
+    """Rows of a JSON or JSON-lines file, of a folder of them, or of a data set of the hub. Raises UserError."""
     path = Path(name)
-    if path.is_dir():
-        files = sorted([*path.glob("*.json"), *path.glob("*.jsonl"), *path.glob("*.parquet")])
-        if not files:
-            raise DataError(f"{path}: no .json, .jsonl or .parquet file")
-        path = files[0]
     if path.is_file():
-        return checked(_read_file(path), str(path))
-    if name.startswith((".", "/")) or name.count("/") != 1:
-        raise DataError(f"{name}: no such file or folder")
-    return checked(_download(name, revision), name)
+        return checked(_read_file(path), name)
+    folder = resolve(name, revision, "dataset")
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")])
+    if next(folder.rglob("*.parquet"), None):
+        return checked(_read_repository(folder), name)
+    if len(files) != 1:
+        raise UserError(f"{name}: a folder with parquet files or one .json or .jsonl file is needed, this has {len(files)}")
+    return checked(_read_file(files[0]), str(files[0]))
 
 
-def _read_file(path: Path) -> Iterable[object]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # late import: only for this format
-
-        return list(pyarrow.parquet.read_table(path).to_pylist())
-    text = path.read_text()
+def _read_file(path: Path) -> list[object]:
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error}") from None
+    if path.suffix == ".jsonl":
+        return [_parse(line, f"{path}:{n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    found = _parse(text, str(path))
     if not isinstance(found, list):
-        raise DataError(f"{path}: expected a list of rows")
+        raise UserError(f"{path}: expected a list of rows")
     return found
 
 
-def _download(name: str, revision: str | None) -> Iterable[object]:
-    from datasets import load_dataset  # late import: only for names on the hub
-
+def _parse(text: str, source: str) -> object:
     try:
-        return list(load_dataset(name, split="train", revision=revision))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{name}: cannot be downloaded ({type(error).__name__}): connect to the network, or download it elsewhere"
-            " and pass the file: --data FILE"
-        ) from None
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = source if "\n" not in text else f"{source}:{error.lineno}"
+        raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+
+
+def _read_repository(folder: Path) -> Iterable[object]:
+    """The `train` split of a folder that is laid out as a data set on the hub."""
+    from datasets import disable_progress_bars, load_dataset  # late import: only for such folders
+    from datasets.exceptions import DatasetsError
+
+    disable_progress_bars()
+    try:
+        return load_dataset(str(folder), split="train")
+    except (DatasetsError, ValueError) as error:
+        raise UserError(f"{folder}: {' '.join(str(error).split())}") from None
 
 
 def checked(rows: Iterable[object], source: str) -> list[Row]:
-    """Rows with the texts they need. Raises DataError naming the first that lacks one."""
+    """Rows with the texts they need. Raises UserError naming the first that lacks one."""
     found = []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"{source}: row {number} is no object")
-        for key in ("instruction", "output"):
-            if not isinstance(row.get(key), str):
-                raise DataError(f"{source}: row {number} has no text {key!r}")
-        if not isinstance(row.get("input", ""), str):
-            raise DataError(f"{source}: row {number}: 'input' is no text")
-        found.append({k: row.get(k, "") for k in ("instruction", "input", "output")})
+            raise UserError(f"{source}: row {number} is no object")
+        texts = {key: row.get(key, "" if key == "input" else None) for key in ("instruction", "input", "output")}
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                raise UserError(f"{source}: row {number} has no text {key!r} (it is {text!r})")
+            if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+                raise UserError(f"{source}: row {number}: {key!r} holds half a character (a lone surrogate)")
+        found.append(Row(number, **texts))
     return found
 
 
-def encode(row: Row, tokenizer: Tokenizer, template: Template, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Ids and labels of a row, at most `max_tokens`. Prompt and answer are tokenised apart, so no token spans both."""
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """A checkpoint's tokenizer. Raises UserError where it is not a Qwen tokenizer, FileNotFoundError where there is none."""
+    path = folder / "tokenizer.json"
+    path.stat()
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower type
+        raise UserError(f"{path}: not a tokenizer: {error}") from None
+    for token in (PAD, START, END):
+        if tokenizer.token_to_id(token) is None:
+            raise UserError(f"{path}: no token {token!r}: not a Qwen tokenizer")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def encode(row: Row, tokenizer: Tokenizer, template: Template) -> tuple[list[int], list[int]]:
+    """Ids and labels of a row. Prompt and answer are tokenised apart, so that no token spans both."""
     prompt = tokenizer.encode(template.prompt(row), add_special_tokens=False).ids
-    answer = tokenizer.encode(row["output"] + END, add_special_tokens=False).ids
-    ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
-    return ids[:max_tokens], labels[:max_tokens]
+    answer = tokenizer.encode(row.output + END, add_special_tokens=False).ids
+    return prompt + answer, [IGNORED] * len(prompt) + answer
 
 
-def write(folder: Path, encoded: list[tuple[list[int], list[int]]]) -> None:
-    folder.mkdir(parents=True)
-    lengths = [len(ids) for ids, _ in encoded]
-    np.save(folder / "ids.npy", np.array([t for ids, _ in encoded for t in ids], np.int32))
-    np.save(folder / "labels.npy", np.array([t for _, labels in encoded for t in labels], np.int32))
-    np.save(folder / "offsets.npy", np.cumsum([0, *lengths], dtype=np.int64))
+@dataclass(frozen=True)
+class Encoded:
+    """A row that is used, as ids and labels."""
+
+    row: Row
+    ids: list[int]
+    labels: list[int]
 
 
-def prepare(rows: list[Row], model: Path, out: Path, max_tokens: int, held_out: int) -> None:
-    """Write the folder `out`, replacing an earlier one only when all of it is there."""
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    if tokenizer.token_to_id(END) is None:
-        raise DataError(f"{model / 'tokenizer.json'}: no token {END!r}: not a Qwen tokenizer")
-    template = TEMPLATES[json.loads((model / "config.json").read_text())["model_type"]]
-    kept, empty, cut = [], 0, 0
+def encode_all(rows: list[Row], tokenizer: Tokenizer, template: Template, max_tokens: int) -> list[Encoded]:
+    """The rows that can be used, at most `max_tokens` each; prints the numbers of those that are dropped or cut."""
+    kept: list[Encoded] = []
+    beyond = f"whose answer lies beyond {max_tokens} tokens"
+    dropped: dict[str, list[int]] = {"with an empty answer": [], beyond: [], "that hold a chat token": []}
+    cut: list[int] = []
     for row in rows:
-        if not row["output"].strip():
-            empty += 1
-            continue
-        ids, labels = encode(row, tokenizer, template, max_tokens)
-        if all(label == IGNORED for label in labels):
-            cut += 1
-            continue
-        kept.append((row, ids, labels))
-    if len(kept) <= held_out:
-        raise DataError(f"{len(kept)} usable rows are too few to hold {held_out} out")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    parts = {"held_out": kept[len(kept) - held_out :], "train": kept[: len(kept) - held_out]}
-    for name, part in parts.items():
-        write(partial / name, [(ids, labels) for _, ids, labels in part])
-    (partial / "held_out" / "rows.json").write_text(json.dumps([row for row, _, _ in parts["held_out"]], indent=1))
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
-    print(f"Dropped {empty} rows with an empty answer and {cut} whose answer lies beyond {max_tokens} tokens")
-    targets = sum(label != IGNORED for _, _, labels in kept for label in labels)
-    print(f"Tokenization complete! {sum(len(ids) for _, ids, _ in kept):,} tokens, {targets:,} of them targets")
+        ids, labels = encode(row, tokenizer, template)
+        if not row.output.strip():
+            dropped["with an empty answer"].append(row.number)
+        elif any(token in text for text in (row.instruction, row.input, row.output) for token in (PAD, START, END)):
+            dropped["that hold a chat token"].append(row.number)
+        elif all(label == IGNORED for label in labels[:max_tokens]):
+            dropped[beyond].append(row.number)
+        else:
+            kept.append(Encoded(row, ids[:max_tokens], labels[:max_tokens]))
+            if len(ids) > max_tokens:
+                cut.append(row.number)
+    for reason, numbers in dropped.items():
+        print(f"Dropped {len(numbers)} rows {reason}{_named(numbers)}")
+    print(f"Cut {len(cut)} rows to {max_tokens} tokens{_named(cut)}")
+    return kept
+
+
+def _named(numbers: list[int]) -> str:
+    """The first few row numbers."""
+    return f": {', '.join(map(str, numbers[:8]))}{', ...' if len(numbers) > 8 else ''}" if numbers else ""
+
+
+def write(folder: Path, encoded: list[Encoded]) -> None:
+    folder.mkdir()
+    np.save(folder / "ids.npy", np.array([t for e in encoded for t in e.ids], np.int32))
+    np.save(folder / "labels.npy", np.array([t for e in encoded for t in e.labels], np.int32))
+    np.save(folder / "offsets.npy", np.cumsum([0, *(len(e.ids) for e in encoded)], dtype=np.int64))
+    (folder / "rows.json").write_text(json.dumps([asdict(e.row) for e in encoded], indent=1), encoding="utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="JSON, JSON lines or parquet; a folder with one; a name on the hub")
-    parser.add_argument("--revision", help="revision of a data set on the hub")
-    parser.add_argument("--model", required=True, type=Path, help="folder with tokenizer.json and config.json")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--rows", type=int, default=1000, help="use this many rows, drawn by --seed (default 1000)")
-    parser.add_argument("--held-out", type=int, default=50, help="rows kept from training (default 50)")
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest row, in tokens (default 512)")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parse(__doc__, "data")
     print("Step 2: Preparing training data...", flush=True)
-    try:
-        rows = read_rows(given.data, given.revision)
-        if len(rows) > given.rows:
-            rows = random.Random(given.seed).sample(rows, given.rows)
-        print(f"Dataset size: {len(rows)} examples", flush=True)
-        prepare(rows, given.model, given.out, given.max_tokens, given.held_out)
-    except DataError as error:
-        sys.exit(str(error))
+    check_output(given.prepared, OUTPUTS)
+    model = resolve(given.model, given.revision)
+    tokenizer, config = load_tokenizer(model), read_json(model / "config.json")
+    template, context = TEMPLATES.get(str(config.get("model_type"))), config.get("max_position_embeddings")
+    if template is None:
+        raise UserError(f"{model / 'config.json'}: model_type is none of {', '.join(TEMPLATES)}")
+    if given.max_tokens > context:
+        raise UserError(f"--max-tokens {given.max_tokens}: the context of {model} is {context} tokens")
+    rows = read_rows(given.data, given.data_revision)
+    if len(rows) > given.rows:
+        rows = random.Random(given.seed).sample(rows, given.rows)
+    print(f"Dataset size: {len(rows)} examples", flush=True)
+    kept = encode_all(rows, tokenizer, template, given.max_tokens)
+    if len(kept) <= given.held_out:
+        raise UserError(f"{given.data}: {len(kept)} usable rows are too few to hold {given.held_out} out (--held-out)")
+    with whole(given.prepared, OUTPUTS) as folder:
+        write(folder / "train", kept[: -given.held_out])
+        write(folder / "held_out", kept[-given.held_out :])
+    targets = sum(label != IGNORED for e in kept for label in e.labels)
+    print(f"Tokenization complete! {sum(len(e.ids) for e in kept):,} tokens, {targets:,} of them targets")
     return 0
 
 

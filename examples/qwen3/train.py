@@ -1,14 +1,16 @@
 """Step 3: fine-tune on the prepared rows; cross-entropy on the answers only.
 
-python train.py --model FOLDER --data FOLDER --out FOLDER
+python train.py --model FOLDER_OR_NAME --prepared FOLDER [--out FOLDER]
 """
 
 from __future__ import annotations
 
+from problems import UserError, read_json
+
+# isort: split
 import argparse
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -17,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from load_weights import CheckpointError, load
+from folders import check_output, resolve, whole
+from load_weights import load
 from model import Qwen3
-from prepare_data import END, IGNORED, TEMPLATES
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from options import parse
+from prepare_data import END, IGNORED, PAD, TEMPLATES, Row, load_tokenizer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tokenizers import Tokenizer
 
 import gt as torch
@@ -30,6 +35,12 @@ PAD_TO = 16
 """Batches are padded to a multiple of this many tokens, so that few shapes occur."""
 LONGEST_ANSWER = 32
 """Most tokens of a generated answer."""
+BESIDE_WEIGHTS = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+"""Files of a checkpoint that training leaves as they are."""
+CHECKPOINT = {"config.json", "model.safetensors", *BESIDE_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,27 @@ class Rows:
     offsets: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path) -> Rows:
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "labels", "offsets")))
+    def open(cls, folder: Path, vocabulary: int) -> Rows:
+        """Raises UserError or FileNotFoundError."""
+        arrays = {}
+        for path in (folder / "ids.npy", folder / "labels.npy", folder / "offsets.npy"):
+            try:
+                arrays[path.stem] = np.load(path, mmap_mode="r")
+            except ValueError as error:
+                raise UserError(f"{path}: {error}; prepare the data again") from None
+        rows = cls(**arrays)
+        if len(rows.ids) != rows.offsets[-1] or len(rows.labels) != rows.offsets[-1]:
+            raise UserError(f"{folder}: ids, labels and offsets do not belong together; prepare the data again")
+        if rows.ids.max() >= vocabulary:
+            raise UserError(f"{folder}: prepared for another model: token {rows.ids.max()} of a vocabulary of {vocabulary}")
+        return rows
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def tokens(self, chosen: np.ndarray) -> int:
+        """Tokens of rows, without padding."""
+        return int((self.offsets[chosen + 1] - self.offsets[chosen]).sum())
 
     def batch(self, chosen: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and next-token targets of rows, int64 [rows, tokens], padded on the right."""
@@ -125,10 +152,17 @@ def _until(ids: list[int], end: int) -> list[int]:
 class HeldOut:
     """The held-out rows, and the tokenizer that turns them into prompts."""
 
-    rows: list[dict[str, str]]
+    rows: list[Row]
     data: Rows
     tokenizer: Tokenizer
     kind: str
+
+    @classmethod
+    def open(cls, folder: Path, model: Path, vocabulary: int) -> HeldOut:
+        """Raises UserError or FileNotFoundError."""
+        rows = [Row(**row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8"))]
+        kind = str(read_json(model / "config.json")["model_type"])
+        return cls(rows, Rows.open(folder, vocabulary), load_tokenizer(model), kind)
 
     def exact(self, model: Qwen3, pad: int, batch_size: int) -> tuple[float, list[str]]:
         """Share of answers that match to the character, and the answers."""
@@ -139,7 +173,7 @@ class HeldOut:
         for start in range(0, len(prompts), batch_size):
             found = answers(model, prompts[start : start + batch_size], pad, end)
             made += [self.tokenizer.decode(ids) for ids in found]
-        matches = sum(a == r["output"] for a, r in zip(made, self.rows, strict=True))
+        matches = sum(a == r.output for a, r in zip(made, self.rows, strict=True))
         return matches / len(self.rows), made
 
     def report(self, when: str, model: Qwen3, pad: int, batch_size: int) -> list[str]:
@@ -153,41 +187,43 @@ class HeldOut:
 
 
 class Reporter:
-    """A progress bar on a terminal, plain lines elsewhere. Losses are fetched when they are shown, not every step."""
+    """A line every few batches; on a terminal also a progress bar below them.
 
-    def __init__(self, epochs: int, batches: int, every: int) -> None:
-        self.epochs, self.batches, self.every = epochs, batches, every
-        self.began = time.perf_counter()
+    The loss is fetched when it is shown, not every step. Speed and time left leave out the first step, which has costs
+    of its own; tokens are those of the rows, without padding.
+    """
+
+    def __init__(self, epochs: int, batches: int, steps: int, every: int) -> None:
+        self.epochs, self.batches, self.steps, self.every = epochs, batches, steps, every
+        self.began = self.steady = time.perf_counter()
         self.tokens = 0
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
-        self.live = self.progress.console.is_terminal
-        self.task = self.progress.add_task("training", total=epochs * batches)
-        if self.live:
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self.progress = Progress(*columns, console=self.console, transient=True)
+        self.task = self.progress.add_task("", total=steps)
+        if self.console.is_terminal:
             self.progress.start()
-
-    def epoch(self, number: int) -> None:
-        if not self.live:
-            print(f"Epoch {number + 1}/{self.epochs}", flush=True)
 
     def step(self, step: int, tokens: int, loss: Callable[[], float]) -> None:
         """`tokens` of this step; `loss` fetches its loss."""
-        self.tokens += tokens
-        batch = step % self.batches
-        if batch % self.every and batch != self.batches - 1:
+        epoch, batch = divmod(step, self.batches)
+        if batch == 0:
+            self.console.print(f"Epoch {epoch + 1}/{self.epochs}")
+        self.tokens += tokens if step else 0
+        if batch % self.every and batch != self.batches - 1 and step != self.steps - 1:
             return
-        value, passed = loss(), time.perf_counter() - self.began
-        rate = self.tokens / passed
-        if self.live:
-            said = f"epoch {step // self.batches + 1}/{self.epochs}  loss {value:.4f}  {rate:,.0f} tokens/s"
-            self.progress.update(self.task, completed=step + 1, description=said)
-            return
-        left = passed / (step + 1) * (self.epochs * self.batches - step - 1)
-        told = f"  Batch {batch}/{self.batches} | Loss: {value:.4f} | Time: {passed:.2f}s"
-        print(f"{told} | {rate:,.0f} tokens/s | ETA: {left:.0f}s", flush=True)
+        value, now = loss(), time.perf_counter()
+        told = f"Loss: {value:.4f} | Time: {now - self.began:.2f}s"
+        if step == 0:
+            self.steady = now
+        else:
+            left = (now - self.steady) / step * (self.steps - 1 - step)
+            told += f" | {self.tokens / (now - self.steady):,.0f} tokens/s | ETA: {left:.0f}s"
+        self.console.print(f"  Batch {batch}/{self.batches} | {told}")
+        self.progress.update(self.task, completed=step + 1, description=told)
 
     def close(self) -> None:
-        if self.live:
+        if self.console.is_terminal:
             self.progress.stop()
 
 
@@ -210,6 +246,17 @@ def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optim
     return torch.optim.AdamW(model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=given.weight_decay, fused=True)
 
 
+def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]], bf16: bool) -> torch.Tensor:
+    """Add the gradients of one batch, given in parts; returns its loss. Each part is divided by the targets of all."""
+    count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
+    parts = []
+    for ids, targets in micro_batches:
+        loss = loss_sum(model, ids, targets, bf16) / count
+        loss.backward()
+        parts.append(loss.detach())
+    return sum(parts[1:], parts[0])
+
+
 def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[torch.Tensor]:
     """Train; returns each step's loss."""
     per_epoch = math.ceil(len(rows) / (given.batch_size * given.accumulate))
@@ -217,27 +264,19 @@ def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list
     optimizer = make_optimizer(model, given)
     warmup = max(1, int(given.warmup * steps))
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
-    reporter = Reporter(given.epochs, per_epoch, given.log_every)
+    reporter = Reporter(given.epochs, per_epoch, steps, given.log_every)
     losses: list[torch.Tensor] = []
     try:
         for step, micro_batches in batches(rows, given):
             if step == steps:
                 break
-            if step % per_epoch == 0:
-                reporter.epoch(step // per_epoch)
-            arrays = [rows.batch(chosen, pad) for chosen in micro_batches]
-            targets = sum(int((y != IGNORED).sum()) for _, y in arrays)
-            parts = []
-            for ids, y in arrays:
-                loss = loss_sum(model, ids, y, given.bf16) / targets
-                loss.backward()
-                parts.append(loss.detach())
+            loss = accumulate(model, [rows.batch(chosen, pad) for chosen in micro_batches], given.bf16)
             torch.nn.utils.clip_grad_norm_(model.parameters(), given.clip)
             optimizer.step()
             optimizer.zero_grad()
             rates.step()
-            losses.append(sum(parts[1:], parts[0]))
-            reporter.step(step, sum(ids.size for ids, _ in arrays), losses[-1].item)
+            losses.append(loss)
+            reporter.step(step, sum(map(rows.tokens, micro_batches)), loss.item)
     finally:
         reporter.close()
     return losses
@@ -245,84 +284,50 @@ def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list
 
 def save(model: Qwen3, source: Path, out: Path) -> None:
     """Write a checkpoint folder that `transformers` loads: all of it or nothing."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tensors = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight" or not _tied(model)}
-    if hasattr(torch, "files"):
-        torch.files.save_safetensors(tensors, partial / "model.safetensors", {"format": "pt"})
-    else:
-        from safetensors.torch import save_file  # late import: the plain PyTorch way
+    tensors = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    config = read_json(source / "config.json")
+    config.pop("torch_dtype", None)  # the older name of the next
+    config["dtype"] = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    with whole(out, CHECKPOINT) as folder:
+        if hasattr(torch, "files"):
+            torch.files.save_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        else:
+            from safetensors.torch import save_file  # late import: the plain PyTorch way
 
-        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
-    config = json.loads((source / "config.json").read_text())
-    config["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "generation_config.json"):
-        if (source / name).exists():
-            shutil.copyfile(source / name, partial / name)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
-
-
-def _tied(model: Qwen3) -> bool:
-    return model.config.tie_word_embeddings
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
-    add("--out", type=Path, help="where the trained checkpoint goes (default: it is not saved)")
-    add("--epochs", type=int, default=3)
-    add("--batch-size", type=int, default=2, help="rows of a micro-batch (default 2)")
-    add("--accumulate", type=int, default=1, help="micro-batches of a step (default 1)")
-    add("--optimizer", choices=["adamw", "sgd"], default="adamw")
-    add("--lr", type=float, default=1e-5)
-    add("--weight-decay", type=float, default=0.0)
-    add("--clip", type=float, default=1.0, help="largest norm of the gradients")
-    add("--warmup", type=float, default=0.05, help="share of the steps")
-    add("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
-    add("--seed", type=int, default=0)
-    add("--max-steps", type=int, help="stop after this many")
-    add("--log-every", type=int, default=10, help="batches between two lines")
-    add("--losses-out", type=Path, help="write every step's loss, one a line, to the last bit")
-    add("--no-eval", action="store_true", help="leave the held-out rows alone")
-    return parser.parse_args()
+            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in BESIDE_WEIGHTS:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
 
 
 def main() -> int:
-    given = arguments()
+    given = parse(__doc__)
     print("Step 3: Training model...", flush=True)
+    check_output(given.out, CHECKPOINT)
     torch.manual_seed(given.seed)
-    try:
-        model = load(given.model).float()
-        rows, held_rows = Rows.open(given.data / "train"), Rows.open(given.data / "held_out")
-    except FileNotFoundError as error:
-        sys.exit(f"{error.filename}: no such file")
-    except (CheckpointError, ValueError) as error:
-        sys.exit(str(error))
-    tokenizer = Tokenizer.from_file(str(given.model / "tokenizer.json"))
-    pad = tokenizer.token_to_id("<|endoftext|>")
-    kind = json.loads((given.model / "config.json").read_text())["model_type"]
-    asked = json.loads((given.data / "held_out" / "rows.json").read_text())
-    held_out = HeldOut(asked, held_rows, tokenizer, kind)
+    source = resolve(given.model, given.revision)
+    model = load(source).float()
+    vocabulary = model.config.vocab_size
+    rows = Rows.open(given.prepared / "train", vocabulary)
+    held_out = HeldOut.open(given.prepared / "held_out", source, vocabulary)
+    pad = held_out.tokenizer.token_to_id(PAD)
     size = max(given.batch_size, 8)
     if not given.no_eval:
         held_out.report("before", model, pad, size)
     losses = train(model, rows, pad, given)
     if given.losses_out:
         given.losses_out.write_text("".join(f"{float(loss.item()).hex()}\n" for loss in losses))
-    if given.out:
-        save(model, given.model, given.out)
-        print(f"Saved {given.out}")
+    save(model, source, given.out)
+    print(f"Saved {given.out}")
     print("Training Complete!", flush=True)
     if not given.no_eval:
         made = held_out.report("after", model, pad, size)
-        for row, answer in list(zip(asked, made, strict=True))[:3]:
-            question = row["instruction"] + (f" {row['input']}" if row["input"] else "")
-            print(f"  {question}\n    -> {answer}   (expected: {row['output']})")
+        for row, answer in list(zip(held_out.rows, made, strict=True))[:3]:
+            question = f"{row.instruction} {row.input}".rstrip()
+            print(f"  {question}\n    -> {answer}   (expected: {row.output})")
     return 0
 
 
