@@ -21,6 +21,9 @@ class Ended(Exception):  # noqa: N818 - a signal, not an error
     """SIGTERM or SIGINT: the service is to end."""
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
 def visible_gpus() -> list[int]:
     """Indices of the GPUs that CUDA would see, found without torch. Where there is no driver, CUDA sees none."""
     driver = Path("/proc/driver/nvidia/gpus")
@@ -52,18 +55,19 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent:
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
     dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
     heartbeat_s = min(values.heartbeat_s, PARENT_POLL_S) if parent else values.heartbeat_s
-    signal.signal(signal.SIGTERM, _end)
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what it runs in the background
+            signal.signal(number, _end)
     server = Server(address, dispatcher, log, heartbeat_s)
     workers = start_workers(address, devices, data_dirs)
     if not quiet:
         print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
     try:
         server.run(lambda: _goes_on(parent, workers, server))
-    except (KeyboardInterrupt, Ended):
+    except Ended:
         pass
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # a second Ctrl-C must not keep the workers from being ended
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         server.close()
         _stop(workers)
         if parent is not None and address.startswith("ipc://"):
@@ -92,4 +96,11 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
+    _ignore_signals()
     raise Ended
+
+
+def _ignore_signals() -> None:
+    """A second Ctrl-C must not keep the workers from being ended."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
