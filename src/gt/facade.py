@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from gt import places, stand_ins
-from gt.loader import DataLoader, random_split
+from gt.loader import SAMPLERS, DataLoader, random_split
 from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
 
 FACTORIES = {
@@ -155,7 +155,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
     "torch.serialization": {"load": _load},
-    "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split},
+    "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
+    "torch.utils.data.sampler": SAMPLERS,
 }
 for _module, _names in FACTORIES.items():
     for _name in _names:

@@ -7,28 +7,56 @@ initialisation and dropout; so here the session's state is lent to the client wh
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils import data
+from torch.utils._pytree import tree_map
 
+_lent = threading.local()
 _STATE_BYTES = torch.default_generator.get_state().numel()
 
 
 @contextlib.contextmanager
 def session_randomness() -> Iterator[None]:
     """The client's CPU generator stands in for the session's. A worker of another kind keeps its own numbers."""
+    if getattr(_lent, "now", False):  # a loader with worker processes draws from its sampler while it is made
+        yield
+        return
     before = torch.remote.get_rng_state()  # type: ignore[attr-defined]
     if before.numel() != _STATE_BYTES:
         yield
         return
     torch.default_generator.set_state(before)
-    yield
+    _lent.now = True
+    try:
+        yield
+    finally:
+        _lent.now = False
     after = torch.default_generator.get_state()
     if not torch.equal(before, after):
         torch.remote.set_rng_state(after)  # type: ignore[attr-defined]
+
+
+def _drawn_from_session(iterator: Iterator[Any]) -> Iterator[Any]:
+    with session_randomness():
+        first = list(_take_one(iterator))
+    yield from first
+    yield from iterator
+
+
+def _drawing(real: Any) -> Any:
+    """A sampler class of `gt`, whose instances draw from the session where they have no generator of their own."""
+
+    def draw(self: Any) -> Iterator[Any]:
+        found: Iterator[Any] = real.__iter__(self)
+        return _drawn_from_session(found) if self.generator is None else found
+
+    return type(real.__name__, (real,), {"__iter__": draw, "__module__": real.__module__, "__doc__": real.__doc__})
 
 
 class _SessionSampler(data.Sampler[Any]):
@@ -38,11 +66,7 @@ class _SessionSampler(data.Sampler[Any]):
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[Any]:
-        iterator = iter(self.sampler)
-        with session_randomness():
-            first = list(_take_one(iterator))
-        yield from first
-        yield from iterator
+        return _drawn_from_session(iter(self.sampler))
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -57,6 +81,9 @@ def _take_one(iterator: Iterator[Any]) -> Iterator[Any]:
         return
 
 
+SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)}
+
+
 class DataLoader(data.DataLoader[Any]):
     """`torch.utils.data.DataLoader`; with worker processes, which make local tensors, batches are moved to the device."""
 
@@ -68,8 +95,27 @@ class DataLoader(data.DataLoader[Any]):
 
     def __iter__(self) -> Any:
         with session_randomness() if self.generator is None else contextlib.nullcontext():
-            iterator = super().__iter__()
-        return map(to_remote, iterator) if self.num_workers else iterator
+            if not self.num_workers:
+                return super().__iter__()
+            own = self.dataset
+            self.__dict__["dataset"] = to_local(own)  # worker processes cannot reach the session
+            try:
+                return map(to_remote, super().__iter__())
+            finally:
+                self.__dict__["dataset"] = own
+
+
+def to_local(value: Any) -> Any:
+    """The same with the remote tensors that a dataset holds, or datasets inside it, in this process's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, (list, tuple, dict)):
+        return tree_map(to_local, value, is_leaf=lambda v: isinstance(v, (torch.Tensor, data.Dataset)))
+    if isinstance(value, data.Dataset):
+        found = copy.copy(value)
+        found.__dict__.update({name: to_local(held) for name, held in value.__dict__.items()})
+        return found
+    return value
 
 
 def to_remote(batch: Any) -> Any:

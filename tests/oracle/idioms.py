@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -662,6 +663,34 @@ def sparse_gradients_of_bags(device: str) -> Any:
         optimizer.step()
         found.append(m.weight)
     return found
+
+
+@idiom
+def arrays_of_numpy(device: str) -> Any:
+    t = torch.arange(6.0, device=device).view(2, 3)
+    return np.array(t), np.asarray(t, dtype=np.int64), np.stack([t, t]), np.array(t.tolist()), np.array([t[0, 0], t[0, 1]])
+
+
+@idiom
+def losses_of_two_dtypes(device: str) -> Any:
+    found = []
+    for loss in (F.mse_loss, F.smooth_l1_loss):
+        x, y = data(device, 3, 4).requires_grad_(), data(device, 3, 4).double()
+        found += [loss(x, y), *torch.autograd.grad(loss(x, y), x)]
+    return found
+
+
+@idiom
+def what_a_mistake_says(device: str) -> Any:
+    a, b = torch.ones(2, 3, device=device), torch.ones(4, device=device)
+    mistakes = (lambda: torch.cat([a, b]), lambda: a + b, lambda: a.view(4), lambda: a[5], lambda: a.sum(3), lambda: bool(b))
+    return [_message(mistake) for mistake in (*mistakes, lambda: a.requires_grad_().numpy(), lambda: a.backward())]
+
+
+@idiom
+def numbers_that_stand_first(device: str) -> Any:
+    i = torch.tensor([2, 3], device=device)
+    return 7 // i, 7 % i, 7 / i, 2**i, 1 << i, 3 - i, torch.mul(3, i), torch.floor_divide(7, i), torch.sub(3, i, alpha=2)
 
 
 @idiom

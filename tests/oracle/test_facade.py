@@ -154,6 +154,34 @@ y = torch.zeros(2, 3)
 shift(y[1])
 print(x.grad, torch.ops.gt_test.scaled(x, 2.0), y)
 """,
+    "datasets_in_workers": """
+import IMPORT as torch
+from IMPORT.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
+torch.manual_seed(0)
+class Rows(Dataset):
+    def __init__(self):
+        self.x, self.parts = torch.randn(6, 2), {"y": [torch.arange(6)]}
+    def __len__(self):
+        return 6
+    def __getitem__(self, i):
+        return self.x[i] * 2, self.parts["y"][0][i] + torch.ones(1)
+rows = Rows()
+for dataset in (rows, ConcatDataset([TensorDataset(torch.rand(3), torch.rand(3)), rows])):
+    for x, y in DataLoader(dataset, batch_size=1, shuffle=True, num_workers=2):
+        print(x + torch.zeros(1), y)
+print(rows.x.sum() + torch.rand(1))
+""",
+    "samplers": """
+import IMPORT as torch
+from IMPORT.utils.data import BatchSampler, DataLoader, TensorDataset
+from IMPORT.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+torch.manual_seed(0)
+weighted, data = WeightedRandomSampler([0.1, 0.9, 0.3], 5), TensorDataset(torch.arange(6))
+print(list(weighted), list(RandomSampler(data)), list(SubsetRandomSampler([0, 2, 4])), torch.rand(1))
+print([b.tolist() for (b,) in DataLoader(data, sampler=weighted, batch_size=2)], isinstance(weighted, WeightedRandomSampler))
+print([b.tolist() for (b,) in DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 4, False))], torch.rand(1))
+print(list(RandomSampler(data, generator=torch.Generator().manual_seed(1))), list(RandomSampler(data)))
+""",
     "distributions": """
 import IMPORT as torch
 import IMPORT.distributions as D

@@ -57,6 +57,11 @@ def _loss_of_one_row(*args: Any) -> Any:
     return (loss if args[1].dim() > 1 else loss.new_empty(())), is_target
 
 
+def _of_input(op: Infer) -> Infer:
+    """The gradient of a loss: of the input's dtype, whatever the target's."""
+    return lambda grad, input, *args: op(grad, input, *args).to(input.dtype)
+
+
 def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
     """Only the gradients that are asked for."""
     bias = grad.new_empty(weight.shape[:-1]) if mask[2] else None
@@ -92,6 +97,8 @@ CPU: dict[str, Infer] = {
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
     "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
     "aten::convolution": _convolution,
+    "aten::mse_loss_backward": _of_input(aten.mse_loss_backward.default),
+    "aten::smooth_l1_loss_backward": _of_input(aten.smooth_l1_loss_backward.default),
     "aten::native_group_norm_backward": _group_norm_backward,
     "aten::native_batch_norm": _norm(aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _norm(aten._native_batch_norm_legit.default),

@@ -40,7 +40,10 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
     find = cache.get
 
     def run(a: Any, b: Any, alpha: Any = None) -> Any:
-        kind, found = type(b), a._gt
+        try:
+            kind, found = type(b), a._gt
+        except AttributeError:  # a number that stands first
+            return general(a, b) if alpha is None else general(a, b, alpha=alpha)
         ids: Any
         numbers: Any = ()
         if alpha is not None or found is None or found[2] != id(a):

@@ -129,6 +129,8 @@ def add_(self: Tensor, other: Tensor, *, alpha: Any = 1) -> Tensor:
         raise RuntimeError(f"add: expected the sparse tensor's size to be {list(self.shape)}, but got {list(other.shape)}")
     if not other.sparse_dim():
         return self.add_(other.to_dense(), alpha=alpha)
+    if other.sparse_dim() == 1:  # by one multiply-add for each value, as on a CPU
+        return self.index_add_(0, other._indices()[0], other._values().to(self.dtype), alpha=alpha)
     values = other._values() if alpha == 1 else other._values() * alpha
     return self.index_put_(tuple(other._indices().unbind()), values.to(self.dtype), accumulate=True)
 

@@ -64,12 +64,15 @@ def _moved_since(*_: Any) -> None:
 
 def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
     """As on the CPU, on a copy: the array is this process's own."""
-    if self.device.type != "remote" or (self.requires_grad and not force):
+    if self.device.type != "remote":
         return _numpy(self, force=force)
+    if self.requires_grad and not force:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     return _numpy(self.detach().cpu(), force=force)
 
 
-def _to_array(self: Tensor, dtype: Any = None) -> numpy.ndarray[Any, Any]:
+def _to_array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> numpy.ndarray[Any, Any]:
+    """What is fetched is a copy already, whatever NumPy asks for."""
     if self.device.type != "remote":
         return _array(self, dtype)  # type: ignore[no-any-return]
     found = self.numpy()

@@ -264,7 +264,8 @@ class Worker:
         except PoisonedError as error:
             return self._failed(session, item.request, error.failure), []
         except Exception as error:
-            return Answer(item.request, failure=_failure(error, item.op, item.site)), []
+            # raised where the user's call stands, so that PyTorch's own text is all there is to say
+            return Answer(item.request, failure=_failure(error, "", 0)), []
 
     def _answer_query(self, session: Session, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
         outs: list[wire.Geometry | None] = []

@@ -22,9 +22,7 @@ def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -
 
 def native_dropout_backward(grad: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
     """By noise of the gradient's own dtype, as a CPU's `dropout`: for short floats the scale is rounded first."""
-    if not grad.is_floating_point():
-        return aten.native_dropout_backward.default(grad, mask, scale)  # type: ignore[no-any-return]
-    return grad * mask.to(grad.dtype).mul_(scale)
+    return grad * (mask.to(grad.dtype) * scale)
 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
