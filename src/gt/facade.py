@@ -51,6 +51,7 @@ FACTORIES = {
         "sparse_csr_tensor",
     ],
     "torch.fft": ["fftfreq", "rfftfreq"],
+    "torch.nn.utils": ["skip_init"],
     "torch.signal.windows": list(torch.signal.windows.__all__),
 }
 """Functions that make a tensor from nothing: remote unless a device is given or a device context is active."""
@@ -89,6 +90,17 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
         return made if stand_ins.device_chosen() else made.to(default_device())
 
     return convert
+
+
+def _remotely(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch that makes tensors inside, which are to be remote."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with default_device():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -135,12 +147,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "compile": _compile,
         "get_default_device": default_device,
         "set_default_tensor_type": _set_default_tensor_type,
+        "Generator": stand_ins.Generator,
         "Tensor": stand_ins.Tensor,
         **stand_ins.TENSOR_TYPES,
         "get_rng_state": _get_rng_state,
         "set_rng_state": _set_rng_state,
     },
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
+    "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split},
 }
@@ -183,9 +197,7 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     value = getattr(real, name)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
-    if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__.startswith("torch.nn"):
-        return stand_ins.of_module(value)
-    return value
+    return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -17,18 +17,28 @@ from torch.utils import data
 _STATE_BYTES = torch.default_generator.get_state().numel()
 
 
+class Lent:
+    """Whether the session's state is with the client at the moment."""
+
+    now = False
+
+
 @contextlib.contextmanager
 def session_randomness() -> Iterator[None]:
     """The client's CPU generator stands in for the session's. A worker of another kind keeps its own numbers."""
-    before = torch.remote.get_rng_state()  # type: ignore[attr-defined]
-    if before.numel() != _STATE_BYTES:
+    before = None if Lent.now else torch.remote.get_rng_state()  # type: ignore[attr-defined]
+    if before is None or before.numel() != _STATE_BYTES:
         yield
         return
     torch.default_generator.set_state(before)
-    yield
-    after = torch.default_generator.get_state()
-    if not torch.equal(before, after):
-        torch.remote.set_rng_state(after)  # type: ignore[attr-defined]
+    Lent.now = True
+    try:
+        yield
+    finally:
+        Lent.now = False
+        after = torch.default_generator.get_state()
+        if not torch.equal(before, after):
+            torch.remote.set_rng_state(after)  # type: ignore[attr-defined]
 
 
 class _SessionSampler(data.Sampler[Any]):
@@ -60,11 +70,9 @@ def _take_one(iterator: Iterator[Any]) -> Iterator[Any]:
 class DataLoader(data.DataLoader[Any]):
     """`torch.utils.data.DataLoader`; with worker processes, which make local tensors, batches are moved to the device."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        own = isinstance(self.sampler, (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler))
-        if own and getattr(self.sampler, "generator", None) is None and self.batch_sampler is not None:
-            self.batch_sampler.sampler = _SessionSampler(self.sampler)  # type: ignore[attr-defined]
+    @property
+    def _index_sampler(self) -> Any:
+        return _SessionSampler(super()._index_sampler)
 
     def __iter__(self) -> Any:
         with session_randomness() if self.generator is None else contextlib.nullcontext():

@@ -65,13 +65,62 @@ def _index_put(op: Infer) -> Infer:
     return infer
 
 
+def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
+    """The result lies channels last where one of these operands [n, channels, height, width] does."""
+
+    def row(op: Infer) -> Infer:
+        def infer(*args: Any) -> Any:
+            last = any(_is_channels_last(args[p]) for p in positions)
+            return torch.empty_like(op(*args), memory_format=torch.channels_last) if last else op(*args)
+
+        return infer
+
+    return row
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _last_by_columns(op: Infer) -> Infer:
+    """The last result, matrices [..., n, m], lies column by column, as LAPACK makes it."""
+
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        *found, last = op(*args, **kwargs)
+        return *found, last.mT.contiguous().mT
+
+    return infer
+
+
+def _along(op: Infer) -> Infer:
+    """The second argument is a dim of the first."""
+
+    def infer(self: torch.Tensor, dim: int, *args: Any) -> Any:
+        self.size(dim)
+        return op(self, dim, *args)
+
+    return infer
+
+
 EVERYWHERE: dict[str, Infer] = {
+    "aten::_softmax": _along(aten._softmax.default),
+    "aten::_log_softmax": _along(aten._log_softmax.default),
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),
     "aten::_index_put_impl_": _index_put(aten._index_put_impl_.default),
 }
 CPU: dict[str, Infer] = {
+    "aten::convolution": _laid_out_as(0, 1)(aten.convolution.default),
+    "aten::reflection_pad2d": _laid_out_as(0)(aten.reflection_pad2d.default),
+    "aten::reflection_pad2d_backward": _laid_out_as(0)(aten.reflection_pad2d_backward.default),
+    "aten::replication_pad2d": _laid_out_as(0)(aten.replication_pad2d.default),
+    "aten::replication_pad2d_backward": _laid_out_as(0)(aten.replication_pad2d_backward.default),
+    "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
+    "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
+    "aten::roll": _laid_out_as(0)(aten.roll.default),
+    "aten::_linalg_svd": _last_by_columns(aten._linalg_svd.default),
+    "aten::linalg_eig": _last_by_columns(aten.linalg_eig.default),
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
     "aten::native_group_norm": _norm(aten.native_group_norm.default, True),

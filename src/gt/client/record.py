@@ -62,6 +62,9 @@ torch.Tensor._gt = None  # type: ignore[attr-defined]
 
 def operand(tensor: torch.Tensor) -> Operand:
     """The slow way to a tensor's operand, then kept on the tensor."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise RefusedError(f"a {kind} tensor does not travel to workers here: move it to the CPU, or use a strided one")
     try:
         holder = tensor.untyped_storage()._gt  # type: ignore[attr-defined]
     except AttributeError:

@@ -64,12 +64,11 @@ def _moved_since(*_: Any) -> None:
 
 def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
     """As on the CPU, on a copy: the array is this process's own."""
-    if self.device.type != "remote" or (self.requires_grad and not force):
-        return _numpy(self, force=force)
-    return _numpy(self.detach().cpu(), force=force)
+    return _numpy(self if self.device.type != "remote" else self.cpu(), force=force)
 
 
-def _to_array(self: Tensor, dtype: Any = None) -> numpy.ndarray[Any, Any]:
+def _to_array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> numpy.ndarray[Any, Any]:
+    """`copy` is NumPy's wish, of no matter here: the array of a remote tensor is new."""
     if self.device.type != "remote":
         return _array(self, dtype)  # type: ignore[no-any-return]
     found = self.numpy()
