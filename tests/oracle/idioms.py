@@ -446,7 +446,7 @@ def wrong_dtypes_raise_at_the_call(device: str) -> Any:
     x, n, i = (torch.ones(2, 2, dtype=d, device=device) for d in (torch.float32, torch.int64, torch.int32))
     calls = (
         lambda: n @ x, lambda: torch.addmm(x, n, x), lambda: F.linear(x, n), lambda: n.var(),
-        lambda: x.index_add(0, n[0] * 0, n), lambda: x.add_(1j), lambda: n.div_(2),
+        lambda: x.add_(1j), lambda: n.div_(2),
         lambda: torch.bernoulli(n), lambda: F.layer_norm(x, (2,), x[0].double(), x[0]), lambda: x.masked_fill_(i, 0.0),
         lambda: n.softmax(0), lambda: x.softmax(5), lambda: n.double().mm(x), lambda: torch.multinomial(n, 1),
     )  # fmt: skip

@@ -78,7 +78,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     """Find the call by its key, make the results, append one instruction."""
     vary = varying(op)
-    trusted = calls.new_cache()
+    asks, trusted = asked_about_dtypes(op), calls.new_cache()
     segment, append = record.segment, record.segment.append
     operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
     find = cache.get
@@ -133,7 +133,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call = find(packed)
         if call is None:
-            dtypes = doubtful(packed)
+            dtypes = doubtful(packed) if asks else None
             if dtypes is not None and dtypes not in trusted:
                 result = query(op, args, kwargs)
                 trusted[dtypes] = True
@@ -234,6 +234,15 @@ def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
         return value
 
     return [one(i, a) for i, a in enumerate(args)]
+
+
+INDICES = {"index", "indices", "target", "targets"}
+"""Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
+
+
+def asked_about_dtypes(op: OpOverload) -> bool:
+    """Whether the worker is asked once for each mix of dtypes: not where it could find fault with values instead."""
+    return bool(op._schema.returns) and INDICES.isdisjoint(a.name for a in op._schema.arguments)
 
 
 def doubtful(key: tuple[Any, ...]) -> tuple[Any, ...] | None:
