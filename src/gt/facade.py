@@ -51,6 +51,7 @@ FACTORIES = {
         "sparse_csr_tensor",
     ],
     "torch.fft": ["fftfreq", "rfftfreq"],
+    "torch.nn.utils": ["skip_init"],
     "torch.signal.windows": list(torch.signal.windows.__all__),
 }
 """Functions that make a tensor from nothing: remote unless a device is given or a device context is active."""
@@ -89,6 +90,17 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
         return made if places.device_chosen() else made.to(default_device())
 
     return convert
+
+
+def _remotely(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch that makes tensors inside, which are to be remote."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with default_device():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -141,6 +153,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "compile": _compile,
         "get_default_device": default_device,
         "set_default_tensor_type": _set_default_tensor_type,
+        "Generator": stand_ins.Generator,
         "Tensor": stand_ins.Tensor,
         **stand_ins.TENSOR_TYPES,
         "get_rng_state": _get_rng_state,
@@ -154,6 +167,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
+    "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
     "torch.utils.data.sampler": SAMPLERS,
@@ -189,11 +203,6 @@ class Mirror(ModuleType):
         return self.__dict__["_real"](*args, **kwargs)
 
 
-BUILDERS = (torch.nn.Module, torch.distributions.Distribution)
-BUILDING = ("torch.nn", "torch.distributions")
-"""Classes that make tensors when they are called, and the modules in which torch has them."""
-
-
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     """What `mirror.name` is, `mirror` standing for the torch module `real`."""
     override = OVERRIDES.get(real.__name__, {})
@@ -202,9 +211,7 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     value = getattr(real, name)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
-    if isinstance(value, type) and issubclass(value, BUILDERS) and value.__module__.startswith(BUILDING):
-        return stand_ins.of_builder(value)
-    return value
+    return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,4 +1,5 @@
-"""Classes that stand for torch's own under `import gt as torch`, and build on the remote device: modules, tensor types.
+"""Classes that stand for torch's own under `import gt as torch`, and build on the remote device: modules, distributions,
+tensor types.
 
 A stand-in is the real class to `isinstance`, `issubclass`, `==`, `hash`, pickle and whoever sets its attributes; calling it
 returns an instance of the real class. Only `is` can tell the two apart.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import copyreg
+import inspect
 from abc import ABCMeta
 from typing import Any
 
@@ -59,29 +61,41 @@ def _stand_for(real: type, metaclass: type[StandIn], name: str, bases: tuple[typ
     return made
 
 
-# -- modules and distributions, which build their tensors remotely --------------------------------------------------------
+# -- classes whose constructors make tensors: modules, distributions --------------------------------------------------------
 
 
 class RemoteByDefault(StandIn, ABCMeta):
-    """Calling a class of modules or distributions builds under the remote device, where its numbers become tensors.
-
-    ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass.
-    """
+    """Calling such a class builds under the remote device. ABCMeta: so `class Net(nn.Module, ABC)` has one metaclass."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = cls.__dict__.get("_gt_real")
         with contextlib.nullcontext() if device_chosen() else REMOTE:
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """Of the constructor, for `inspect.signature`."""
+        whole = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
 
-_builders: dict[type, type] = {}
+
+BUILT_REMOTELY = {"torch.nn": torch.nn.Module, "torch.distributions": torch.distributions.Distribution}
+"""Packages, and the base of the classes in them that have a stand-in."""
+_built: dict[type, type] = {}
 
 
-def of_builder(real: type) -> type:
-    """The stand-in of a class of modules or distributions; one per class."""
-    if real not in _builders:
-        _builders[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
-    return _builders[real]
+def builds_remotely(value: Any) -> bool:
+    """Whether a name of torch is a class that has a stand-in."""
+    return isinstance(value, type) and any(
+        value.__module__.startswith(package) and issubclass(value, base) for package, base in BUILT_REMOTELY.items()
+    )
+
+
+def of(real: type) -> type:
+    """The stand-in of a class; one per class."""
+    if real not in _built:
+        _built[real] = _stand_for(real, RemoteByDefault, real.__name__, (real,))
+    return _built[real]
 
 
 # -- `torch.Tensor(...)`, `torch.FloatTensor(...)` and the like ------------------------------------------------------------
@@ -113,6 +127,14 @@ class TensorType(StandIn):
         return getattr(cls.__dict__["_gt_real"], name)
 
 
+class GeneratorStandIn(StandIn):
+    """Metaclass of `gt.Generator`: a generator for the remote device is one of the client's, which travels with a call."""
+
+    def __call__(cls, device: Any = None) -> torch.Generator:
+        return torch.Generator("cpu" if device is None or torch.device(device).type == "remote" else device)
+
+
+Generator = _stand_for(torch.Generator, GeneratorStandIn, "Generator", ())
 Tensor = _stand_for(torch.Tensor, TensorStandIn, "Tensor", (torch.Tensor,), __new__=_new_tensor)
 TENSOR_TYPES = {
     # `x.type(...)` goes by the name, and PyTorch knows the device's types by these
@@ -120,5 +142,5 @@ TENSOR_TYPES = {
     for name, real in vars(torch).items()
     if isinstance(real, type(torch.FloatTensor))
 }
-for _metaclass in (RemoteByDefault, TensorStandIn, TensorType):
+for _metaclass in (RemoteByDefault, GeneratorStandIn, TensorStandIn, TensorType):
     copyreg.pickle(_metaclass, _reduce)  # type: ignore[arg-type]

@@ -459,10 +459,49 @@ def deepcopy_of_module_and_tensor(device: str) -> Any:
 
 
 @idiom
+def pinned_loader_of_tensors_on_the_device(device: str) -> Any:
+    dataset = torch.utils.data.TensorDataset(torch.arange(6.0, device=device))
+    return [batch for (batch,) in torch.utils.data.DataLoader(dataset, batch_size=4, pin_memory=True)]
+
+
+@idiom
 def data_loader_with_workers(device: str) -> Any:
     dataset = torch.utils.data.TensorDataset(torch.arange(12.0))
     loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=1, pin_memory=True)
     return [batch.to(device).sum() for (batch,) in loader]
+
+
+@idiom
+def numbers_that_are_equal_and_of_other_types(device: str) -> Any:
+    on = {"device": device}
+    a = [torch.arange(3, **on), torch.arange(3.0, **on), torch.arange(0, 3, 1, **on), torch.arange(0, 3, 1.0, **on)]
+    x = torch.tensor([1, 2], **on)
+    return a, [x * n for n in (1, 1.0, True)], [torch.full((2,), n, **on) for n in (1, 1.0, True)], x.clamp(0), x.clamp(0.0)
+
+
+@idiom
+def wrong_dtypes_raise_at_the_call(device: str) -> Any:
+    x, n, i = (torch.ones(2, 2, dtype=d, device=device) for d in (torch.float32, torch.int64, torch.int32))
+    calls = (
+        lambda: n @ x, lambda: torch.addmm(x, n, x), lambda: F.linear(x, n), lambda: n.var(),
+        lambda: x.add_(1j), lambda: n.div_(2),
+        lambda: torch.bernoulli(n), lambda: F.layer_norm(x, (2,), x[0].double(), x[0]), lambda: x.masked_fill_(i, 0.0),
+        lambda: n.softmax(0), lambda: x.softmax(5), lambda: n.double().mm(x), lambda: torch.multinomial(n, 1),
+    )  # fmt: skip
+    return [_message(call).split("\n")[0] for call in (*calls, *calls)], x, n
+
+
+@idiom
+def channels_last(device: str) -> Any:
+    x = data(device, 2, 4, 6, 6).to(memory_format=torch.channels_last)
+    w = torch.ones(2, 4, 3, 3, device=device)
+    made = [
+        F.conv2d(x, w), F.conv2d(x.contiguous(), w.to(memory_format=torch.channels_last)),
+        F.conv_transpose2d(x, w.view(4, 2, 3, 3)),
+        F.pad(x, (1, 1, 1, 1), "reflect"), F.pad(x, (1, 1, 1, 1), "replicate"), F.pixel_shuffle(x, 2), x.roll(1, 2), x + 1,
+        F.conv2d(x, torch.ones(4, 1, 3, 3, device=device), groups=4), torch.linalg.svd(x[0, 0])[2],
+    ]  # fmt: skip
+    return made, [t.stride() for t in made], x.cpu().stride()
 
 
 @idiom
@@ -797,7 +836,8 @@ def load_state_dict_and_cast_while_a_graph_lives(device: str) -> Any:
 @idiom
 def fetching(device: str) -> Any:
     x = data(device, 2, 2)
-    return x.sum().item(), x.tolist(), bool((x > -9).all()), float(x[0, 0]), int(x[0, 0] * 10), x.cpu().numpy(), len(x)
+    arrays = x.cpu().numpy(), np.array(x.cpu(), dtype=np.float64), _message(lambda: (x * 1).requires_grad_().cpu().numpy())
+    return x.sum().item(), x.tolist(), bool((x > -9).all()), float(x[0, 0]), int(x[0, 0] * 10), arrays, len(x)
 
 
 @idiom

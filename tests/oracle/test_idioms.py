@@ -56,3 +56,16 @@ def test_optimizers_step_as_on_the_cpu(kind: str, variant: dict[str, bool]) -> N
 def test_mixed_devices_raise_pytorchs_error_with_a_hint() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)Expected all tensors to be on the same device.*gt\.nn"):
         torch.nn.Linear(3, 3)(torch.ones(1, 3, device="remote"))
+
+
+def test_what_does_not_travel_is_refused_clearly() -> None:
+    x = torch.ones(2, 2, device="remote")
+    for make in (
+        lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+        lambda: torch.nested.nested_tensor([x, x[:1]]) * 2,
+        lambda: x.to_sparse_csr(),
+        lambda: x.to_mkldnn(),
+    ):
+        with pytest.raises(NotImplementedError, match="CPU"):
+            make()
+    torch.accelerator.synchronize()

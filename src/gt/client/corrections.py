@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._prims_common import suggest_memory_format
 
 from gt.client import session
 
@@ -41,14 +40,6 @@ def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) ->
     weight = args[2]
     kept = input.dtype if weight is None else weight.dtype
     return tuple(g if g is None else g.to(dtype) for g, dtype in zip(found, (input.dtype, kept, kept), strict=True))
-
-
-def _convolution(input: torch.Tensor, weight: torch.Tensor, *args: Any) -> torch.Tensor:
-    """Channels last where input or weight are."""
-    out = aten.convolution.default(input, weight, *args)
-    formats = [suggest_memory_format(t) for t in (input, weight)]
-    last = [f for f in formats if f is not torch.contiguous_format]
-    return torch.empty_like(out, memory_format=last[0]) if last else out
 
 
 def _loss_of_one_row(*args: Any) -> Any:
@@ -85,7 +76,46 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
 
 
+def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
+    """The result lies channels last where one of these operands [n, channels, height, width] does."""
+
+    def row(op: Infer) -> Infer:
+        def infer(*args: Any) -> Any:
+            last = any(_is_channels_last(args[p]) for p in positions)
+            return torch.empty_like(op(*args), memory_format=torch.channels_last) if last else op(*args)
+
+        return infer
+
+    return row
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _last_by_columns(op: Infer) -> Infer:
+    """The last result, matrices [..., n, m], lies column by column, as LAPACK makes it."""
+
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        *found, last = op(*args, **kwargs)
+        return *found, last.mT.contiguous().mT
+
+    return infer
+
+
+def _along(op: Infer) -> Infer:
+    """The second argument is a dim of the first."""
+
+    def infer(self: torch.Tensor, dim: int, *args: Any) -> Any:
+        self.size(dim)
+        return op(self, dim, *args)
+
+    return infer
+
+
 EVERYWHERE: dict[str, Infer] = {
+    "aten::_softmax": _along(aten._softmax.default),
+    "aten::_log_softmax": _along(aten._log_softmax.default),
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),
@@ -93,10 +123,19 @@ EVERYWHERE: dict[str, Infer] = {
     "aten::_native_multi_head_attention": _attention,
 }
 CPU: dict[str, Infer] = {
+    "aten::convolution": _laid_out_as(0, 1)(aten.convolution.default),
+    "aten::reflection_pad2d": _laid_out_as(0)(aten.reflection_pad2d.default),
+    "aten::reflection_pad2d_backward": _laid_out_as(0)(aten.reflection_pad2d_backward.default),
+    "aten::replication_pad2d": _laid_out_as(0)(aten.replication_pad2d.default),
+    "aten::replication_pad2d_backward": _laid_out_as(0)(aten.replication_pad2d_backward.default),
+    "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
+    "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
+    "aten::roll": _laid_out_as(0)(aten.roll.default),
+    "aten::_linalg_svd": _last_by_columns(aten._linalg_svd.default),
+    "aten::linalg_eig": _last_by_columns(aten.linalg_eig.default),
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
     "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
-    "aten::convolution": _convolution,
     "aten::mse_loss_backward": _of_input(aten.mse_loss_backward.default),
     "aten::smooth_l1_loss_backward": _of_input(aten.smooth_l1_loss_backward.default),
     "aten::native_group_norm_backward": _group_norm_backward,

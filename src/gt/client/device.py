@@ -125,6 +125,10 @@ class DeviceGuard(torch._C._acc.DeviceGuard):
 OWN = {*special.KERNELS, *sparse.FROM_DENSE, *whole.PARTS, "linear_backward"}
 
 
+REFUSED = ("quantize_per", "_nested_from", "_nested_tensor_from_tensor", "_nested_view", "_to_sparse_", "to_mkldnn")
+"""How the names of operators begin that make tensors of a kind that does not travel."""
+
+
 def _kernels() -> list[tuple[str, Any]]:
     """Every overload that needs a kernel: not one that a CPU composes too, not a view made from `as_strided`."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -134,7 +138,12 @@ def _kernels() -> list[tuple[str, Any]]:
             continue
         short = name.removeprefix("aten::")
         base, _, overload = short.partition(".")
-        if short in OWN or base in special.ALIASING or not (has(name, "Meta") or _computes(name)):
+        if (
+            short in OWN
+            or base in special.ALIASING
+            or base.startswith(REFUSED)
+            or not (has(name, "Meta") or _computes(name))
+        ):
             continue
         op = getattr(getattr(torch.ops.aten, base, None), overload or "default", None)
         if op is not None and not _is_view(op):
@@ -175,7 +184,7 @@ def _register() -> None:
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
-    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1"):
+    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1"):
         fallback.fallback(_refuse, key)
     linear.install(library)
     autocast.install(library, fallback)

@@ -76,6 +76,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     """Find the call by its key, make the results, append one instruction."""
     vary = varying(op)
+    asks, trusted = asked_about_dtypes(op), calls.new_cache()
     segment, append = record.segment, record.segment.append
     operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
     find = cache.get
@@ -130,6 +131,11 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call = find(packed)
         if call is None:
+            dtypes = doubtful(packed) if asks else None
+            if dtypes is not None and dtypes not in trusted:
+                result = query(op, args, kwargs)
+                trusted[dtypes] = True
+                return result
             call = learn(op, args, kwargs, vary, cache, packed)
         if call is UNFORESEEN:
             return query(op, args, kwargs)
@@ -226,6 +232,22 @@ def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
         return value
 
     return [one(i, a) for i, a in enumerate(args)]
+
+
+INDICES = {"index", "indices", "target", "targets"}
+"""Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
+
+
+def asked_about_dtypes(op: OpOverload) -> bool:
+    """Whether the worker is asked once for each mix of dtypes: not where it could find fault with values instead."""
+    return bool(op._schema.returns) and INDICES.isdisjoint(a.name for a in op._schema.arguments)
+
+
+def doubtful(key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The operands' dtypes where an operator may not take them. Inference lets most pass, so the worker is asked once."""
+    dtypes = tuple([k.dtype for k in key if type(k) is geometry.Geometry])
+    odd = any(d is not dtypes[0] or not d.is_floating_point for d in dtypes) or any(k is complex for k in key)
+    return (*dtypes, *(k for k in key if k is complex)) if odd else None
 
 
 def learn(

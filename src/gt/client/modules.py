@@ -40,8 +40,7 @@ def _loop_as_on_the_cpu() -> None:
 def _looping(choose: Callable[..., tuple[bool, bool]]) -> Callable[..., tuple[bool, bool]]:
     @functools.wraps(choose)
     def _choose(params: list[torch.Tensor], *args: Any, **kwargs: Any) -> tuple[bool, bool]:
-        real = any(p.device.type == "remote" and not p.is_complex() for p in params)
-        return (False, False) if real else choose(params, *args, **kwargs)
+        return (False, False) if any(p.device.type == "remote" for p in params) else choose(params, *args, **kwargs)
 
     return _choose
 

@@ -63,6 +63,9 @@ def operand(tensor: torch.Tensor) -> Operand:
     cached: Operand | None = tensor._gt  # type: ignore[attr-defined]
     if cached is not None and cached[2] == id(tensor):
         return cached
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout)
+        raise RefusedError(f"a {kind} tensor does not travel to workers here: move it to the CPU, or use a strided one")
     try:
         holder = tensor.untyped_storage()._gt  # type: ignore[attr-defined]
     except AttributeError:

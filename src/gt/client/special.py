@@ -220,7 +220,7 @@ def has_compatible_shallow_copy_type(self: Tensor, other: Tensor) -> bool:
     return tensors.crosses(self, other) or _compatible(record.META, self, other)  # type: ignore[no-any-return]
 
 
-CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
+KERNELS["_pin_memory"] = CPU_KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
 CPU_KERNELS["is_pinned"] = lambda self, device=None: False
 
 
