@@ -69,6 +69,8 @@ def whole(out: Path, names: Collection[str]) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

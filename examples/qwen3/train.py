@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 from folders import check_output, resolve, whole
 from load_weights import load
 from model import Qwen3
@@ -26,6 +27,7 @@ from options import parse
 from prepare_data import END, IGNORED, PAD, TEMPLATES, Row, load_tokenizer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 import gt as torch
@@ -290,13 +292,12 @@ def save(model: Qwen3, source: Path, out: Path) -> None:
     config = read_json(source / "config.json")
     config.pop("torch_dtype", None)  # the older name of the next
     config["dtype"] = str(model.lm_head.weight.dtype).removeprefix("torch.")
+    save_file = torch.files.save_safetensors if hasattr(torch, "files") else safetensors.torch.save_file
     with whole(out, CHECKPOINT) as folder:
-        if hasattr(torch, "files"):
-            torch.files.save_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
-        else:
-            from safetensors.torch import save_file  # late import: the plain PyTorch way
-
+        try:
             save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        except (RuntimeError, SafetensorError) as error:
+            raise UserError(f"{out}: the weights cannot be written: {' '.join(str(error).split())}") from error
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in BESIDE_WEIGHTS:
             if (source / name).exists():

@@ -18,7 +18,11 @@ fi
 given() { [[ " ${arguments[*]} " == *" $1"[\ =]* ]]; }
 arguments=("$@")
 defaults=(--runs "$runs")
-given --model || defaults+=(--model "$runs/tiny-qwen3" --epochs 16 --batch-size 16 --lr 3e-3)
+if ! given --model; then
+    defaults+=(--model "$runs/tiny-qwen3" --epochs 16 --batch-size 16 --lr 3e-3)
+    # Matrices this small gain nothing from a second thread, and threads that wait for each other lose all on a busy machine.
+    export GT_WORKER_THREADS="${GT_WORKER_THREADS:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+fi
 given --data || defaults+=(--data "$runs/tiny-alpaca.json")
 set -- "${defaults[@]}" "$@"
 

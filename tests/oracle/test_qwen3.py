@@ -396,7 +396,7 @@ def test_an_output_folder_is_replaced_whole_and_never_with_other_peoples_files(t
     for text in ("first", "second"):
         with scripts.folders.whole(out, {"a"}) as folder:
             (folder / "a").write_text(text)
-    with pytest.raises(FileNotFoundError), scripts.folders.whole(out, {"a"}) as folder:
+    with pytest.raises(scripts.problems.UserError, match="cannot be written"), scripts.folders.whole(out, {"a"}) as folder:
         (folder / "missing" / "a").write_text("third")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (out / "a").read_text() == "second"
@@ -462,6 +462,20 @@ def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
         found.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters()]))
     assert found[0] == pytest.approx(found[2], rel=3e-7)
     assert (found[1] - found[3]).abs().max() <= 1e-6 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("change", ["", "import gt as torch"])
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(change: str, made: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond 1 MiB; the checkpoint would be 4."""
+    for script in EXAMPLE.glob("*.py"):
+        (tmp_path / script.name).write_text(script.read_text().replace(change or "\0", "import torch"))
+    command = f"ulimit -f 1024; exec {sys.executable} {tmp_path}/train.py --no-eval --max-steps 1 --runs {tmp_path}/runs"
+    paths = f"--model {made}/qwen3 --prepared {made}/prepared"
+    done = subprocess.run(["bash", "-c", f"{command} {paths}"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert f"{tmp_path}/runs/qwen3-tuned: the weights cannot be written: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth(scripts: ModuleType) -> None:
