@@ -743,6 +743,8 @@ def convolutions_of_channels_last(device: str) -> Any:
     x, w = data(device, 2, 6, 6, 8).permute(0, 3, 1, 2), data(device, 8, 8, 3, 3)
     outs = [F.conv2d(x, w), F.conv2d(x.contiguous(), w), F.conv2d(x, w[:, :1], groups=8), F.conv_transpose2d(x, w)]
     outs += [F.conv2d(x.contiguous(), w.to(memory_format=torch.channels_last)), F.conv1d(x.flatten(2), w[..., 0])]
+    volume = data(device, 2, 8, 4, 5, 6).to(memory_format=torch.channels_last_3d)
+    outs += [F.conv3d(volume, w[..., None]), F.conv3d(volume.contiguous(), w[..., None])]
     torch.manual_seed(0)
     return outs, [out.stride() for out in outs], [F.dropout(out) for out in outs]
 

@@ -76,13 +76,17 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
 
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
-    """The result lies channels last where one of these operands [n, channels, height, width] does."""
+    """The result lies channels last where one of these operands [n, channels, (depth,) height, width] does."""
 
     def row(op: Infer) -> Infer:
         def infer(*args: Any) -> Any:
+            out = op(*args)
             last = any(_is_channels_last(args[p]) for p in positions)
-            return torch.empty_like(op(*args), memory_format=torch.channels_last) if last else op(*args)
+            return torch.empty_like(out, memory_format=CHANNELS_LAST[out.dim()]) if last else out
 
         return infer
 
@@ -90,7 +94,8 @@ def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    last = CHANNELS_LAST.get(tensor.dim())
+    return last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
 
 
 def _last_by_columns(op: Infer) -> Infer:
