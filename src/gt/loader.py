@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,7 +45,7 @@ def session_randomness() -> Iterator[None]:
 
 def _drawn_from_session(iterator: Iterator[Any]) -> Iterator[Any]:
     with session_randomness():
-        first = list(_take_one(iterator))
+        first = list(itertools.islice(iterator, 1))
     yield from first
     yield from iterator
 
@@ -73,12 +74,6 @@ class _SessionSampler(data.Sampler[Any]):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sampler, name)
-
-
-def _take_one(iterator: Iterator[Any]) -> Iterator[Any]:
-    for value in iterator:
-        yield value
-        return
 
 
 SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)}

@@ -41,9 +41,10 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 
     def run(a: Any, b: Any, alpha: Any = None) -> Any:
         try:
-            kind, found = type(b), a._gt
+            found = a._gt
         except AttributeError:  # a number that stands first
-            return general(a, b) if alpha is None else general(a, b, alpha=alpha)
+            found = None
+        kind = type(b)
         ids: Any
         numbers: Any = ()
         if alpha is not None or found is None or found[2] != id(a):

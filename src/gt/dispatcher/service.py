@@ -17,8 +17,8 @@ from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
 
 
-class Ended(Exception):  # noqa: N818 - a signal, not an error
-    """SIGTERM or SIGINT: the service is to end."""
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGINT: the service is to end, also where it is not serving yet."""
 
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
