@@ -19,6 +19,11 @@ LOOPS = {
     "fetches": """
         x, n = x + 1, n + 1
         assert x[0].item() == n""",
+    "autograd": """
+        l = (torch.relu(w + x) * w).sum()
+        l.backward()
+        w.grad = None
+        x, n = x + 1, n + 1""",
     "uploads of several frames": """
         b, s = bigs[n % 7].to("remote"), torch.tensor([float(n % 7)] * 3)
         x, n = x + (b[:4] - s.sum() / 3) + 1, n + 1
@@ -31,6 +36,7 @@ LOOPS = {
 SOURCE = """
 import gc, sys, torch as local, gt as torch
 x, n = torch.zeros(4), 0
+w = torch.ones(4, requires_grad=True)
 bigs = [local.full((50_000,), float(i)) for i in range(7)]
 def work():
     global x, n
@@ -44,7 +50,7 @@ for _ in range(ROUNDS):
     except KeyboardInterrupt:
         pass
     assert x.tolist() == [float(n)] * 4, (x, n)
-found = b = s = None
+found = b = s = l = w.grad = None
 gc.collect()
 print("counted", torch.debug.stats()["storages"])
 """

@@ -1,65 +1,92 @@
 """Ctrl-C: what it must not cut in half, and what must not swallow it.
 
 Python raises KeyboardInterrupt between any two bytecodes of the main thread. A message that is half sent, or taken from the
-socket and not yet looked at, would leave the session out of step with the dispatcher; and PyTorch's autograd engine aborts
-the process where Python raises while C++ calls it from a destructor. Both are held back from it. Waiting
-never is.
+socket and not yet looked at, would leave the session out of step with the dispatcher; and C++ aborts the process where
+Python raises and it may not: in destructors of autograd's engine, and in a device's guard wherever PyTorch asks it. All
+three are held back from it. Waiting never is. docs/decisions/007-interrupts.md.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, at a tenth of its cost
 import _thread
+import ctypes
 import signal
 import sys
 import threading
 import time
+from itertools import pairwise
 from types import FrameType
 from typing import Any, ClassVar
+
+import numpy
 
 from gt.client import record
 
 HELD = (int(signal.SIGINT), int(signal.SIGALRM))
 """Ctrl-C, and the alarm with which programs limit how long something may take."""
+KEEP_FROM_BYTES = 1 << 16
 _main = threading.main_thread().ident
 
 
 class HeldBack:
     """`with HeldBack():` signals whose handlers may raise are handled at its end. Does nothing on other threads."""
 
-    __slots__ = ("_arrived", "_handlers", "_outer")
+    __slots__ = ("_arrived", "_handlers", "_holds", "_outer")
     innermost: ClassVar[HeldBack | None] = None
 
     def __enter__(self) -> None:
-        self._arrived: list[int] = []
-        self._handlers: list[tuple[int, Any]] = []
         if threading.get_ident() == _main:
+            self._arrived: list[int] = []
+            self._handlers: list[tuple[int, Any]] = []
             self._outer = HeldBack.innermost
+            try:
+                self.hold()
+            except BaseException:
+                self.let_through()
+                raise
             HeldBack.innermost = self
-            self.hold()
 
     def __exit__(self, *_: object) -> None:
         if threading.get_ident() == _main:
-            HeldBack.innermost = self._outer
-            self.let_through()
+            try:
+                self.let_through()
+            finally:
+                HeldBack.innermost = self._outer
 
     def hold(self) -> None:
         for number in HELD:
             handler = _signal.getsignal(number)
-            if callable(handler):
+            if handler is signal.default_int_handler:
+                _signal.signal(number, _interrupt)
+            elif handler is not _interrupt and callable(handler):
                 self._handlers.append((number, handler))
                 _signal.signal(number, self._note)
+        self._holds = True
 
     def let_through(self) -> None:
-        handlers, self._handlers = self._handlers, []
-        for number, handler in handlers:
-            _signal.signal(number, handler)
-        arrived, self._arrived = self._arrived, []
-        for number in arrived:
-            signal.raise_signal(number)
+        if self._handlers:
+            handlers, self._handlers = self._handlers, []
+            for number, handler in handlers:
+                _signal.signal(number, handler)
+        self._holds = False
+        if self._arrived:
+            arrived, self._arrived = self._arrived, []
+            for number in arrived:
+                signal.raise_signal(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived.append(number)
+
+    @classmethod
+    def takes(cls, number: int) -> bool:
+        """Whether a signal is held back now."""
+        held = cls.innermost
+        while held is not None and not held._holds:
+            held = held._outer
+        if held is not None:
+            held._arrived.append(number)
+        return held is not None
 
 
 class LetThrough:
@@ -75,6 +102,44 @@ class LetThrough:
     def __exit__(self, *_: object) -> None:
         if self._held is not None:
             self._held.hold()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """The handler of Ctrl-C where a program has none of its own: Python's, which waits until it may raise."""
+    if HeldBack.takes(number):
+        return
+    if _is_asked_by_torch():
+        _thread.start_new_thread(_interrupt_again, ())
+        return
+    signal.default_int_handler(number, frame)
+
+
+def _is_asked_by_torch() -> bool:
+    """Whether PyTorch's C++ looks up a method of a Python object just now, as it does of a device's guard."""
+    return any("(PyObject_Str+" in callee and "libtorch_python" in caller for callee, caller in pairwise(_native_stack()))
+
+
+def _native_stack(depth: int = 64) -> list[str]:
+    """The C functions that are being called, innermost first, each as `library(symbol+offset) [address]`."""
+    libc = ctypes.CDLL(None)
+    libc.backtrace_symbols.restype = ctypes.POINTER(ctypes.c_char_p)
+    addresses = (ctypes.c_void_p * depth)()
+    found = libc.backtrace(addresses, depth)
+    return [(line or b"").decode(errors="replace") for line in libc.backtrace_symbols(addresses, found)[:found]]
+
+
+class Received(numpy.ndarray[Any, Any]):
+    """The bytes of a message, of which PyZMQ looks for signals when it frees them. `buried` keeps them until it may."""
+
+    buried: ClassVar[list[object]] = []
+
+    def __del__(self) -> None:
+        self.buried.append(self.base)
+
+
+def keep(frame: memoryview) -> bytes | Received:
+    """What a program may hold of a received message, and drop when it likes: a copy, or of much the message itself."""
+    return bytes(frame) if len(frame) < KEEP_FROM_BYTES else numpy.frombuffer(frame, numpy.uint8).view(Received)
 
 
 _other_hook = sys.unraisablehook
@@ -99,3 +164,5 @@ def _interrupt_again() -> None:
 
 def install() -> None:
     sys.unraisablehook = _unraisable
+    with HeldBack():
+        pass  # takes the place of Python's own handler

@@ -56,27 +56,30 @@ class Session:
         self._transport = transport
         self._heavy: deque[tuple[int, int]] = deque()
         """Batches under way that carry bytes, and how many."""
-        self._answers: dict[int, tuple[messages.Answer, bytes | memoryview] | None] = {}
+        self._answers: dict[int, tuple[messages.Answer, bytes | interrupts.Received] | None] = {}
+        self._welcome: messages.Welcome | None = None
         try:
-            self.welcome = self._open(timeout_s)
+            self._open(timeout_s)
         except BaseException:
             transport.close()
             raise
 
-    def _open(self, timeout_s: float) -> messages.Welcome:
+    def _open(self, timeout_s: float) -> None:
         hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname())
         self._transport.send([codec.encode(hello)])
         deadline = time.monotonic() + timeout_s
-        while True:
-            received = self._transport.receive(max(0.0, deadline - time.monotonic()))
-            if received is None:
+        while self._welcome is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 reason = f"the service is there, but no worker was ready within {timeout_s:g} s"
                 raise ConnectionLostError(f"{self.address}: {reason}")
-            message = codec.to_client(received[0])
-            if isinstance(message, messages.Welcome):
-                return message
-            if isinstance(message, messages.Rejected):
-                raise ConnectionLostError(f"{self.address}: {message.reason}")
+            self._receive(left)
+
+    @property
+    def welcome(self) -> messages.Welcome:
+        """What the dispatcher said last of this session: its number, its worker, its credit."""
+        assert self._welcome is not None
+        return self._welcome
 
     def flush(self) -> None:
         """Send what was recorded. Waits only when too many batches are under way."""
@@ -116,7 +119,7 @@ class Session:
             self._heavy.popleft()
         return sum(size for _, size in self._heavy) if self._heavy else 0
 
-    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | memoryview]:
+    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | interrupts.Received]:
         """Record a request, send all that came before it, and wait for its answer and its bytes.
 
         Ctrl-C abandons the wait alone.
@@ -143,24 +146,27 @@ class Session:
             with interrupts.LetThrough():
                 self._transport.wait(timeout_s)
         with interrupts.HeldBack():
-            received = self._transport.receive(0.0)
-            if received is not None:
-                self._take_in(received)
-        return received is not None
+            interrupts.Received.buried.clear()
+            return self._take_in()
 
-    def _take_in(self, received: list[memoryview]) -> None:
+    def _take_in(self) -> bool:
+        received = self._transport.receive(0.0)
+        if received is None:
+            return False
         message = codec.to_client(received[0])
         if isinstance(message, messages.Done):
             self.done = max(self.done, message.seq)
             for answer in message.answers:
                 if answer.request in self._answers:
-                    self._answers[answer.request] = (answer, received[1 + answer.frame] if answer.frame >= 0 else b"")
+                    data = interrupts.keep(received[1 + answer.frame]) if answer.frame >= 0 else b""
+                    self._answers[answer.request] = (answer, data)
         elif isinstance(message, messages.Welcome):
-            self.welcome = message
+            self._welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
         elif isinstance(message, messages.Rejected):
             raise ConnectionLostError(f"{self.address}: {message.reason}")
+        return True
 
     def _lose(self, loss: messages.SessionLost) -> None:
         """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client import geometry, record, session, sites, tensors
+from gt.client import geometry, interrupts, record, session, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel
 from gt.errors import RefusedError
@@ -43,12 +43,8 @@ def fetch(tensor: Tensor) -> Tensor:
     if not tensor.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    in_place = isinstance(data, memoryview) and not data.readonly and len(data) >= KEEP_FROM_BYTES
-    return torch.frombuffer(data if in_place else bytearray(data), dtype=spec.dtype).view(spec.size)
-
-
-KEEP_FROM_BYTES = 1 << 16
-"""A message of this size is kept as the memory of the tensor that it brings; of a smaller one a copy is."""
+    writable = isinstance(data, interrupts.Received) and data.flags.writeable
+    return torch.frombuffer(data if writable else bytearray(data), dtype=spec.dtype).view(spec.size)
 
 
 _copy_remote = kernel(aten.copy_.default)
