@@ -86,10 +86,15 @@ def to_copy(
     non_blocking: bool = False,
     memory_format: torch.memory_format | None = None,
 ) -> Tensor:
-    given = {"dtype": dtype, "layout": layout, "memory_format": memory_format}
-    options = {k: v for k, v in given.items() if v is not None}
     if isinstance(self, UninitializedTensorMixin):
         self = self.data  # a lazy module's parameter tells its shape to nobody
+    options: dict[str, Any] = {}
+    if dtype is not None and dtype is not self.dtype:
+        options["dtype"] = dtype
+    if layout is not None and layout is not self.layout:
+        options["layout"] = layout
+    if memory_format is not None and memory_format is not torch.preserve_format:
+        options["memory_format"] = memory_format
     if self.device.type != "remote":
         return _sent(aten._to_copy.default(self, **options) if options else self)
     if device is None or device.type == "remote":
