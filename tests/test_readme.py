@@ -28,3 +28,11 @@ def test_every_file_in_the_tree_exists() -> None:
 def test_every_command_of_the_table_names_tests_that_exist() -> None:
     for path in re.findall(r"tests/[\w/]+(?:\.py)?", TEXT):
         assert (ROOT / path).exists(), path
+
+
+def test_every_file_of_the_program_has_its_phrase() -> None:
+    tree = TEXT.partition("## Tree")[2]
+    for folder in ("src", "examples", "benchmarks"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".sh") and path.read_text():
+                assert path.name in tree, path

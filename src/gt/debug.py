@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gt.client import geometry, record, session
+from gt.client import calls, geometry, record, session, sites
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
@@ -22,9 +22,38 @@ class Place:
     size_bytes: int
 
 
-def tape() -> tuple[wire.Instruction, ...]:
-    """The instructions that were recorded and not yet sent, in program order."""
-    return tuple(record.segment)
+@dataclass(frozen=True)
+class Recorded:
+    """An instruction. `op` is an ATen overload or what else the worker is told (`Upload`, `Free`, ...), `outs` and `ins` are
+    ids of storages, `line` is the user's (`FILE:LINE`, empty where it has none)."""
+
+    op: str
+    outs: tuple[int, ...] = ()
+    ins: tuple[int, ...] = ()
+    numbers: tuple[wire.Scalar, ...] = ()
+    line: str = ""
+
+
+def tape() -> tuple[Recorded, ...]:
+    """The instructions that were recorded last, in program order: the segment that was sent last, and what waits."""
+    with record.lock:
+        return tuple(map(_recorded, (*record.sent, *record.segment)))
+
+
+def _recorded(item: wire.Instruction) -> Recorded:
+    line = sites.describe(getattr(item, "site", 0))
+    match item:
+        case int():
+            return Recorded("Free", ins=(item,))
+        case wire.Op():
+            return Recorded(calls.operator(item.call), item.outs, item.ins, item.numbers, line)
+        case wire.Query():
+            return Recorded(item.op, ins=tuple(i for i, _ in item.ins), line=line)
+        case wire.Upload() | wire.LoadFile():
+            return Recorded(type(item).__name__, outs=(item.id,), line=line)
+        case wire.Fetch():
+            return Recorded("Fetch", ins=(item.id,))
+    return Recorded(type(item).__name__)
 
 
 def stats() -> dict[str, int | float | str]:

@@ -101,6 +101,13 @@ def test_a_log_that_cannot_be_opened_is_an_error_at_the_first_use(run_python: Ru
     assert done.stdout == ""
 
 
+def test_a_client_that_asks_a_shared_service_for_a_log_is_told_who_writes_it(service: Service, run_python: Run) -> None:
+    source = "import gt\nprint(gt.ones(3).sum().item())"
+    done = run_python(source, GT_ADDRESS=service.address, GT_INSTRUCTION_LOG="log.jsonl")
+    assert done.stdout == "3.0\n"
+    assert f"GT_INSTRUCTION_LOG does nothing here: it is the service at {service.address}" in done.stderr
+
+
 def test_a_second_service_on_one_address_is_refused_and_the_first_goes_on(service: Service, run_python: Run) -> None:
     second = gt("serve", "--address", service.address)
     assert (second.returncode, second.stderr) == (1, f"gt: {service.address}: cannot listen there: another service does\n")

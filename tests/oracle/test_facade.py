@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 
 import pytest
@@ -306,4 +307,14 @@ def test_annotations_change_nothing() -> None:
         inside = gt.ones(3) * 2
     assert inside.tolist() == [2.0, 2.0, 2.0]
     assert gt.debug.where(inside).worker.device == "cpu"
-    assert isinstance(gt.debug.tape(), tuple)
+
+
+def test_the_tape_says_what_was_recorded_and_by_which_line() -> None:
+    product = gt.ones(3) * gt.ones(3)
+    *_, waiting = [r for r in gt.debug.tape() if r.op == "aten::mul.Tensor"]
+    place = f"{__file__}:{inspect.currentframe().f_lineno - 2}"  # type: ignore[union-attr]
+    assert (len(waiting.outs), len(waiting.ins), waiting.line) == (1, 2, place)
+    product.tolist()
+    *_, made, fetched = [r for r in gt.debug.tape() if r.op in ("aten::mul.Tensor", "Fetch")]
+    assert made == waiting
+    assert fetched.ins == made.outs

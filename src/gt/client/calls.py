@@ -33,7 +33,8 @@ CLIENT_ONLY = {"pin_memory", "non_blocking"}
 
 _new_call = itertools.count(1).__next__
 _caches: list[dict[Any, Any]] = []
-_defined: list[int] = []
+_defined: dict[int, str] = {}
+"""The calls that the worker knows, and their operators."""
 
 
 @dataclass(slots=True)
@@ -78,7 +79,7 @@ def forget_all() -> None:
         for cache in _caches:
             cache.clear()
         if _defined:
-            record.segment.append(wire.Forget(_defined[:]))
+            record.segment.append(wire.Forget(list(_defined)))
             _defined.clear()
 
 
@@ -97,11 +98,12 @@ def define(
         if len(_defined) >= LIMIT:
             forget_all()
         number = _new_call()
+        _defined[number] = name or op_name(op)
         template = Template(vary)
         record.segment.append(
             wire.Define(
                 number,
-                name or op_name(op),
+                _defined[number],
                 [template.arg(a, i in vary) for i, a in enumerate(args)],
                 {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
                 [g.to_wire() for g in ins],
@@ -110,8 +112,12 @@ def define(
                 geometry.dtype_name(torch.get_default_dtype()),
             )
         )
-        _defined.append(number)
     return number
+
+
+def operator(number: int) -> str:
+    """The name of a defined call's operator; `call N` where it was forgotten since."""
+    return _defined.get(number, f"call {number}")
 
 
 def op_name(op: OpOverload) -> str:
@@ -257,3 +263,14 @@ def _own_stride(result: torch.Tensor, spec: Geometry) -> tuple[int, ...]:
     if any(s == 0 and n > 1 for n, s in zip(spec.size, spec.stride, strict=True)):
         return geometry.contiguous_stride(spec.size)
     return spec.stride
+
+
+def written(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[frozenset[str], torch.Tensor]:
+    """The operands that a call writes, by their alias set."""
+    found = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            if isinstance(value, torch.Tensor):
+                found[frozenset(argument.alias_info.before_set)] = value
+    return found

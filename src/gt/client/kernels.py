@@ -12,8 +12,9 @@ import torch
 
 from gt.client import calls, geometry, record, session, sites
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
+from gt.client.lifting import lift, lifted
+from gt.client.query import query, with_generator
 from gt.wire import instructions as wire
-from gt.wire import messages
 
 Tensor = torch.Tensor
 Op = wire.Op
@@ -196,45 +197,6 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     return True
 
 
-LOCAL_OPERANDS = {
-    "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
-    "aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward",
-    "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu",
-}  # fmt: skip
-"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences."""
-
-
-def lift(tensor: Tensor, any_size: bool = False) -> Tensor:
-    """A CPU tensor of no dimension, made remote: PyTorch lets it take part in an operation on any device."""
-    if tensor.device.type == "remote":
-        return tensor
-    if any_size and tensor.device.type == "cpu":
-        return tensor.to("remote")
-    if tensor.dim() or tensor.device.type != "cpu":
-        raise RuntimeError(record.mixed_devices(tensor))
-    spec = geometry.intern(torch.Size(()), (), 0, tensor.dtype)
-    out = record.make(spec)
-    record.upload(tensor, record.operand(out)[0], spec, sites.here())
-    return out
-
-
-def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
-    written = {i for i, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
-
-    any_size = op._schema.name in LOCAL_OPERANDS
-
-    def one(position: int, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if position in written and value.device.type != "remote":
-                raise RuntimeError(record.mixed_devices(value))
-            return lift(value, any_size)
-        if isinstance(value, (list, tuple)):
-            return [one(position, v) for v in value]
-        return value
-
-    return [one(i, a) for i, a in enumerate(args)]
-
-
 INDICES = {"index", "indices", "target", "targets"}
 """Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
 
@@ -256,7 +218,7 @@ def learn(
 ) -> Any:
     """Infer and define a call that was not met before."""
     call: Any = UNFORESEEN
-    if not (unforeseeable(op) or any(map(_overlaps, _written(op, args, kwargs).values()))):
+    if not (unforeseeable(op) or any(map(_overlaps, calls.written(op, args, kwargs).values()))):
         specs = [record.operand(t)[1] for t in calls.tensors_in((*args, *kwargs.values()))]
         try:
             found = calls.infer(op, args, kwargs, specs)
@@ -321,103 +283,6 @@ def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
         made = [_build(s, fresh, given) for s in shape]
         return tuple(made) if isinstance(shape, tuple) else made
     return None
-
-
-# -- asking the worker ---------------------------------------------------------------------------------------------------
-
-
-def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a call on the worker now and learn its results' geometries and values from the answer."""
-    args = tuple(lifted(op, args))
-    kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-    template = calls.Template()
-    given = calls.tensors_in((*args, *kwargs.values()))
-    operands = [(i, g.to_wire()) for i, g, _ in map(record.operand, given)]
-    wire_args = [template.arg(a, False) for a in args]
-    wire_kwargs = {k: template.arg(v, False) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY}
-    site = sites.here(3)
-    dtype = geometry.dtype_name(torch.get_default_dtype())
-
-    asked: list[int] = []
-
-    def request(number: int) -> wire.Query:
-        asked.append(number)
-        first = record.query_id(number)
-        return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
-
-    try:
-        answer, _ = session.current().ask(request)
-        return _Results(op, args, kwargs, answer).build()
-    except KeyboardInterrupt:
-        for number in asked:
-            record.free_results(number)
-        raise
-
-
-class _Results:
-    """Puts an answer's geometries and values together as the operator returns them."""
-
-    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
-        self.returns = op._schema.returns
-        self.written = _written(op, args, kwargs)
-        self.next_id = record.query_id(answer.request)
-        self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
-
-    def build(self) -> Any:
-        results: list[Any] = []
-        stack: list[list[Any]] = []
-        target = results
-        for mark in self.pattern:
-            if mark == "[":
-                stack.append(target)
-                target.append([])
-                target = target[-1]
-            elif mark == "]":
-                target = stack.pop()
-            elif mark == "v":
-                target.append(_value(next(self.values)))
-            else:
-                target.append(self._tensor(None if stack else len(results)))
-        if not self.returns:
-            return None
-        return tuple(results) if len(self.returns) > 1 else results[0]
-
-    def _tensor(self, index: int | None) -> Tensor | None:
-        spec = next(self.outs)
-        alias = None if index is None else self.returns[index].alias_info
-        if alias is not None and alias.is_write:
-            tensor = self.written[frozenset(alias.before_set)]
-            if spec is not None and spec != geometry.of(tensor).to_wire():
-                record.regeometry(tensor, geometry.from_wire(spec))
-            return tensor
-        if spec is None:
-            return None
-        self.next_id += 1
-        return record.adopt(self.next_id - 1, geometry.from_wire(spec))
-
-
-def _value(value: Any) -> Any:
-    return complex(value.real, value.imag) if isinstance(value, wire.Complex) else value
-
-
-def _written(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[frozenset[str], Tensor]:
-    """The operands that a call writes, by their alias set."""
-    found = {}
-    for position, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            if isinstance(value, Tensor):
-                found[frozenset(argument.alias_info.before_set)] = value
-    return found
-
-
-def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call with a generator of the client's: its state travels there and back, so that both sides agree."""
-    generator: torch.Generator = kwargs["generator"]
-    state = generator.get_state().to("remote")
-    result = query(op, args, {**kwargs, "generator": calls.GeneratorState(state)})
-    generator.set_state(state.cpu())
-    return result
 
 
 session.on_worker_lost = calls.forget_all

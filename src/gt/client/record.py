@@ -28,6 +28,8 @@ segment: list[wire.Instruction] = []
 A storage's end stands in it where the program let go of the storage, so that a worker holds no more than a local process.
 """
 _free = segment.append
+sent: list[wire.Instruction] = []
+"""The segment that was sent last."""
 frames: list[bytes | memoryview] = []
 """The bytes of the segment's uploads; appended to together with the segment, under `lock`."""
 lock = threading.RLock()

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 
@@ -101,6 +102,7 @@ class Session:
         outgoing = [codec.encode(messages.Run(self.seq + 1, packed, self.epoch)), *record.frames]
         self._transport.send(outgoing)
         del record.segment[: len(items)]
+        record.sent = items
         record.frames.clear()
         self.seq += 1
         if len(outgoing) > 1:
@@ -269,6 +271,9 @@ def join(address: str, timeout_s: float | None = None, embedded: bool = False) -
         raise ForkError(FORKED)
     session = use(Session(connect(address, "client", timeout_s), address, timeout_s, embedded))
     if not embedded:
+        if settings().instruction_log:
+            text = f"GT_INSTRUCTION_LOG does nothing here: it is the service at {address} that may write a log (`gt serve`)"
+            warnings.warn(text, stacklevel=2)
         early.stop()  # the embedded service, which this process does not use any more
     return session
 

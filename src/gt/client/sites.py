@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from types import CodeType, FrameType
 
 import torch
@@ -19,6 +20,7 @@ _numbers: dict[int, dict[int, int] | None] = {}
 """id(code) -> offset -> site; None for code of PyTorch or GT. `_codes` keeps the code objects, so that ids stay theirs."""
 _codes: list[CodeType] = []
 _sites: list[tuple[CodeType, int]] = []
+_adding = threading.Lock()
 _getframe = sys._getframe
 
 
@@ -58,11 +60,12 @@ def _learn(code: CodeType) -> dict[int, int] | None:
 
 
 def _add(frame: FrameType, offsets: dict[int, int]) -> int:
-    if len(_sites) >= LIMIT:
-        return 0
-    _sites.append((frame.f_code, frame.f_lasti))
-    offsets[frame.f_lasti] = len(_sites)
-    return len(_sites)
+    with _adding:
+        if len(_sites) >= LIMIT:
+            return 0
+        _sites.append((frame.f_code, frame.f_lasti))
+        offsets[frame.f_lasti] = len(_sites)
+        return len(_sites)
 
 
 def describe(site: int) -> str:

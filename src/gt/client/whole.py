@@ -15,7 +15,7 @@ import torch
 from gt.client import calls, geometry, record, sites
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
-from gt.client.kernels import lifted
+from gt.client.lifting import lifted
 from gt.wire import instructions as wire
 
 aten = torch.ops.aten

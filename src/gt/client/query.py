@@ -1,0 +1,98 @@
+"""Asking the worker: calls whose results only it can tell, run at once, their geometries and values in its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gt.client import calls, geometry, record, session, sites
+from gt.client.calls import OpOverload
+from gt.client.lifting import lift, lifted
+from gt.wire import instructions as wire
+from gt.wire import messages
+
+Tensor = torch.Tensor
+
+
+def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call on the worker now and learn its results' geometries and values from the answer."""
+    args = tuple(lifted(op, args))
+    kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    template = calls.Template()
+    given = calls.tensors_in((*args, *kwargs.values()))
+    operands = [(i, g.to_wire()) for i, g, _ in map(record.operand, given)]
+    wire_args = [template.arg(a, False) for a in args]
+    wire_kwargs = {k: template.arg(v, False) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY}
+    site = sites.here(3)
+    dtype = geometry.dtype_name(torch.get_default_dtype())
+
+    asked: list[int] = []
+
+    def request(number: int) -> wire.Query:
+        asked.append(number)
+        first = record.query_id(number)
+        return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
+
+    try:
+        answer, _ = session.current().ask(request)
+        return _Results(op, args, kwargs, answer).build()
+    except KeyboardInterrupt:
+        for number in asked:
+            record.free_results(number)
+        raise
+
+
+class _Results:
+    """Puts an answer's geometries and values together as the operator returns them."""
+
+    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
+        self.returns = op._schema.returns
+        self.written = calls.written(op, args, kwargs)
+        self.next_id = record.query_id(answer.request)
+        self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
+
+    def build(self) -> Any:
+        results: list[Any] = []
+        stack: list[list[Any]] = []
+        target = results
+        for mark in self.pattern:
+            if mark == "[":
+                stack.append(target)
+                target.append([])
+                target = target[-1]
+            elif mark == "]":
+                target = stack.pop()
+            elif mark == "v":
+                target.append(_value(next(self.values)))
+            else:
+                target.append(self._tensor(None if stack else len(results)))
+        if not self.returns:
+            return None
+        return tuple(results) if len(self.returns) > 1 else results[0]
+
+    def _tensor(self, index: int | None) -> Tensor | None:
+        spec = next(self.outs)
+        alias = None if index is None else self.returns[index].alias_info
+        if alias is not None and alias.is_write:
+            tensor = self.written[frozenset(alias.before_set)]
+            if spec is not None and spec != geometry.of(tensor).to_wire():
+                record.regeometry(tensor, geometry.from_wire(spec))
+            return tensor
+        if spec is None:
+            return None
+        self.next_id += 1
+        return record.adopt(self.next_id - 1, geometry.from_wire(spec))
+
+
+def _value(value: Any) -> Any:
+    return complex(value.real, value.imag) if isinstance(value, wire.Complex) else value
+
+
+def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call with a generator of the client's: its state travels there and back, so that both sides agree."""
+    generator: torch.Generator = kwargs["generator"]
+    state = generator.get_state().to("remote")
+    result = query(op, args, {**kwargs, "generator": calls.GeneratorState(state)})
+    generator.set_state(state.cpu())
+    return result

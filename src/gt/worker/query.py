@@ -1,0 +1,71 @@
+"""Calls whose results the client can't foretell: run at once, their geometries and values in the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gt.wire import instructions as wire
+from gt.wire.messages import Answer
+from gt.worker.memory import PoisonedError, geometry_of
+from gt.worker.prepare import Call
+from gt.worker.run import same_storage
+from gt.worker.session import Reply, Session, failure_of
+
+if TYPE_CHECKING:
+    from gt.worker.execute import Worker
+
+
+def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[memoryview]) -> Reply:
+    try:
+        define = wire.Define(
+            0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
+        )
+        call = Call(define, worker.device, session.memory.number)
+        ins = [session.memory.operand(i, g) for (i, _), g in zip(item.ins, call.ins, strict=True)]
+        result = worker.runner.run(session, call, ins, [])
+        call.filler.give_back_generators(ins)
+        session.operations += 1
+        return _answer(session, item, call, result, ins), []
+    except PoisonedError as error:
+        return session.report(item.request, error.failure), []
+    except Exception as error:
+        # raised where the user's call stands, so that PyTorch's own text is all there is to say
+        return Answer(item.request, failure=failure_of(error, "", 0)), []
+
+
+def _answer(session: Session, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
+    outs: list[wire.Geometry | None] = []
+    values: list[Any] = []
+    kept: list[torch.Tensor] = []
+    written = {id(ins[i]) for i in call.written}
+
+    def mark(value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return "[" + "".join(map(mark, value)) + "]"
+        if not isinstance(value, torch.Tensor):
+            values.append(wire.Complex(value.real, value.imag) if isinstance(value, complex) else value)
+            return "v"
+        if id(value) in written:
+            outs.append(geometry_of(value))
+            return "t"
+        if len(kept) == wire.QUERY_RESULTS:
+            raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
+        own = _own(value, [*ins, *kept])
+        session.memory.put(item.out + len(kept), geometry_of(own), own)
+        outs.append(geometry_of(own))
+        kept.append(own)
+        return "t"
+
+    pattern = "".join(map(mark, result if isinstance(result, tuple) else (result,)))
+    return Answer(item.request, outs=outs, values=values, pattern=pattern)
+
+
+def _own(tensor: torch.Tensor, others: list[Any]) -> torch.Tensor:
+    """A tensor in a storage of its own, from the storage's start."""
+    shared = any(isinstance(o, torch.Tensor) and same_storage(o, tensor) for o in others)
+    if not shared and tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg():
+        return tensor
+    return tensor.clone(memory_format=torch.preserve_format).resolve_conj().resolve_neg()

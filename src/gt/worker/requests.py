@@ -1,0 +1,134 @@
+"""What instructions other than operations come to: bytes in and out, files, the generator, questions."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gt.errors import ProtocolError
+from gt.wire import instructions as wire
+from gt.wire.messages import Answer
+from gt.worker import files
+from gt.worker.memory import PoisonedError, allocate, bytes_of, dtype_of
+from gt.worker.query import query
+from gt.worker.session import Reply, Session, failure_of
+
+if TYPE_CHECKING:
+    from gt.worker.execute import Worker
+
+Handler = Callable[["Worker", Session, Any, Sequence[memoryview]], Reply | None]
+
+
+def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequence[memoryview]) -> None:
+    try:
+        data = frames[item.frame]
+        dtype = dtype_of(item.geometry.dtype)
+        source = torch.empty(item.geometry.size, dtype=dtype)
+        if len(data) != source.numel() * dtype.itemsize:
+            raise ProtocolError(f"an upload of {len(data)} bytes for {source.numel()} elements of {dtype}")
+        if len(data):
+            source = torch.frombuffer(bytearray(data), dtype=dtype).reshape(item.geometry.size)
+        if item.id in session.memory.storages:
+            session.memory.tensor(item.id, item.geometry).copy_(source)
+            return
+        own = allocate(item.geometry, worker.device)
+        own.copy_(source)
+        session.memory.put(item.id, item.geometry, own)
+    except PoisonedError:
+        return
+    except Exception as error:
+        session.fail([item.id], error, "upload", item.site)
+
+
+def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
+    try:
+        tensor = session.memory.tensor(item.id, item.geometry)
+        return Answer(item.request), [bytes_of(tensor)]
+    except PoisonedError as error:
+        return session.report(item.request, error.failure), []
+    except Exception as error:
+        return Answer(item.request, failure=failure_of(error, "fetch", 0)), []
+
+
+def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Sequence[memoryview]) -> None:
+    try:
+        tensor = files.load(files.check(item.path, worker.data_dirs), item.name, item.geometry, worker.device)
+        session.memory.put(item.id, item.geometry, tensor)
+    except Exception as error:
+        session.fail([item.id], error, "load file", item.site)
+
+
+def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Sequence[memoryview]) -> Reply:
+    try:
+        tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
+        files.save(files.check(item.path, worker.data_dirs), tensors, item.metadata)
+        return Answer(item.request), []
+    except PoisonedError as error:
+        return session.report(item.request, error.failure), []
+    except Exception as error:
+        return Answer(item.request, failure=failure_of(error, "save file", 0)), []
+
+
+def _seed(worker: Worker, session: Session, item: wire.Seed, frames: Sequence[memoryview]) -> None:
+    worker.runner.random.seed(session.number, item.seed)
+
+
+def _get_random_state(worker: Worker, session: Session, item: wire.GetRandomState, frames: Sequence[memoryview]) -> Reply:
+    return Answer(item.request), [memoryview(worker.runner.random.state(session.number).numpy().tobytes())]
+
+
+def _set_random_state(worker: Worker, session: Session, item: wire.SetRandomState, frames: Sequence[memoryview]) -> None:
+    try:
+        state = torch.frombuffer(bytearray(frames[item.frame]), dtype=torch.uint8)
+        worker.runner.random.set_state(session.number, state)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        session.fail([], error, "set_rng_state", 0)
+
+
+def _synchronize(worker: Worker, session: Session, item: wire.Synchronize, frames: Sequence[memoryview]) -> Reply:
+    failure = session.failures[0] if session.failures else None
+    session.failures.clear()
+    session.failed_check = None
+    if worker.device.type == "cuda":
+        try:
+            torch.cuda.synchronize(worker.device)
+        except RuntimeError as error:
+            failure = failure or failure_of(error, "synchronize", 0)
+    return Answer(item.request, failure=failure), []
+
+
+def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[memoryview]) -> Reply:
+    stats: dict[str, int | float | str] = {
+        "storages": len(session.memory.storages),
+        "bytes": session.memory.size_bytes(),
+        "operations": session.operations,
+        "errors": session.errors,
+        "definitions": len(session.calls),
+        "sessions": len(worker.sessions),
+        "threads": torch.get_num_threads(),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    if worker.device.type == "cuda":
+        stats["device_bytes"] = torch.cuda.memory_allocated(worker.device)
+        stats["device_peak_bytes"] = torch.cuda.max_memory_allocated(worker.device)
+    return Answer(item.request, stats=stats), []
+
+
+HANDLERS: dict[type, Handler] = {
+    wire.Define: lambda worker, session, item, frames: session.define(item, worker.device),
+    wire.Forget: lambda worker, session, item, frames: session.forget(item),
+    wire.Query: query,
+    wire.Upload: _upload,
+    wire.Fetch: _fetch,
+    wire.Scope: lambda worker, session, item, frames: None,
+    wire.LoadFile: _load_file,
+    wire.SaveFile: _save_file,
+    wire.Seed: _seed,
+    wire.GetRandomState: _get_random_state,
+    wire.SetRandomState: _set_random_state,
+    wire.Synchronize: _synchronize,
+    wire.Stats: _stats,
+}

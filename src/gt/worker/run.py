@@ -1,0 +1,108 @@
+"""Running a prepared call, and making its results the storages that the client expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from gt.wire import instructions as wire
+from gt.worker import graph
+from gt.worker.memory import allocate, copy_into, geometry_of
+from gt.worker.prepare import DEFAULT_DTYPE, Call, direct
+from gt.worker.random import Random
+from gt.worker.session import Session
+
+
+class Runner:
+    """Runs calls on one device, whose generator its sessions share."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.random = Random(device)
+
+    def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        if call.default_dtype is not DEFAULT_DTYPE:
+            return self._run_under_default_dtype(session, call, ins, numbers)
+        return self._run_plain(session, call, ins, numbers)
+
+    def _run_under_default_dtype(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        """The default dtype is the process's, so it is the session's for this call alone."""
+        torch.set_default_dtype(call.default_dtype)
+        try:
+            return self._run_plain(session, call, ins, numbers)
+        finally:
+            torch.set_default_dtype(DEFAULT_DTYPE)
+
+    def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        if call.draws:
+            self.random.borrow(session.number)
+        if call.saves_graph:
+            return self._run_with_graph(call, ins, numbers)
+        if call.positional:
+            return call.raw(*ins)
+        args, kwargs = call.filler.fill(ins, numbers)
+        return call.raw(*args, **kwargs)
+
+    def _run_with_graph(self, call: Call, ins: list[Any], numbers: Sequence[Any]) -> list[Any]:
+        leaves = graph.leaves(ins, call.define.graph_of)
+        seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
+        args, kwargs = call.filler.fill(seen, numbers)
+        with graph.autograd():
+            result = call.op(*args, **kwargs)
+            outs = list(result) if isinstance(result, (tuple, list)) else [result]
+            return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
+
+    def keep(self, session: Session, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
+        results = _results(call, result, ins)
+        if len(results) != len(item.outs):
+            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(item.outs)}")
+        if not call.verified:
+            self._verify(session, call, item.call, results, ins)
+        for position, tensor in enumerate(results):
+            if call.copies[position]:
+                own = allocate(call.outs[position], self.device)
+                copy_into(own, tensor)
+                results[position] = own
+        for id, number, tensor in zip(item.outs, call.out_numbers, results, strict=True):
+            session.memory.storages[id] = {number: tensor}
+
+    def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
+        """Compare a call's first results with what the client expects."""
+        call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
+        # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
+        call.verified = call.op is not graph.backward
+        if (way := direct(call)) is not None:
+            session.direct[number] = way
+
+
+def _results(call: Call, result: Any, ins: list[Any]) -> list[Any]:
+    """The fresh results of a call in order: its written operands and undefined results left out."""
+    if not isinstance(result, (list, tuple)):
+        return [] if result is None or any(result is ins[i] for i in call.written) else [result]
+    found: list[Any] = []
+    for value in result:
+        if isinstance(value, (list, tuple)):
+            found.extend(v for v in value if v is not None)
+        elif value is not None and not any(value is ins[i] for i in call.written):
+            found.append(value)
+    return found
+
+
+def _must_copy(result: Any, expected: wire.Geometry, results: list[Any], ins: list[Any]) -> bool:
+    """Whether a result lies otherwise than the client expects. Raises RuntimeError where it is another tensor."""
+    if isinstance(result, graph.Graph):
+        return False
+    found = geometry_of(result)
+    if found.size != expected.size or found.dtype != expected.dtype:
+        raise RuntimeError(
+            f"the worker made {found.dtype}{list(found.size)} where the client expects"
+            f" {expected.dtype}{list(expected.size)}; please report this operator"
+        )
+    others = [o for o in (*results, *ins) if o is not result and isinstance(o, torch.Tensor)]
+    return found != expected or any(same_storage(o, result) for o in others) or any(result is i for i in ins)
+
+
+def same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
