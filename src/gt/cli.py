@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
-from gt.worker import parent
+from gt.worker import parent, waiting
 
 VERSION = "0.1.0"
 
@@ -97,6 +97,7 @@ def _folders(given: list[str] | None) -> list[str]:
 def _worker(given: argparse.Namespace) -> int:
     if given.parent is not None:
         parent.end_with(given.parent)
+    waiting.leave_room(settings().worker_threads)
     from gt.worker import server  # late import: torch, which no other command needs
 
     server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data))
