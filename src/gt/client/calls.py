@@ -53,9 +53,12 @@ class Call:
     """Written operands (by position among all tensors) whose geometry the call changes."""
     plain: Geometry | None = field(init=False)
     """`single`, where it is contiguous."""
+    writes: bool = field(init=False)
+    """It returns a written operand."""
 
     def __post_init__(self) -> None:
         self.plain = self.single if self.single is not None and self.single.contiguous else None
+        self.writes = _has_written(self.returns)
 
 
 class Unforeseen:
@@ -208,6 +211,10 @@ class Fresh:
 @dataclass(slots=True, frozen=True)
 class Written:
     position: int
+
+
+def _has_written(shape: Any) -> bool:
+    return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
 
 
 def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls, geometry, record, session, sites
+from gt.client import calls, doubts, record, session, sites
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
 from gt.client.lifting import lift, lifted
 from gt.client.query import query, with_generator
@@ -77,8 +77,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 
 def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     """Find the call by its key, make the results, append one instruction."""
-    vary = varying(op)
-    asks, trusted = asked_about_dtypes(op), calls.new_cache()
+    vary, trusted = varying(op), calls.new_cache()
     segment, append = record.segment, record.segment.append
     operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
     find = cache.get
@@ -133,21 +132,26 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call = find(packed)
         if call is None:
-            dtypes = doubtful(packed) if asks else None
-            if dtypes is not None and dtypes not in trusted:
-                result = query(op, args, kwargs)
-                trusted[dtypes] = True
-                return result
+            kind_of_call = doubts.about(op, packed)
+            if kind_of_call is not None and kind_of_call not in trusted:
+                if not doubts.takes_indices(op, args, kwargs):
+                    return ask_first(op, args, kwargs, packed, cache, trusted, kind_of_call)
+                doubts.try_dtypes(op, args, kwargs)
+                trusted[kind_of_call] = True
             call = learn(op, args, kwargs, vary, cache, packed)
         if call is UNFORESEEN:
             return query(op, args, kwargs)
         spec = call.single
         if spec is None:
             if call.in_place:
+                if len(ids) > 1 and ids[0] in ids[1:] and doubts.overlaps(op, args, kwargs):
+                    return query(op, args, kwargs)
                 append(Op(call.number, (), tuple(ids), tuple(numbers), here()))
                 if len(segment) >= Flush.limit:
                     Flush.send()
                 return args[0]
+            if call.writes and len(set(ids)) < len(ids) and doubts.overlaps(op, args, kwargs):
+                return query(op, args, kwargs)
             return _general(call, args, kwargs, ids, numbers)
         out = _create(spec.size, spec.dtype)
         number = new_id()
@@ -197,20 +201,29 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     return True
 
 
-INDICES = {"index", "indices", "target", "targets"}
-"""Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
-
-
-def asked_about_dtypes(op: OpOverload) -> bool:
-    """Whether the worker is asked once for each mix of dtypes: not where it could find fault with values instead."""
-    return bool(op._schema.returns) and INDICES.isdisjoint(a.name for a in op._schema.arguments)
-
-
-def doubtful(key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The operands' dtypes where an operator may not take them. Inference lets most pass, so the worker is asked once."""
-    dtypes = tuple([k.dtype for k in key if type(k) is geometry.Geometry])
-    odd = any(d is not dtypes[0] or not d.is_floating_point for d in dtypes) or any(k is complex for k in key)
-    return (*dtypes, *(k for k in key if k is complex)) if odd else None
+def ask_first(
+    op: OpOverload,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    packed: Any,
+    cache: dict[Any, Any],
+    trusted: dict[Any, Any],
+    kind: Any,
+) -> Any:
+    """Let the worker say whether it takes a call of this kind at all, and learn whether inference foretells the result."""
+    given = calls.tensors_in((*args, *kwargs.values()))
+    before = [record.operand(t)[1] for t in given]
+    result = query(op, args, kwargs)
+    fresh = [t.dtype for t in calls.tensors_in((result,)) if not any(t is g for g in given)]
+    try:
+        foretold = [spec.dtype for spec in calls.infer(op, args, kwargs, before).outs if spec is not None]
+    except Exception:
+        foretold = None  # inference does not know this call
+    if fresh == foretold:
+        trusted[kind] = True
+    else:
+        cache[packed] = UNFORESEEN
+    return result
 
 
 def learn(
@@ -263,15 +276,11 @@ def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: lis
     outs = tuple(t._gt[0] for t in fresh)  # type: ignore[attr-defined]
     record.record(Op(call.number, outs, tuple(ids), tuple(numbers), sites.here(3)))
     given: list[Tensor] = []
-    if call.regeometry or _has_written(call.returns):
+    if call.regeometry or call.writes:
         given = calls.tensors_in((*args, *kwargs.values()))
     for position, spec in call.regeometry:
         record.regeometry(given[position], spec)
     return _build(call.returns, fresh, given)
-
-
-def _has_written(shape: Any) -> bool:
-    return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
 
 
 def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
