@@ -44,12 +44,13 @@ def about(op: OpOverload, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _has_indices(op: OpOverload) -> bool:
-    return not INDICES.isdisjoint(a.name for a in op._schema.arguments)
+    schema = op._schema
+    return not schema.name.startswith(NO_INDICES) and not INDICES.isdisjoint(a.name for a in schema.arguments)
 
 
 def takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether asking the worker could find fault with values, of indices, instead of dtypes."""
-    if op._schema.name.startswith(NO_INDICES):
+    if not _has_indices(op):
         return False
     given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
     tensors = calls.tensors_in(v for name, v in given.items() if name in INDICES)

@@ -135,7 +135,12 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             kind_of_call = doubts.about(op, packed)
             if kind_of_call is not None and kind_of_call not in trusted:
                 if not doubts.takes_indices(op, args, kwargs):
-                    return ask_first(op, args, kwargs, packed, cache, trusted, kind_of_call)
+                    result, foretold = ask_first(op, args, kwargs)
+                    if foretold:
+                        trusted[kind_of_call] = True
+                    else:
+                        cache[packed] = UNFORESEEN
+                    return result
                 doubts.try_dtypes(op, args, kwargs)
                 trusted[kind_of_call] = True
             call = learn(op, args, kwargs, vary, cache, packed)
@@ -201,16 +206,8 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     return True
 
 
-def ask_first(
-    op: OpOverload,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    packed: Any,
-    cache: dict[Any, Any],
-    trusted: dict[Any, Any],
-    kind: Any,
-) -> Any:
-    """Let the worker say whether it takes a call of this kind at all, and learn whether inference foretells the result."""
+def ask_first(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    """Let the worker say whether it takes a call of this kind at all. The result, and whether inference foretells it."""
     given = calls.tensors_in((*args, *kwargs.values()))
     before = [record.operand(t)[1] for t in given]
     result = query(op, args, kwargs)
@@ -218,12 +215,8 @@ def ask_first(
     try:
         foretold = [spec.dtype for spec in calls.infer(op, args, kwargs, before).outs if spec is not None]
     except Exception:
-        foretold = None  # inference does not know this call
-    if fresh == foretold:
-        trusted[kind] = True
-    else:
-        cache[packed] = UNFORESEEN
-    return result
+        return result, False  # inference does not know this call
+    return result, fresh == foretold
 
 
 def learn(
