@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Result = TypeVar("Result")
 
 
 @pytest.fixture
 def run_python(tmp_path: Path) -> Run:
-    """Run a script in a process of its own and return what it printed."""
+    """Run a script in a process and a folder of its own and return what it printed."""
+    numbers = itertools.count()
 
     def run(source: str, *arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-        script = tmp_path / f"script{len(list(tmp_path.iterdir()))}.py"
+        number = next(numbers)
+        script = tmp_path / f"run{number}" / f"script{number}.py"
+        script.parent.mkdir()
         script.write_text(source)
         return subprocess.run(
             [sys.executable, str(script), *arguments],
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            cwd=tmp_path,
+            cwd=script.parent,
             env={**os.environ, **environment},
         )
 
     return run
+
+
+def side_by_side(*runs: Callable[[], Result]) -> list[Result]:
+    """Call functions that wait for processes, all at once."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return [future.result() for future in [pool.submit(run) for run in runs]]

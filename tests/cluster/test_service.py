@@ -170,10 +170,10 @@ def test_an_embedded_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path) ->
 
 def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) -> None:
     for address in ("tcp://127.0.0.1:9", "ipc:///nowhere/socket"):
-        began = time.monotonic()
-        done = run_python("import gt\ngt.ones(2).sum().item()", GT_ADDRESS=address)
-        assert time.monotonic() - began < 5 + 10  # five seconds, and the imports
-        assert f"ConnectionLostError: {address}: tried to connect" in done.stderr
+        source = "import gt, time\nbegan = time.monotonic()\ntry:\n    gt.ones(2).sum().item()\n"
+        source += "except Exception as error:\n    print(time.monotonic() - began < 5, type(error).__name__, error)"
+        done = run_python(source, GT_ADDRESS=address)
+        assert done.stdout.startswith(f"True ConnectionLostError {address}: tried to connect"), done.stderr
 
 
 def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(service: Service) -> None:

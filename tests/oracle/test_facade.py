@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+from functools import partial
 
 import pytest
 import torch
 
 import gt
-from tests.conftest import Run
+from tests.conftest import Run, side_by_side
 
 SCRIPTS = {
     "basics": """
@@ -277,7 +278,8 @@ print(torch.rand(2))
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_same_file_prints_the_same(name: str, run_python: Run) -> None:
-    remote, local = (run_python(SCRIPTS[name].replace("IMPORT", module)) for module in ("gt", "torch"))
+    sources = [SCRIPTS[name].replace("IMPORT", module) for module in ("gt", "torch")]
+    remote, local = side_by_side(*(partial(run_python, source) for source in sources))
     assert local.returncode == 0, local.stderr
     assert remote.stdout == local.stdout, remote.stderr
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import gt  # noqa: F401 - registers the device
-from tests.oracle.idioms import IDIOMS
+from tests.oracle.idioms import IDIOMS, autograd, modules, tensors  # noqa: F401 - they register their idioms
 
 
 def local(value: Any) -> Any:

@@ -34,7 +34,7 @@ def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequenc
         if item.id in session.memory.storages:
             session.memory.tensor(item.id, item.geometry).copy_(source)
             return
-        own = allocate(item.geometry, worker.device)
+        own = allocate(item.geometry, session.memory.device)
         own.copy_(source)
         session.memory.put(item.id, item.geometry, own)
     except PoisonedError:

@@ -19,7 +19,6 @@ class Runner:
     """Runs calls on one device, whose generator its sessions share."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
         self.random = Random(device)
 
     def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
@@ -62,7 +61,7 @@ class Runner:
             self._verify(session, call, item.call, results, ins)
         for position, tensor in enumerate(results):
             if call.copies[position]:
-                own = allocate(call.outs[position], self.device)
+                own = allocate(call.outs[position], session.memory.device)
                 copy_into(own, tensor)
                 results[position] = own
         for id, number, tensor in zip(item.outs, call.out_numbers, results, strict=True):

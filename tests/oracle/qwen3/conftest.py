@@ -1,0 +1,85 @@
+"""The example's scripts, tiny checkpoints and their data."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "qwen3"
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+Broken = Callable[..., Path]
+
+
+def run(
+    *command: str, folder: Path = EXAMPLE, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable] if command[0].endswith(".py") else []
+    return subprocess.run(
+        [*program, str(folder / command[0]), *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=cwd,
+        env={**ENVIRONMENT, **environment},
+    )
+
+
+@pytest.fixture(scope="session")
+def scripts() -> ModuleType:
+    """The example's scripts as modules, `scripts.train` and so on."""
+    before, hook = list(sys.path), sys.excepthook
+    sys.path.insert(0, str(EXAMPLE))
+    found = ModuleType("scripts")
+    for name in ("problems", "folders", "model", "make_data", "make_tiny", "load_weights", "prepare_data", "train"):
+        setattr(found, name, __import__(name))
+    sys.path[:], sys.excepthook = before, hook
+    return found
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, scripts: ModuleType) -> Path:
+    """The tiny checkpoints, the tiny data set, and its prepared rows."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    rows = scripts.make_data.rows()
+    texts = ["\n".join(row.values()) for row in rows]
+    for kind in ("qwen3", "qwen2"):
+        scripts.make_tiny.make(folder / kind, kind, texts)
+    (folder / "data.json").write_text(json.dumps(rows))
+    paths = ["--data", str(folder / "data.json"), "--model", str(folder / "qwen3"), "--prepared", str(folder / "prepared")]
+    done = run("prepare_data.py", *paths)
+    assert "Dataset size: 1000 examples" in done.stdout, done.stderr
+    return folder
+
+
+@pytest.fixture
+def broken(made: Path, tmp_path: Path) -> Broken:
+    """Makes a checkpoint with some of config.json changed, or its weights."""
+    numbers = itertools.count()
+
+    def make(weights: Callable[[dict[str, torch.Tensor]], object] | None = None, **config: object) -> Path:
+        folder = shutil.copytree(made / "qwen3", tmp_path / f"broken{next(numbers)}")
+        path = folder / "config.json"
+        changed = {**json.loads(path.read_text()), **config}
+        path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+        if weights:
+            tensors = load_file(folder / "model.safetensors")
+            weights(tensors)
+            save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return make
+
+
+def row(scripts: ModuleType, output: str, instruction: str = "Say it.", number: int = 1) -> object:
+    return scripts.prepare_data.Row(number, instruction, "", output)

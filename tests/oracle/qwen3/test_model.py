@@ -1,0 +1,192 @@
+"""The model and its checkpoints against `transformers`, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+
+from tests.oracle.qwen3.conftest import Broken, run
+
+
+@pytest.mark.parametrize(
+    ("kind", "hidden", "heads", "kv_heads", "head_dim"),
+    [
+        ("qwen3", 48, 4, 1, 16),
+        ("qwen3", 40, 4, 2, 24),
+        ("qwen3", 64, 6, 6, 8),
+        ("qwen3", 32, 8, 2, 16),
+        ("qwen2", 48, 6, 2, 8),
+        ("qwen2", 64, 4, 4, 16),
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_and_gradients_are_those_of_transformers(
+    kind: str, hidden: int, heads: int, kv_heads: int, head_dim: int, tied: bool, scripts: ModuleType, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "num_hidden_layers": 2}
+    sizes |= {"vocab_size": 97, "intermediate_size": 56, "tie_word_embeddings": tied}
+    sizes |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    config = Qwen3Config(head_dim=head_dim, **sizes) if kind == "qwen3" else Qwen2Config(**sizes)
+    torch.manual_seed(0)
+    reference = AutoModelForCausalLM.from_config(config)
+    for parameter in reference.parameters():
+        torch.nn.init.normal_(parameter, mean=0.2 * (parameter.dim() == 1), std=0.3)
+    reference.save_pretrained(tmp_path)
+    model = scripts.load_weights.load(tmp_path)
+    ids, targets = np.random.default_rng(0).integers(0, 97, (2, 3, 21))
+    targets[:, :5] = -100
+    loss = scripts.train.loss_sum(model, ids, targets, bf16=False)
+    loss.backward()
+    expected = reference(torch.from_numpy(ids)).logits
+    torch.nn.functional.cross_entropy(
+        expected.flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="sum"
+    ).backward()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids).to("remote")).cpu()
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters()}
+    assert set(gradients) == {name for name, _ in reference.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        assert (gradients[name] - parameter.grad).abs().max() <= 1e-5 * parameter.grad.abs().max(), name
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers", "heads", "intermediate", "tied", "count"),
+    [
+        (1024, 28, 16, 3072, True, 596_049_920),
+        (2048, 28, 16, 6144, True, 1_720_574_976),
+        (2560, 36, 32, 9728, True, 4_022_468_096),
+        (4096, 36, 32, 12288, False, 8_190_735_360),
+    ],
+)
+def test_the_official_sizes_have_the_official_number_of_parameters(
+    hidden: int, layers: int, heads: int, intermediate: int, tied: bool, count: int, scripts: ModuleType
+) -> None:
+    config = scripts.model.Config(151_936, hidden, layers, heads, 8, 128, intermediate, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = scripts.model.Qwen3(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_bfloat16_follows_transformers_cast_by_cast(made: Path, scripts: ModuleType) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(made / "qwen3", dtype=torch.bfloat16)
+    model = scripts.load_weights.load(made / "qwen3").bfloat16()
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        assert torch.equal(model(ids.to("remote")).cpu(), reference(ids).logits)
+
+
+def sharded(source: Path, out: Path, head: torch.Tensor | None = None) -> Path:
+    """The checkpoint as the 1.7B repository lays it out: bf16, and a second shard that holds lm_head alone."""
+    shutil.copytree(source, out)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(out / "model.safetensors").items()}
+    (out / "model.safetensors").unlink()
+    other = {"lm_head.weight": weights["model.embed_tokens.weight"].clone() if head is None else head}
+    places = {}
+    for number, part in enumerate((weights, other), 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        save_file(part, out / name, {"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    config = json.loads((out / "config.json").read_text())
+    del config["dtype"]
+    (out / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
+def test_the_tiny_twins_are_verified_against_transformers(kind: str, made: Path) -> None:
+    done = run("load_weights.py", "--model", str(made / kind))
+    assert "Forward pass verification PASSED" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
+    made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    folder = sharded(made / "qwen3", tmp_path / "sharded")
+    model = scripts.load_weights.load(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert scripts.load_weights.difference(model, folder) == 0
+    scripts.train.save(model.float(), folder, tmp_path / "saved")
+    assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert saved.dtype == torch.float32
+    other = sharded(made / "qwen3", tmp_path / "other", torch.ones(1024, 128, dtype=torch.bfloat16))
+    with pytest.raises(scripts.problems.UserError, match=r"lm_head\.weight differs from the embedding"):
+        scripts.load_weights.load(other)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama'; this example runs 'qwen3' and 'qwen2'"),
+        ({"hidden_size": None}, "hidden_size is None, expected a positive int"),
+        ({"num_attention_heads": None}, "num_attention_heads is None, expected a positive int"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4', expected a positive int"),
+        ({"head_dim": None}, "head_dim is None, expected a positive int"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings is None, expected a bool"),
+        ({"rope_theta": None}, "rope_theta is None, expected a positive float"),
+        ({"num_key_value_heads": 3}, "4 query heads cannot share 3 kv heads"),
+        ({"head_dim": 47}, "head_dim is 47, which cannot be rotated in halves"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this example runs 'silu' alone"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "scaled positions are not supported"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "scaled positions are not supported"),
+        ({"intermediate_size": 100}, r"has shape [128, 384], config.json asks for [128, 100]"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_file_and_key(
+    config: dict[str, object], said: str, broken: Broken, scripts: ModuleType
+) -> None:
+    folder = broken(**config)
+    with pytest.raises(scripts.problems.UserError) as caught:
+        scripts.load_weights.load(folder)
+    assert str(folder) in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.pop("model.norm.weight"), "model.norm.weight is missing"),
+        (lambda w: w.update(extra=torch.ones(1)), "unexpected tensor extra"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(127)}), "has shape [127], config.json asks for [128]"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(128, dtype=torch.int32)}), "has dtype I32, expected"),
+        (lambda w: w.update({"lm_head.weight": w["model.norm.weight"].clone()}), "lm_head.weight has shape [128]"),
+    ],
+)
+def test_wrong_tensors_are_refused_by_name(
+    change: Callable[[dict[str, torch.Tensor]], object], said: str, broken: Broken, scripts: ModuleType
+) -> None:
+    folder = broken(change)
+    with pytest.raises(scripts.problems.UserError) as caught:
+        scripts.load_weights.load(folder)
+    assert str(folder) in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_damaged_files_are_refused_by_name(broken: Broken, made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    whole = (made / "qwen3" / "model.safetensors").read_bytes()
+    for content in (whole[:-1000], whole + b"x", whole[:500], whole[:3], b"", b"\xff" * 100, b"\x02" + bytes(7) + b"[]"):
+        folder = broken()
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(scripts.problems.UserError, match=r"model\.safetensors: "):
+            scripts.load_weights.load(folder)
+    folder = sharded(made / "qwen3", tmp_path / "sharded")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.norm.weight"] = "model-00002-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(scripts.problems.UserError, match=r"00002\.safetensors: model\.norm\.weight is missing"):
+        scripts.load_weights.load(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"00002\.safetensors"):
+        scripts.load_weights.load(folder)
