@@ -1,7 +1,8 @@
 """Where in the user's program an instruction was issued.
 
-A site is a number for (code object, instruction offset) of the innermost frame that is neither PyTorch's nor GT's. It
-travels with the instruction and comes back with its error; only then is it turned into a file and a line.
+Every code object of a user has a range of numbers, one for each of its bytes; a site is the number of the instruction at
+which the innermost frame stands that is neither PyTorch's nor GT's. It travels with the instruction and comes back with its
+error; only then is it turned into a file and a line.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from bisect import bisect_right
 from types import CodeType, FrameType
 
 import torch
 
 _INTERNAL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep, "<frozen")
 LIMIT = 1 << 17
+"""Code objects that are known; what was made after them has no line."""
 
-_numbers: dict[int, dict[int, int] | None] = {}
-"""id(code) -> offset -> site; None for code of PyTorch or GT. `_codes` keeps the code objects, so that ids stay theirs."""
+_first: dict[int, int] = {}
+"""id(code) -> the number of its first byte; 0 for code of PyTorch or GT."""
+_starts: list[int] = []
 _codes: list[CodeType] = []
-_sites: list[tuple[CodeType, int]] = []
-_adding = threading.Lock()
+"""The code objects by their first numbers, `_starts`. That they are kept lets their ids stay theirs."""
+_learning = threading.Lock()
 _getframe = sys._getframe
 
 
@@ -35,45 +39,41 @@ def here(depth: int = 2) -> int:
     if Fixed.site:
         return Fixed.site
     frame = _getframe(depth)
-    offsets = _numbers.get(id(frame.f_code))
-    return (offsets and offsets.get(frame.f_lasti)) or _find(frame)
+    first = _first.get(id(frame.f_code))
+    return first + frame.f_lasti if first else _find(frame)
 
 
 def _find(frame: FrameType | None) -> int:
     while frame is not None:
-        offsets = _numbers.get(id(frame.f_code), _numbers)
-        if offsets is not None:
-            if offsets is _numbers:
-                offsets = _learn(frame.f_code)
-                continue
-            number = offsets.get(frame.f_lasti)
-            return _add(frame, offsets) if number is None else number  # type: ignore[arg-type,return-value]
+        first = _first.get(id(frame.f_code))
+        if first is None:
+            first = _learn(frame.f_code)
+        if first:
+            return first + frame.f_lasti
+        if first is None:
+            return 0
         frame = frame.f_back
     return 0
 
 
-def _learn(code: CodeType) -> dict[int, int] | None:
-    _codes.append(code)
-    found: dict[int, int] | None = None if code.co_filename.startswith(_INTERNAL) else {}
-    _numbers[id(code)] = found
-    return found
-
-
-def _add(frame: FrameType, offsets: dict[int, int]) -> int:
-    with _adding:
-        if len(_sites) >= LIMIT:
-            return 0
-        _sites.append((frame.f_code, frame.f_lasti))
-        offsets[frame.f_lasti] = len(_sites)
-        return len(_sites)
+def _learn(code: CodeType) -> int | None:
+    """Give a code object its numbers. None where there are too many."""
+    with _learning:
+        if len(_codes) < LIMIT and id(code) not in _first:
+            start = _starts[-1] + len(_codes[-1].co_code) if _codes else 1
+            _codes.append(code)
+            _starts.append(start)
+            _first[id(code)] = 0 if code.co_filename.startswith(_INTERNAL) else start
+        return _first.get(id(code))
 
 
 def describe(site: int) -> str:
     """`FILE:LINE` of a site, or the empty string."""
-    if not 0 < site <= len(_sites):
+    if site <= 0 or not _codes:
         return ""
-    code, offset = _sites[site - 1]
+    index = bisect_right(_starts, site) - 1
+    code, offset = _codes[index], site - _starts[index]
     for start, end, line in code.co_lines():
         if start <= offset < end and line is not None:
             return f"{code.co_filename}:{line}"
-    return f"{code.co_filename}:{code.co_firstlineno}"
+    return ""
