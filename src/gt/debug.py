@@ -46,7 +46,9 @@ def _recorded(item: wire.Instruction) -> Recorded:
         case int():
             return Recorded("Free", ins=(item,))
         case wire.Op():
-            return Recorded(calls.operator(item.call), item.outs, item.ins, item.numbers, line)
+            op, operands = calls.described(item.call)
+            ids = tuple(i for i in item.args[:operands] if isinstance(i, int))
+            return Recorded(op, item.outs, ids, item.args[operands:], line)
         case wire.Query():
             return Recorded(item.op, ins=tuple(i for i, _ in item.ins), line=line)
         case wire.Upload() | wire.LoadFile():

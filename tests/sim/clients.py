@@ -34,13 +34,13 @@ class Client:
 
     def start(self, value: int) -> None:
         self.value = value
-        self.run([ADD, FULL, wire.Op(2, (1,), (), (value,), 0)])
+        self.run([ADD, FULL, wire.Op(2, 1, (value,), 0)])
         self.next_id = 2
 
     def add(self, count: int, number: int) -> None:
         items: list[wire.Instruction] = []
         for _ in range(count):
-            items += [wire.Op(1, (self.next_id,), (self.next_id - 1,), (number,), 0), self.next_id - 1]
+            items += [wire.Op(1, self.next_id, (self.next_id - 1, number), 0), self.next_id - 1]
             self.next_id += 1
         self.value += count * number
         self.run(items)

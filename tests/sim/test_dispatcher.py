@@ -63,7 +63,7 @@ def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
     losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
     assert len(losses) == 1
     assert lost.decode() in losses[0].reason
-    client.run([wire.Op(1, (9,), (1,), (1,), 0)])  # sent before the client knew
+    client.run([wire.Op(1, 9, (1, 1), 0)])  # sent before the client knew
     client.epoch = losses[0].epoch
     client.start(7)
     assert client.fetch() == 7
@@ -87,13 +87,18 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
     system = System()
     good, bad = Client(system), Client(system)
     good.start(3)
-    for frame in (b"", b"\xff\x00junk", codec.encode(messages.Stop()), codec.encode(messages.Hello(1, 1, "again"))):
+    for frame in (
+        b"",
+        b"\xff\x00junk",
+        codec.encode(messages.Stop()),
+        codec.encode(messages.Hello(messages.PROTOCOL, 1, "again")),
+    ):
         bad.transport.send([frame])
     bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a frame that is not there
     bad.run([wire.Fetch(1, 77, SCALAR)])  # a tensor that is not there
-    bad.run([wire.Op(9, (1,), (2,), (), 0)])  # a call that is not there
-    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, (5,), (), (), 0)])
-    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, (6,), (), (), 0), wire.Fetch(2, 6, SCALAR)])
+    bad.run([wire.Op(9, 1, (2,), 0)])  # a call that is not there
+    bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, 5, (), 0)])
+    bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, 6, (), 0), wire.Fetch(2, 6, SCALAR)])
     for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
         bad.seq += 1
         bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])

@@ -74,8 +74,10 @@ class Junk:
         request, outs = pick.randrange(1000), self.some(self.geometry)
         makers: list[Any] = [
             lambda: wire.Define(call, op, self.some(self.arg), self.kwargs(), shapes, outs, graph_of, dtype),
-            lambda: wire.Op(call, self.some(self.id), self.some(self.id), self.some(self.number), pick.choice(INTS)),
-            lambda: wire.Op(call, (self.id(),), (self.id(),) * len(shapes), (self.number(),), 0),
+            lambda: wire.Op(
+                call, tuple(self.some(self.id)), [*self.some(self.id), *self.some(self.number)], pick.choice(INTS)
+            ),
+            lambda: wire.Op(call, self.id(), (*(self.id() for _ in shapes), self.number()), 0),
             lambda: wire.Query(request, op, self.some(self.arg), {}, [(self.id(), g) for g in shapes], self.id(), 0, dtype),
             lambda: wire.Upload(self.id(), self.geometry(), pick.choice([0, 0, 1, -1, 99]), 0),
             lambda: wire.Fetch(request, self.id(), self.geometry()),
@@ -135,7 +137,7 @@ def test_a_session_that_names_anothers_ids_finds_nothing() -> None:
     system = System()
     good, bad = Client(system), Client(system)
     good.start(5)
-    bad.run([wire.Fetch(1, 1, SCALAR), 1, wire.Forget([1, 2]), wire.Op(1, (1,), (1,), (3,), 0), wire.Fetch(2, 1, SCALAR)])
+    bad.run([wire.Fetch(1, 1, SCALAR), 1, wire.Forget([1, 2]), wire.Op(1, 1, (1, 3), 0), wire.Fetch(2, 1, SCALAR)])
     assert [a.failure is not None for a in bad.answers()] == [True, True]
     assert good.fetch() == 5
 
@@ -181,7 +183,7 @@ def test_the_default_dtype_of_one_session_is_not_anothers() -> None:
             divide = wire.Define(3, "aten::div.Tensor", [wire.In(0), wire.In(1)], {}, [SCALAR, SCALAR], [out], (), dtype)
             client.start(3)
             items = [divide] if client.seq < 3 else []
-            client.run([*items, wire.Op(3, (50,), (1, 1), (), 0), wire.Fetch(client.seq, 50, out), 50])
+            client.run([*items, wire.Op(3, 50, (1, 1), 0), wire.Fetch(client.seq, 50, out), 50])
             (answer,) = client.answers()
             assert answer.failure is None, answer.failure
             assert len(client.frames[-1][0]) == {"float32": 4, "float64": 8, "bfloat16": 2}[dtype]
@@ -191,7 +193,7 @@ def test_failures_that_nobody_asks_for_do_not_pile_up() -> None:
     system = System()
     client = Client(system)
     client.start(1)
-    client.run([wire.Op(1, (i,), (77,), (1,), 0) for i in range(100, 5000)])
+    client.run([wire.Op(1, i, (77, 1), 0) for i in range(100, 5000)])
     system.settle()
     assert len(system.workers[b"worker0"].sessions[1].failures) <= 64
     client.run([wire.Synchronize(1), wire.Synchronize(2), wire.Stats(3)])

@@ -22,7 +22,9 @@ ITEMS: list[wire.Instruction] = [
         [GEOMETRY],
         [GEOMETRY, None],
     ),
-    wire.Op(1, (5,), (3, 4), (1.5, 2, True, wire.Complex(0.0, 1.0)), 7),
+    wire.Op(1, 5, (3, 4, 1.5, 2, True, wire.Complex(0.0, 1.0)), 7),
+    wire.Op(1, (), (3,), 0),
+    wire.Op(1, (5, 6), (), 7),
     wire.Query(1, "aten::nonzero", [wire.In(0)], {}, [(3, GEOMETRY)], 99, 7),
     wire.Upload(3, GEOMETRY, 0, 7),
     wire.Fetch(2, 3, GEOMETRY),
@@ -45,11 +47,11 @@ def test_every_instruction_survives_the_wire() -> None:
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_1() -> None:
-    assert messages.PROTOCOL == 1
+def test_the_bytes_of_protocol_2() -> None:
+    assert messages.PROTOCOL == 2
     assert codec.encode(ITEMS[1]).hex() == (
-        "960001910592030494cb3ff800000000000002c383a474797065a7636f6d706c6578a472"
-        "65616ccb0000000000000000a4696d6167cb3ff000000000000007"
+        "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
+        "6ccb0000000000000000a4696d6167cb3ff000000000000007"
     )
 
 

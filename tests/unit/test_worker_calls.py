@@ -36,8 +36,8 @@ def test_an_operation_with_a_number_has_pytorchs_bits(name: str, dtype: torch.dt
             items: list[wire.Instruction] = [
                 wire.Define(1, f"aten::{name}.Tensor", [wire.In(0), wire.Number(0)], {}, [ins], [out]),
                 wire.Upload(1, ins, 0, 0),
-                wire.Op(1, (2,), (1,), (number,), 0),
-                wire.Op(1, (3,), (1,), (number,), 0),
+                wire.Op(1, 2, (1, number), 0),
+                wire.Op(1, 3, (1, number), 0),
                 wire.Fetch(1, 2, out),
                 wire.Fetch(2, 3, out),
             ]

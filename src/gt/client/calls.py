@@ -33,8 +33,8 @@ CLIENT_ONLY = {"pin_memory", "non_blocking"}
 
 _new_call = itertools.count(1).__next__
 _caches: list[dict[Any, Any]] = []
-_defined: dict[int, str] = {}
-"""The calls that the worker knows, and their operators."""
+_defined: dict[int, tuple[str, int]] = {}
+"""The calls that the worker knows: their operators, and how many operands they take."""
 
 
 @dataclass(slots=True)
@@ -101,12 +101,13 @@ def define(
         if len(_defined) >= LIMIT:
             forget_all()
         number = _new_call()
-        _defined[number] = name or op_name(op)
+        named = name or op_name(op)
+        _defined[number] = named, len(ins)
         template = Template(vary)
         record.segment.append(
             wire.Define(
                 number,
-                _defined[number],
+                named,
                 [template.arg(a, i in vary) for i, a in enumerate(args)],
                 {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
                 [g.to_wire() for g in ins],
@@ -118,9 +119,9 @@ def define(
     return number
 
 
-def operator(number: int) -> str:
-    """The name of a defined call's operator; `call N` where it was forgotten since."""
-    return _defined.get(number, f"call {number}")
+def described(number: int) -> tuple[str, int]:
+    """A defined call's operator and how many operands it takes; `call N` and none where it was forgotten since."""
+    return _defined.get(number, (f"call {number}", 0))
 
 
 def op_name(op: OpOverload) -> str:

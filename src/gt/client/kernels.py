@@ -46,12 +46,11 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
         except AttributeError:  # a number that stands first
             found = None
         kind = type(b)
-        ids: Any
-        numbers: Any = ()
+        args: Any
         if alpha is not None or found is None or found[2] != id(a):
             return general(a, b) if alpha is None else general(a, b, alpha=alpha)
         if kind is float or kind is int:
-            call, ids, numbers = find((found[1], kind)), (found[0],), (b,)
+            call, args = find((found[1], kind)), (found[0], b)
         else:
             try:
                 other = b._gt
@@ -59,7 +58,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
                 return general(a, b)
             if other is None or other[2] != id(b):
                 return general(a, b)
-            call, ids = find((found[1], other[1])), (found[0], other[0])
+            call, args = find((found[1], other[1])), (found[0], other[0])
         if call is None or call.plain is None:
             return general(a, b)
         spec = call.plain
@@ -67,7 +66,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
         number = new_id()
         out.untyped_storage()._gt = Holder(number, spec)
         out._gt = (number, spec, id(out))
-        append(Op(call.number, (number,), ids, numbers, here()))
+        append(Op(call.number, number, args, here()))
         if len(segment) >= Flush.limit:
             Flush.send()
         return out
@@ -151,7 +150,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             if call.in_place:
                 if len(ids) > 1 and ids[0] in ids[1:] and doubts.overlaps(op, args, kwargs):
                     return query(op, args, kwargs)
-                append(Op(call.number, (), tuple(ids), tuple(numbers), here()))
+                append(Op(call.number, (), (*ids, *numbers), here()))
                 if len(segment) >= Flush.limit:
                     Flush.send()
                 return args[0]
@@ -164,7 +163,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         if not spec.contiguous:
             out = record._restride(record.META, out, spec.size, spec.stride, 0)
         out._gt = (number, spec, id(out))
-        append(Op(call.number, (number,), tuple(ids), tuple(numbers), here()))
+        append(Op(call.number, number, (*ids, *numbers), here()))
         if len(segment) >= Flush.limit:
             Flush.send()
         return out
@@ -266,8 +265,7 @@ def _call(number: int, found: calls.Inferred, tensor_first: bool) -> Call:
 def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]) -> Any:
     """Results that are several, undefined, or the caller's own tensors."""
     fresh = [record.make(spec) for spec in call.outs if spec is not None]
-    outs = tuple(t._gt[0] for t in fresh)  # type: ignore[attr-defined]
-    record.record(Op(call.number, outs, tuple(ids), tuple(numbers), sites.here(3)))
+    record.record_op(call.number, fresh, (*ids, *numbers), sites.here(3))
     given: list[Tensor] = []
     if call.regeometry or call.writes:
         given = calls.tensors_in((*args, *kwargs.values()))

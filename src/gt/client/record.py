@@ -172,6 +172,12 @@ def record(instruction: wire.Instruction) -> None:
         Flush.send()
 
 
+def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...], site: int) -> None:
+    """Record a run of a defined call; `made` are its results, as `make` returned them."""
+    ids = tuple(operand(t)[0] for t in made)
+    record(wire.Op(call, ids[0] if len(ids) == 1 else ids, args, site))
+
+
 def bytes_of(tensor: torch.Tensor) -> bytes:
     """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
     whole = tensor.detach().resolve_conj().resolve_neg().contiguous()

@@ -16,7 +16,6 @@ from gt.client import calls, geometry, record, sites
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
 from gt.client.lifting import lifted
-from gt.wire import instructions as wire
 
 aten = torch.ops.aten
 WHOLE: tuple[OpOverload, ...] = (
@@ -73,10 +72,9 @@ class _Forward:
         if call is None:
             call = self.cache[key] = self._define(args, kwargs, specs, graph_of)
         outs = [record.make(spec) for spec in call.outs]
-        ids = tuple(record.operand(t)[0] for t in outs)
         # `calls.define` leaves these to each operation
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
-        record.record(wire.Op(call.number, ids, tuple(i for i, _, _ in operands), numbers, sites.here(4)))
+        record.record_op(call.number, outs, (*(i for i, _, _ in operands), *numbers), sites.here(4))
         handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
@@ -100,8 +98,7 @@ class _Forward:
             number = calls.define(self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward")
             call = self.backward_cache[key] = Call(number, outs, None, None)
         made = [record.make(spec) for spec in call.outs]
-        ids = tuple(record.operand(t)[0] for t in made)
-        record.record(wire.Op(call.number, ids, tuple(i for i, _, _ in operands), (), sites.here(4)))
+        record.record_op(call.number, made, tuple(i for i, _, _ in operands), sites.here(4))
         return made
 
 

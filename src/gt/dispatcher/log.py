@@ -79,11 +79,11 @@ class InstructionLog:
             entry.outs = [_shape(g) for g in item.outs if g is not None]
         elif isinstance(item, wire.Op):
             define = self._defined.get(session, {}).get(item.call)
-            entry.site, entry.numbers = item.site, list(item.numbers)
             ins = define.ins if define else []
             outs = [g for g in define.outs if g is not None] if define else []
-            entry.op = define.op if define else f"call {item.call}"
-            entry.ins, entry.outs = _named(item.ins, ins), _named(item.outs, outs)
+            entry.op, entry.site = define.op if define else f"call {item.call}", item.site
+            entry.ins, entry.outs = _named(item.args[: len(ins)], ins), _named(item.outs, outs)
+            entry.numbers = list(item.args[len(ins) :])
         elif isinstance(item, wire.Query):
             entry.op, entry.site = item.op, item.site
             entry.ins = [f"{i}:{_shape(g)}" for i, g in item.ins]
@@ -106,7 +106,7 @@ def _shape(geometry: wire.Geometry) -> str:
     return f"{geometry.dtype}{list(geometry.size)}"
 
 
-def _named(ids: Sequence[int], shapes: list[wire.Geometry]) -> list[str]:
+def _named(ids: Sequence[wire.Scalar], shapes: list[wire.Geometry]) -> list[str]:
     padded = [*map(_shape, shapes), *[""] * max(0, len(ids) - len(shapes))]
     return [f"{i}:{shape}" for i, shape in zip(ids, padded, strict=False)]
 

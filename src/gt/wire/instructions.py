@@ -27,13 +27,13 @@ class Geometry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class In(msgspec.Struct, frozen=True, tag="in"):
-    """The n-th operand (an index into `Op.ins` and `Define.ins`)."""
+    """The n-th operand (an index into `Op.args` and `Define.ins`)."""
 
     index: int
 
 
 class Number(msgspec.Struct, frozen=True, tag="number"):
-    """The n-th number that varies from call to call (an index into `Op.numbers`)."""
+    """The n-th number that varies from call to call (an index into `Op.args` behind its operands)."""
 
     index: int
 
@@ -96,13 +96,20 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
-    """Run a defined call. `outs` are the storage ids of its results, `site` numbers the user's line that issued it."""
+    """Run a defined call.
+
+    `out` is the storage id of its result, or the ids where it has not just one. `args` are the storage ids of its operands,
+    one for each of `Define.ins`, and then its numbers. `site` numbers the user's line that issued it.
+    """
 
     call: int
-    outs: tuple[int, ...]
-    ins: tuple[int, ...]
-    numbers: tuple[Scalar, ...]
+    out: int | tuple[int, ...]
+    args: tuple[Scalar, ...]
     site: int
+
+    @property
+    def outs(self) -> tuple[int, ...]:
+        return self.out if isinstance(self.out, tuple) else (self.out,)
 
 
 class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):

@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):

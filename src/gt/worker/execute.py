@@ -125,9 +125,9 @@ class Worker:
         try:
             if not isinstance(call, Call):
                 raise PoisonedError(call or failure_of(ProtocolError("the call is not defined"), "", 0))
-            ins = [session.memory.operand(i, g) for i, g in zip(item.ins, call.ins, strict=True)]
+            ins, numbers = call.operands(session.memory, item.args)
             session.operations += 1
-            self.runner.keep(session, call, item, self.runner.run(session, call, ins, item.numbers), ins)
+            self.runner.keep(session, call, item, self.runner.run(session, call, ins, numbers), ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
         except Exception as error:
@@ -135,9 +135,9 @@ class Worker:
             failure = failure_of(error, name, item.site)
             session.note(failure)
             self._spoil(session, item, call, failure)
-            if isinstance(call, Call) and not item.outs and not call.written:
+            if isinstance(call, Call) and item.out == () and not call.written:
                 session.failed_check = session.failed_check or failure
 
     def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
-        written = [item.ins[i] for i in call.written if i < len(item.ins)] if isinstance(call, Call) else []
-        session.memory.poison([*item.outs, *written], failure)
+        written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, Call) else []
+        session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)

@@ -10,7 +10,7 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.worker import graph, rows
-from gt.worker.memory import DTYPES, Storages
+from gt.worker.memory import DTYPES, Memory, Storages
 
 REFUSED = {
     "aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream",
@@ -235,8 +235,14 @@ class Call:
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
 
+    def operands(self, memory: Memory, args: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
+        """The operands among the arguments of an operation, and its numbers. Raises as `Memory.operand`, or ValueError."""
+        count = len(self.ins)
+        return [memory.operand(i, g) for i, g in zip(args[:count], self.ins, strict=True)], args[count:]
 
-Direct = Callable[[Storages, wire.Op], None]
+
+Direct = Callable[[Storages, Any], None]
+"""Runs an `Op`, which it takes for one of the client's: an id for its result, ids and numbers where they belong."""
 
 
 def direct(call: Call) -> Direct | None:
@@ -252,22 +258,22 @@ def direct(call: Call) -> Direct | None:
     raw, ins, (out,), filler = call.raw, call.ins, call.out_numbers, call.filler
     fill, constants, kwargs = filler.fill, filler.constants, filler.kwargs
 
-    def two(storages: Storages, item: wire.Op) -> None:
-        (a, b), (result,) = item.ins, item.outs
-        storages[result] = {out: raw(storages[a][ins[0]], storages[b][ins[1]])}
+    def two(storages: Storages, item: Any) -> None:
+        a, b = item.args
+        storages[item.out] = {out: raw(storages[a][ins[0]], storages[b][ins[1]])}
 
-    def scale(storages: Storages, item: wire.Op) -> None:
-        (a,), (number,), (result,) = item.ins, item.numbers, item.outs
-        storages[result] = {out: raw(storages[a][ins[0]], filler.number(number))}
+    def scale(storages: Storages, item: Any) -> None:
+        a, number = item.args
+        storages[item.out] = {out: raw(storages[a][ins[0]], filler.number(number))}
 
-    def one(storages: Storages, item: wire.Op) -> None:
-        (a,), (result,) = item.ins, item.outs
-        storages[result] = {out: raw(storages[a][ins[0]], *constants, **kwargs)}
+    def one(storages: Storages, item: Any) -> None:
+        (a,) = item.args
+        storages[item.out] = {out: raw(storages[a][ins[0]], *constants, **kwargs)}
 
-    def any_number(storages: Storages, item: wire.Op) -> None:
-        (result,) = item.outs
-        args, kwargs = fill([storages[i][g] for i, g in zip(item.ins, ins, strict=True)], item.numbers)
-        storages[result] = {out: raw(*args, **kwargs)}
+    def any_number(storages: Storages, item: Any) -> None:
+        given = item.args
+        args, kwargs = fill([storages[i][g] for i, g in zip(given, ins, strict=False)], given[len(ins) :])
+        storages[item.out] = {out: raw(*args, **kwargs)}
 
     if call.positional and len(ins) == 2:
         return two

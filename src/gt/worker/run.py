@@ -55,8 +55,9 @@ class Runner:
 
     def keep(self, session: Session, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
         results = _results(call, result, ins)
-        if len(results) != len(item.outs):
-            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(item.outs)}")
+        outs = item.outs
+        if len(results) != len(outs):
+            raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(outs)}")
         if not call.verified:
             self._verify(session, call, item.call, results, ins)
         for position, tensor in enumerate(results):
@@ -64,7 +65,7 @@ class Runner:
                 own = allocate(call.outs[position], session.memory.device)
                 copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor in zip(item.outs, call.out_numbers, results, strict=True):
+        for id, number, tensor in zip(outs, call.out_numbers, results, strict=True):
             session.memory.storages[id] = {number: tensor}
 
     def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
