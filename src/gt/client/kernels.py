@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 from gt.client import calls, doubts, record, session, sites
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
@@ -31,7 +32,20 @@ def kernel(op: OpOverload) -> Kernel:
     one_result = [str(r.type) for r in op._schema.returns] == ["Tensor"] and calls.fresh_results(op)
     if one_result and kinds in (["Tensor", "Tensor"], ["Tensor", "number"]) and named <= {"alpha"}:
         return _two_operand_kernel(general, cache)
+    if op._schema.name.startswith("aten::_foreach_") and op._schema.is_mutable:
+        return _counting_kernel(general)
     return general
+
+
+def _counting_kernel(general: Kernel) -> Kernel:
+    """For the operators that PyTorch leaves to count the versions of what they write, which a backward pass compares."""
+
+    def run(written: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        result = general(written, *args, **kwargs)
+        increment_version(t for t in written if not t.is_inference())
+        return result
+
+    return run
 
 
 def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:

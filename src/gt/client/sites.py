@@ -35,10 +35,13 @@ class Fixed:
 
 
 def here(depth: int = 2) -> int:
-    """The site of the caller's caller."""
+    """The site of the caller's caller, or of the first frame outside of PyTorch and GT above it. 0 where there is none."""
     if Fixed.site:
         return Fixed.site
-    frame = _getframe(depth)
+    try:
+        frame = _getframe(depth)
+    except ValueError:  # a thread of PyTorch's own
+        return 0
     first = _first.get(id(frame.f_code))
     return first + frame.f_lasti if first else _find(frame)
 

@@ -74,7 +74,7 @@ class _Forward:
         outs = [record.make(spec) for spec in call.outs]
         # `calls.define` leaves these to each operation
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
-        record.record_op(call.number, outs, (*(i for i, _, _ in operands), *numbers), sites.here(4))
+        record.record_op(call.number, outs, (*(i for i, _, _ in operands), *numbers), sites.here(3))
         handle = outs.pop() if graph_of else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
@@ -98,7 +98,7 @@ class _Forward:
             number = calls.define(self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward")
             call = self.backward_cache[key] = Call(number, outs, None, None)
         made = [record.make(spec) for spec in call.outs]
-        record.record_op(call.number, made, tuple(i for i, _, _ in operands), sites.here(4))
+        record.record_op(call.number, made, tuple(i for i, _, _ in operands), sites.here(3))
         return made
 
 
@@ -200,7 +200,11 @@ def _with_tensors(value: Any, tensors: Any) -> Any:
 
 
 def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wanted: list[int]) -> Any:
-    """Gradients that can be differentiated again: by the operator's own parts."""
+    """Gradients that can be differentiated again: by the operator's own parts.
+
+    With respect to views, one for each operand, since a tensor may stand in several places or follow from another operand.
+    """
+    tensors = [t.view_as(t) for t in tensors]
     pending = iter(tensors)
     args, kwargs = _with_tensors(ctx.args, pending), _with_tensors(ctx.kwargs, pending)
     out = ctx.call.op.decompose(*args, **kwargs)

@@ -37,3 +37,9 @@ def message(run: Callable[[], Any]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was raised"
+
+
+def rounded(tensor: torch.Tensor | None) -> torch.Tensor:
+    """For results that are composed in another order than on the CPU; of float64, so that their sixth decimal is sure."""
+    assert tensor is not None and tensor.dtype is torch.float64
+    return tensor.detach().round(decimals=6)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from tests.oracle.idioms import data, grads, idiom, message, net
+from tests.oracle.idioms import data, grads, idiom, message, net, rounded
 
 
 @idiom
@@ -28,11 +29,51 @@ def double_backward(device: str) -> Any:
 
 
 @idiom
-def double_backward_through_attention(device: str) -> Any:
+def attention_of_one_tensor(device: str) -> Any:
     x = data(device, 1, 2, 4, 8).requires_grad_()
     out = F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(4, 4, device=device), dropout_p=0.0)
     (g,) = torch.autograd.grad(out.pow(2).sum(), x)
     return out, g
+
+
+@idiom
+def double_backward_through_attention(device: str) -> Any:
+    x = data(device, 1, 2, 4, 8).double().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        scaled = x * 2
+        out = F.scaled_dot_product_attention(x, scaled, scaled * x)
+        (g,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
+        g.pow(2).sum().backward()
+    return rounded(g), rounded(x.grad)
+
+
+@idiom
+def double_backward_through_recurrent_networks(device: str) -> Any:
+    torch.manual_seed(0)
+    found = []
+    for cell in (nn.LSTMCell(2, 3), nn.GRUCell(2, 3), nn.RNNCell(2, 3)):
+        cell.double().to(device)
+        x = data(device, 3, 1, 2).double().requires_grad_()
+        state = None
+        for step in x:
+            state = cell(step, state)
+        out = state[0] if isinstance(state, tuple) else state
+        gradients = torch.autograd.grad(out.sum(), [x, *cell.parameters()], create_graph=True)
+        sum(g.pow(2).sum() for g in gradients).backward()
+        found += [*map(rounded, gradients), *map(rounded, grads(cell)), rounded(x.grad)]
+    return found
+
+
+@idiom
+def a_backward_after_an_optimizers_step(device: str) -> Any:
+    said = []
+    for variant in ({"foreach": False}, {"foreach": True}, {"fused": True}, {}):
+        m = net(device)
+        loss = m(data(device, 5, 4)).pow(2).sum()
+        loss.backward(retain_graph=True)
+        torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, **variant).step()
+        said.append(message(loss.backward).split(":")[0])
+    return said
 
 
 @idiom
