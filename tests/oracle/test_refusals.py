@@ -64,6 +64,8 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "mean of integers": lambda o: o(3, dtype=long).mean(),
     "softmax of integers": lambda o: o(3, dtype=long).softmax(0),
     "attention of two dtypes": lambda o: F.scaled_dot_product_attention(q := o(1, 1, 2, 4), q.double(), q),
+    "a view beyond its storage": lambda o: o(6).as_strided((8,), (1,)).sum(),
+    "a write beyond its storage": lambda o: o(6).as_strided((2, 2), (1, 1), 5).fill_(0),
     "grid of another dtype": lambda o: F.grid_sample(o(1, 1, 2, 2), o(1, 2, 2, 2, dtype=double)),
 }
 

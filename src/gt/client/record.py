@@ -74,7 +74,14 @@ def operand(tensor: torch.Tensor) -> Operand:
         if tensor.device.type != "remote":
             raise RuntimeError(mixed_devices(tensor)) from None
         raise RefusedError("this remote tensor has no storage on a worker (was it made by C++ code?)") from None
-    found = (holder.id, geometry.of(tensor), id(tensor))
+    spec = geometry.of(tensor)
+    if spec.size_bytes > holder.spec.size_bytes:  # only `as_strided` goes so far; checked there it would slow down all views
+        raise RuntimeError(
+            f"setStorage: sizes {list(spec.size)}, strides {list(spec.stride)}, storage offset {spec.offset}, and itemsize"
+            f" {spec.dtype.itemsize} requiring a storage size of {spec.size_bytes} are out of bounds for storage of size"
+            f" {holder.spec.size_bytes}"
+        )
+    found = (holder.id, spec, id(tensor))
     tensor._gt = found  # type: ignore[attr-defined]
     return found
 
@@ -139,11 +146,15 @@ def adopt(number: int, spec: Geometry) -> torch.Tensor:
 
 def regeometry(tensor: torch.Tensor, spec: Geometry) -> torch.Tensor:
     """Give the tensor that the caller holds another geometry over its own storage."""
-    storage = tensor.untyped_storage()
+    set_data(tensor, over_storage(grown(tensor.untyped_storage(), spec), spec))
+    return tensor
+
+
+def grown(storage: torch.UntypedStorage, spec: Geometry) -> torch.UntypedStorage:
+    """A storage that has room for `spec`; the worker's grows when it sees the geometry."""
     if spec.size_bytes > storage._gt.spec.size_bytes:  # type: ignore[attr-defined]
         storage._gt.spec = spec  # type: ignore[attr-defined]
-    set_data(tensor, over_storage(storage, spec))
-    return tensor
+    return storage
 
 
 _set_storage = torch.ops.aten.set_.source_Storage_storage_offset

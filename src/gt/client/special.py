@@ -153,7 +153,7 @@ def set_storage(self: Tensor, source: Any, offset: int, size: list[int], stride:
     storage = getattr(source, "_untyped_storage", source)
     strides = tuple(stride) or geometry.contiguous_stride(tuple(size))
     spec = geometry.intern(torch.Size(size), strides, offset, self.dtype)
-    record.set_data(self, record.over_storage(storage, spec))
+    record.set_data(self, record.over_storage(record.grown(storage, spec), spec))
     return self
 
 
