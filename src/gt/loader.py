@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRan
 
 
 class DataLoader(data.DataLoader[Any]):
-    """`torch.utils.data.DataLoader`; with worker processes, which make local tensors, batches are moved to the device."""
+    """`torch.utils.data.DataLoader`, whose batches are on the device: also what worker processes or NumPy arrays give."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,7 +91,7 @@ class DataLoader(data.DataLoader[Any]):
     def __iter__(self) -> Any:
         with session_randomness() if self.generator is None else contextlib.nullcontext():
             if not self.num_workers:
-                return super().__iter__()
+                return map(to_remote, super().__iter__())
             own = self.dataset
             self.__dict__["dataset"] = to_local(own)  # worker processes cannot reach the session
             try:
@@ -114,11 +114,13 @@ def to_local(value: Any) -> Any:
 
 
 def to_remote(batch: Any) -> Any:
-    """The same structure with its CPU tensors on the remote device."""
+    """The same with its CPU tensors on the remote device; containers keep their types, as under `pin_memory`."""
     if isinstance(batch, torch.Tensor):
         return batch.to("remote")
-    if isinstance(batch, dict):
-        return {k: to_remote(v) for k, v in batch.items()}
+    if isinstance(batch, MutableMapping):
+        moved = copy.copy(batch)
+        moved.update({k: to_remote(v) for k, v in batch.items()})
+        return moved
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(to_remote, batch))
     return type(batch)(map(to_remote, batch)) if isinstance(batch, (list, tuple)) else batch

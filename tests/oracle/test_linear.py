@@ -103,3 +103,19 @@ def test_it_is_transformed_by_torch_func() -> None:
         return torch.func.hessian(loss)(weight.detach()), per_sample(weight.detach(), x.detach())
 
     _same(hessian)
+
+
+def test_a_backward_pass_refuses_a_weight_whose_memory_was_replaced() -> None:
+    def replace(m: torch.nn.Linear) -> None:
+        m.weight.data = torch.ones_like(m.weight)
+
+    def often(m: torch.nn.Linear) -> None:
+        for _ in range(40):
+            replace(m)
+
+    for change in (replace, often, torch.nn.Linear.double):
+        m, x = torch.nn.Linear(3, 3).to("remote"), torch.ones(2, 3, device="remote", requires_grad=True)
+        out = m(x).sum()
+        change(m)
+        with pytest.raises(RuntimeError, match=r"weight was replaced .* Call backward\(\) before that"):
+            out.backward()

@@ -3,6 +3,9 @@
 PyTorch composes it of a transpose, a product and views: four calls forward and eight backward, where the node that it has
 for the backends with a kernel of their own makes one each. That node asks for `linear_backward`, which a CPU does not have:
 the worker has a row for it. Forward-mode AD does not know the node, so while a dual level is open the parts are used.
+
+The node saves the weight itself, where the parts would save a view of its memory. So a weight whose memory was replaced
+since (`weight.data = ...`) is not what the forward pass saw, and its backward pass is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+from torch.utils.weak import WeakIdKeyDictionary
 
+from gt.client import record
 from gt.client.kernels import kernel
 
 aten = torch.ops.aten
@@ -32,6 +37,8 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: Sequence[bool]) -> Any:
     """Below autograd but for a gradient that is to be differentiated again, which is made of its parts."""
+    if mask[0] and _replaced:
+        _check_replaced(weight)
     if not torch.is_grad_enabled():
         return _linear_backward(input, grad, weight, mask)
     columns = input.shape[-1]
@@ -41,6 +48,34 @@ def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
         (grads.t() @ rows.conj()).view(weight.shape) if mask[1] else None,
         grads.sum(0) if mask[2] else None,
     )
+
+
+# -- weights whose memory was replaced -----------------------------------------------------------------------------------
+
+_replaced = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+"""Tensor -> for each time its memory was replaced, the sequence number of autograd then, and the storage until then."""
+KEPT = 16
+
+
+def note_replaced(tensor: torch.Tensor, before: int) -> None:
+    """The tensor's storage was `before` until now."""
+    if tensor._use_count() == 1:  # type: ignore[attr-defined]  # no graph holds it
+        _replaced.pop(tensor, None)
+        return
+    noted = [*_replaced.get(tensor, ()), (torch._C._autograd._get_sequence_nr(), before)]
+    if len(noted) > KEPT:
+        noted = [(noted[-KEPT][0], 0), *noted[-KEPT + 1 :]]  # what was before is not known any more: no storage is 0
+    _replaced[tensor] = noted
+
+
+def _check_replaced(weight: torch.Tensor) -> None:
+    made = torch._C._current_autograd_node()._sequence_nr()  # type: ignore[attr-defined]
+    then = next((storage for number, storage in _replaced.get(weight, ()) if number > made), None)
+    if then is not None and then != record.operand(weight)[0]:
+        raise RuntimeError(
+            "the memory of a weight was replaced (`weight.data = ...`, or its module was converted) between the forward pass"
+            " and the backward pass, which needs the weight as it was. Call backward() before that"
+        )
 
 
 class Registration:

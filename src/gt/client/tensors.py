@@ -10,7 +10,7 @@ import numpy
 import torch
 import torch._tensor_str as printing
 
-from gt.client import nodes, record
+from gt.client import linear, nodes, record
 
 Tensor = torch.Tensor
 _numpy = Tensor.numpy
@@ -41,7 +41,14 @@ def crosses(one: Tensor, other: Tensor) -> bool:
 
 
 def _set_data(self: Tensor, value: Tensor) -> None:
-    (_change_device if crosses(self, value) else record.set_data)(self, value)
+    if crosses(self, value):
+        _change_device(self, value)
+        return
+    remote = self.device.type == "remote" and self.layout is torch.strided
+    before = record.operand(self)[0] if remote else 0
+    record.set_data(self, value)
+    if remote and record.operand(self)[0] != before:
+        linear.note_replaced(self, before)
 
 
 def _change_device(self: Tensor, value: Tensor) -> None:

@@ -41,5 +41,6 @@ def message(run: Callable[[], Any]) -> str:
 
 def rounded(tensor: torch.Tensor | None) -> torch.Tensor:
     """For results that are composed in another order than on the CPU; of float64, so that their sixth decimal is sure."""
-    assert tensor is not None and tensor.dtype is torch.float64
+    assert tensor is not None
+    assert tensor.dtype is torch.float64
     return tensor.detach().round(decimals=6)

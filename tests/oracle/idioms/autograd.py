@@ -65,6 +65,27 @@ def double_backward_through_recurrent_networks(device: str) -> Any:
 
 
 @idiom
+def a_weights_memory_between_forward_and_backward(device: str) -> Any:
+    def restore(w: nn.Parameter) -> None:
+        kept, w.data = w.data, torch.empty(0, device=device)
+        w.data = kept
+
+    def add(w: nn.Parameter) -> None:
+        w.data += 1
+
+    found = []
+    for change in (restore, add):
+        m, x = net(device), data(device, 5, 4).requires_grad_()
+        out = m(x).pow(2).sum()
+        change(m[0].weight)
+        out.backward()
+        m[0].weight.data = torch.ones_like(m[0].weight)
+        m(x).sum().backward()
+        found += [x.grad, *grads(m)]
+    return found
+
+
+@idiom
 def a_backward_after_an_optimizers_step(device: str) -> Any:
     said = []
     for variant in ({"foreach": False}, {"foreach": True}, {"fused": True}, {}):
