@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import threading
 from functools import partial
 
 import pytest
@@ -137,6 +138,7 @@ from IMPORT import nn
 from IMPORT.distributions import Beta, Categorical, Independent, LKJCholesky, MixtureSameFamily, Normal, kl_divergence
 from IMPORT.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 import inspect
+import threading
 import numpy as np
 
 class Squares:
@@ -333,3 +335,28 @@ def test_the_tape_says_what_was_recorded_and_by_which_line() -> None:
     *_, made, fetched = [r for r in gt.debug.tape() if r.op in ("aten::mul.Tensor", "Fetch")]
     assert made == waiting
     assert fetched.ins == made.outs
+
+
+def test_the_lines_of_two_threads_are_told_apart_after_their_backward_passes() -> None:
+    inside, left = threading.Event(), threading.Event()
+
+    def wait(_: torch.Tensor) -> None:
+        inside.set()
+        left.wait(10)
+
+    def first() -> None:
+        x = torch.ones(3, device="remote", requires_grad=True)
+        x.register_hook(wait)
+        (x * x).sum().backward()
+
+    thread = threading.Thread(target=first)
+    x = torch.ones(3, device="remote", requires_grad=True)
+    x.register_hook(lambda _: left.set() or thread.join(10))
+    thread.start()
+    assert inside.wait(10)
+    (x * x).sum().backward()  # begins while the other runs, and ends after it
+    product = gt.ones(3) + gt.ones(3)
+    place = f"{__file__}:{inspect.currentframe().f_lineno - 1}"  # type: ignore[union-attr]
+    *_, waiting = [r for r in gt.debug.tape() if r.op == "aten::add.Tensor"]
+    assert waiting.line == place
+    assert product.tolist() == [2.0, 2.0, 2.0]

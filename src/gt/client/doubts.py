@@ -25,65 +25,63 @@ TRIED = {
     for in_place in ("", "_")
 } | {
     f"aten::{name}"
-    for name in ("index", "index_select", "gather", "take", "embedding", "nll_loss_forward", "nll_loss2d_forward")
-}
+    for name in (
+        "index", "index_select", "gather", "take", "embedding", "nll_loss_forward", "nll_loss2d_forward", "searchsorted",
+        "bucketize",
+    )
+}  # fmt: skip
 """Operators with indices that a CPU checks thoroughly: they can be tried in this process without harm."""
 
 
-def about(op: OpOverload, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The kind of call whose first one is to be tried: a mix of dtypes, or operands without elements. None: no doubt."""
+def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The kind of call whose first one asks the worker whether it takes it. None: no doubt."""
     specs = [k for k in key if type(k) is Geometry]
+    name = op._schema.name
     if not specs or not op._schema.returns:
         return None
+    if name in TRIED:
+        return key if _fails_on_zeros(op, args, kwargs) else None
     if any(0 in spec.size for spec in specs):
         return key
     dtypes = tuple([spec.dtype for spec in specs])
+    if name == "aten::convolution":  # one of each setting, were it for inputs of many sizes
+        return (*dtypes, len(specs[0].size), *specs[0].size[1:2], *key[1:])
     imaginary = tuple([k for k in key if k is complex])
     odd = any(d is not dtypes[0] or d not in TAKEN for d in dtypes) or imaginary
-    return (*dtypes, *imaginary) if odd or op._schema.name.startswith(NOT_OF_FLOATS) or _has_indices(op) else None
+    doubtful = (odd or name.startswith(NOT_OF_FLOATS)) and not _takes_indices(op, args, kwargs)
+    return (*dtypes, *imaginary) if doubtful else None
 
 
-def _has_indices(op: OpOverload) -> bool:
-    schema = op._schema
-    return not schema.name.startswith(NO_INDICES) and not INDICES.isdisjoint(a.name for a in schema.arguments)
-
-
-def takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether asking the worker could find fault with values, of indices, instead of dtypes."""
-    if not _has_indices(op):
+    if op._schema.name.startswith(NO_INDICES):
         return False
     given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
     tensors = calls.tensors_in(v for name, v in given.items() if name in INDICES)
     return any(not t.is_floating_point() for t in tensors)
 
 
-def try_dtypes(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise what a CPU says of these dtypes, tried on zeros of at most one element that stand for the operands."""
-
-    def attempt(floating: Any = None, integral: Any = None) -> Exception | None:
-        try:
-            op(*_small(args, floating, integral), **_small(kwargs, floating, integral))
-        except Exception as error:
-            return error
-        return None
-
-    error = attempt() if op._schema.name in TRIED else None
-    usual = [(torch.float32, torch.int64), (torch.float32, torch.float32)]
-    if error is not None and any(attempt(*dtypes) is None for dtypes in usual):
-        raise error  # else it is not the dtypes: operands of one element can't stand for these
+def _fails_on_zeros(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a CPU refuses small operands that stand for the real ones: their dtypes, and sizes in the same order."""
+    sizes = {n for t in calls.tensors_in((*args, *kwargs.values())) for n in t.shape if n > 1}
+    small = {0: 0, 1: 1} | {n: rank for rank, n in enumerate(sorted(sizes), 2)}
+    try:
+        with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
+            op(*_standing_for(args, small), **_standing_for(kwargs, small))
+    except Exception:
+        return True
+    return False
 
 
-def _small(value: Any, floating: torch.dtype | None, integral: torch.dtype | None) -> Any:
-    """Zeros of at most one element for tensors, of these dtypes instead of theirs."""
+def _standing_for(value: Any, small: dict[int, int]) -> Any:
+    """Zeros, which any index may be, and masks of ones, so that no dim vanishes."""
     if isinstance(value, Tensor):
-        dtype = value.dtype
-        if dtype is not torch.bool:
-            dtype = (floating if dtype.is_floating_point or dtype.is_complex else integral) or dtype
-        return torch.zeros([min(n, 1) for n in value.shape], dtype=dtype, device="cpu")
+        size = [small[n] for n in value.shape]
+        return torch.full(size, value.dtype is torch.bool, dtype=value.dtype, device="cpu")
     if isinstance(value, (list, tuple)):
-        return [_small(v, floating, integral) for v in value]
+        return [_standing_for(v, small) for v in value]
     if isinstance(value, dict):
-        return {k: _small(v, floating, integral) for k, v in value.items()}
+        return {k: _standing_for(v, small) for k, v in value.items()}
     return value
 
 

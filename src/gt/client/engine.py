@@ -93,16 +93,21 @@ def _no_tensor(*_: Any) -> str:
 def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def entry(*args: Any, **kwargs: Any) -> Any:
-        outer, sites.Fixed.site = sites.Fixed.site, sites.here(2)
+        thread = threading.get_ident()
+        outer, site = sites.fixed.get(thread), sites.here(2)
         _running.kept.append(None)
         failed: BaseException | None = None
         try:
+            sites.fixed[thread] = site
             with interrupts.HeldBack(), torch.autograd.set_multithreading_enabled(False):
                 result = run(*args, **kwargs)
         except BaseException as error:
             failed = error
         finally:
-            sites.Fixed.site = outer
+            if outer is None:
+                sites.fixed.pop(thread, None)
+            else:
+                sites.fixed[thread] = outer
             kept = _running.kept.pop()
         if failed is not None and kept is None and _elsewhere:
             kept = _elsewhere.pop()

@@ -145,17 +145,14 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call = find(packed)
         if call is None:
-            kind_of_call = doubts.about(op, packed)
-            if kind_of_call is not None and kind_of_call not in trusted:
-                if not doubts.takes_indices(op, args, kwargs):
-                    result, foretold = ask_first(op, args, kwargs)
-                    if foretold:
-                        trusted[kind_of_call] = True
-                    else:
-                        cache[packed] = UNFORESEEN
-                    return result
-                doubts.try_dtypes(op, args, kwargs)
-                trusted[kind_of_call] = True
+            doubt = doubts.about(op, args, kwargs, packed)
+            if doubt is not None and doubt not in trusted:
+                result, foretold = ask_first(op, args, kwargs)
+                if foretold:
+                    trusted[doubt] = True
+                else:
+                    cache[packed] = UNFORESEEN
+                return result
             call = learn(op, args, kwargs, vary, cache, packed)
         if call is UNFORESEEN:
             return query(op, args, kwargs)

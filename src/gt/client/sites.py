@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from bisect import bisect_right
+from threading import get_ident
 from types import CodeType, FrameType
 
 import torch
@@ -28,16 +29,14 @@ _learning = threading.Lock()
 _getframe = sys._getframe
 
 
-class Fixed:
-    """The site of everything recorded while an engine of PyTorch runs (0: none): found once, not per instruction."""
-
-    site = 0
+fixed: dict[int, int] = {}
+"""Thread -> the site of all that it records while an engine of PyTorch runs on it: found once, not per instruction."""
 
 
 def here(depth: int = 2) -> int:
     """The site of the caller's caller, or of the first frame outside of PyTorch and GT above it. 0 where there is none."""
-    if Fixed.site:
-        return Fixed.site
+    if fixed and (site := fixed.get(get_ident())):
+        return site
     try:
         frame = _getframe(depth)
     except ValueError:  # a thread of PyTorch's own
