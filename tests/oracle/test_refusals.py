@@ -80,6 +80,8 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "values of integers": lambda o: o(3, 4).__setitem__(o(2, dtype=long), o(2, 4, dtype=long)),
     "a side that is none": lambda o: torch.searchsorted(o(3), o(2), side="up"),
     "boundaries of two dims": lambda o: torch.bucketize(o(2), o(2, 2)),
+    "classes below zero": lambda o: F.one_hot(-o(2, dtype=long)),
+    "classes that are floats": lambda o: F.one_hot(o(2)),
     "a view beyond its storage": lambda o: o(6).as_strided((8,), (1,)).sum(),
     "a write beyond its storage": lambda o: o(6).as_strided((2, 2), (1, 1), 5).fill_(0),
     "grid of another dtype": lambda o: F.grid_sample(o(1, 1, 2, 2), o(1, 2, 2, 2, dtype=double)),

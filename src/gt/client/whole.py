@@ -262,9 +262,21 @@ def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, d
     return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
 
 
+def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """On an accelerator PyTorch asks for the largest class only, and negative ones would give nothing instead of an error."""
+    if num_classes == -1 and self.numel() and self.dtype is torch.int64:
+        smallest, largest = torch.stack(torch.aminmax(self)).tolist()
+        if smallest < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        num_classes = largest + 1
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd  # not `decompose`, which has another rule, for compilers
+    return aten.one_hot.default._op_dk(composite, self, num_classes)  # type: ignore[no-any-return]
+
+
 PARTS: dict[str, Callable[..., Any]] = {
     "_thnn_fused_lstm_cell": lstm_cell,
     "_thnn_fused_gru_cell": gru_cell,
     "tensor_split.tensor_indices_or_sections": tensor_split,
+    "one_hot": one_hot,
 }
 """Operators that are made of others here: their gradients follow from the parts."""
