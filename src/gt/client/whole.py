@@ -263,7 +263,7 @@ def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, d
 
 
 def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
-    """On an accelerator PyTorch asks for the largest class only, and negative ones would give nothing instead of an error."""
+    """On an accelerator PyTorch asks for the largest class only: negative ones would give nothing and no error."""
     if num_classes == -1 and self.numel() and self.dtype is torch.int64:
         smallest, largest = torch.stack(torch.aminmax(self)).tolist()
         if smallest < 0:
