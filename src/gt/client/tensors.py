@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 import torch
 import torch._tensor_str as printing
+from torch.nn.parameter import UninitializedTensorMixin
 
 from gt.client import linear, nodes, record
 
@@ -44,10 +45,10 @@ def _set_data(self: Tensor, value: Tensor) -> None:
     if crosses(self, value):
         _change_device(self, value)
         return
-    remote = self.device.type == "remote" and self.layout is torch.strided
-    before = record.operand(self)[0] if remote else 0
+    known = self.device.type == "remote" and self.layout is torch.strided and not isinstance(self, UninitializedTensorMixin)
+    before = record.operand(self)[0] if known else 0
     record.set_data(self, value)
-    if remote and record.operand(self)[0] != before:
+    if known and record.operand(self)[0] != before:
         linear.note_replaced(self, before)
 
 
