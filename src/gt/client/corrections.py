@@ -108,6 +108,26 @@ def _last_by_columns(op: Infer) -> Infer:
     return infer
 
 
+def _as_a_sum(op: Infer) -> Infer:
+    """The result lies as the sum of its two operands does; inference in Python goes by the first that has all dims."""
+
+    def infer(self: torch.Tensor, other: torch.Tensor, *args: Any) -> Any:
+        out = op(self, other, *args)
+        return torch.empty_strided(out.shape, (self + other).stride(), dtype=out.dtype, device="meta")
+
+    return infer
+
+
+def _contiguous(op: Infer) -> Infer:
+    """The first result is contiguous, however the operands lie."""
+
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        found = op(*args, **kwargs)
+        return (found[0].contiguous(), *found[1:]) if isinstance(found, tuple) else found.contiguous()
+
+    return infer
+
+
 def _along(op: Infer) -> Infer:
     """The second argument is a dim of the first."""
 
@@ -136,6 +156,10 @@ CPU: dict[str, Infer] = {
     "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
     "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
     "aten::roll": _laid_out_as(0)(aten.roll.default),
+    "aten::log_sigmoid_forward": _contiguous(aten.log_sigmoid_forward.default),
+    "aten::poisson": _contiguous(aten.poisson.default),
+    "aten::_standard_gamma": _contiguous(aten._standard_gamma.default),
+    "aten::isin.Tensor_Tensor": _contiguous(aten.isin.Tensor_Tensor),
     "aten::_linalg_svd": _last_by_columns(aten._linalg_svd.default),
     "aten::linalg_eig": _last_by_columns(aten.linalg_eig.default),
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
@@ -153,6 +177,14 @@ CPU: dict[str, Infer] = {
     "aten::_batch_norm_with_update_functional": _norm(aten._batch_norm_with_update_functional.default, True),
     "aten::_batch_norm_no_update": _norm(aten._batch_norm_no_update.default, False),
 }
+
+_SUMS = (
+    "copysign.Tensor", "floor_divide", "heaviside", "logaddexp", "logaddexp2", "logical_and", "logical_or", "logical_xor",
+    "logit_backward", "hardswish_backward", "hardsigmoid_backward", "xlogy.Tensor", "special_xlog1py",
+)  # fmt: skip
+for _name in _SUMS:
+    _base, _, _overload = _name.partition(".")
+    CPU[f"aten::{_name}"] = _as_a_sum(getattr(getattr(aten, _base), _overload or "default"))
 
 
 def inference(name: str, op: Infer) -> Infer:
