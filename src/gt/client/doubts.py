@@ -13,8 +13,8 @@ from gt.client.geometry import Geometry
 Tensor = torch.Tensor
 TAKEN = (torch.float32, torch.float64)
 """Dtypes of which nearly every operator takes any number, if they are the same."""
-NOT_OF_FLOATS = ("aten::bitwise_", "aten::__", "aten::gcd", "aten::lcm")
-"""How the names of operators begin that take no floating-point operands, whatever inference says."""
+NOT_OF_FLOATS = ("aten::bitwise_", "aten::__", "aten::gcd", "aten::lcm", "aten::masked_")
+"""How the names of operators begin that take no operands of floats alone, whatever inference says."""
 INDICES = {"index", "indices", "target", "targets"}
 """Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
 NO_INDICES = ("aten::mse_", "aten::huber_", "aten::smooth_l1_", "aten::soft_margin_", "aten::binary_cross_entropy")
@@ -37,8 +37,10 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     """The kind of call whose first one asks the worker whether it takes it. None: no doubt."""
     specs = [k for k in key if type(k) is Geometry]
     name = op._schema.name
-    if not specs or not op._schema.returns:
+    if not op._schema.returns:
         return None
+    if not specs:
+        return key if any(k is complex for k in key) else None
     if name in TRIED:
         return key if _fails_on_zeros(op, args, kwargs) else None
     if any(0 in spec.size for spec in specs):
@@ -46,10 +48,17 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     dtypes = tuple([spec.dtype for spec in specs])
     if name == "aten::convolution":  # one of each setting, were it for inputs of many sizes
         return (*dtypes, len(specs[0].size), *specs[0].size[1:2], *key[1:])
-    imaginary = tuple([k for k in key if k is complex])
-    odd = any(d is not dtypes[0] or d not in TAKEN for d in dtypes) or imaginary
+    numbers = _numbers(op, args)
+    odd = any(d is not dtypes[0] or d not in TAKEN for d in dtypes) or bool in numbers or complex in numbers
     doubtful = (odd or name.startswith(NOT_OF_FLOATS)) and not _takes_indices(op, args, kwargs)
-    return (*dtypes, *imaginary) if doubtful else None
+    few = all(spec.size.numel() < 2 for spec in specs)  # for which operators have short ways that check less
+    return (*dtypes, *numbers, few) if doubtful else None
+
+
+def _numbers(op: OpOverload, args: tuple[Any, ...]) -> tuple[type, ...]:
+    """The kinds of the numbers that stand where tensors may."""
+    given = zip(op._schema.arguments, args, strict=False)
+    return tuple([type(a) for p, a in given if not isinstance(a, Tensor) and str(p.type) in ("Tensor", "number")])
 
 
 def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -86,7 +95,9 @@ def _standing_for(value: Any, small: dict[int, int]) -> Any:
 
 
 def overlaps(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operand that is written lies partly over another, which PyTorch refuses."""
+    """Whether an operand that is written may lie over another in a way that PyTorch refuses; one of them stands twice."""
+    if op._schema.name in TRIED:
+        return True  # these refuse to read what they write, were it the same tensor
     operands = [record.operand(t) for t in calls.tensors_in((*args, *kwargs.values()))]
     written = [record.operand(t) for t in calls.written(op, args, kwargs).values()]
     return any(a == b and _partly(one, other) for a, one, _ in written for b, other, _ in operands)
