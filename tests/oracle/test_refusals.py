@@ -84,6 +84,17 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "classes that are floats": lambda o: F.one_hot(o(2)),
     "a view beyond its storage": lambda o: o(6).as_strided((8,), (1,)).sum(),
     "a write beyond its storage": lambda o: o(6).as_strided((2, 2), (1, 1), 5).fill_(0),
+    "a comparison that is larger": lambda o: o(5, 1).lt_(o(5, 3)),
+    "a power that is larger": lambda o: o(1).pow_(o(3)),
+    "a sum into one of its operands": lambda o: torch.add(x := o(5, 1), o(5, 3), out=x),
+    "a transpose of three dims": lambda o: o(1, 2, 3).t_(),
+    "a difference with a boolean": lambda o: o(3).sub_(False),
+    "a fill by a mask of floats": lambda o: o(3).masked_fill_(o(3), 1.0),
+    "and of integers with a float": lambda o: (o(3, dtype=long) & 1, o(3, dtype=long) & 0.5),
+    "integers times a float in place": lambda o: (o(3, dtype=long).mul_(2), o(3, dtype=long).mul_(0.5)),
+    "booleans in order": lambda o: (o(1, dtype=torch.bool).kthvalue(1), o(3, dtype=torch.bool).kthvalue(1)),
+    "a put of what is written": lambda o: (x := o(3)).put_(o(3, dtype=long), x),
+    "a complex number as a float": lambda o: o(3).__setitem__(0, 1 + 2j),
     "grid of another dtype": lambda o: F.grid_sample(o(1, 1, 2, 2), o(1, 2, 2, 2, dtype=double)),
 }
 

@@ -48,9 +48,7 @@ class Call:
     returns: Any
     """How the written operands and the fresh results make up what the operator returns."""
     in_place: bool = False
-    """The call makes nothing, changes no geometry, and returns its first operand."""
-    regeometry: list[tuple[int, Geometry]] = field(default_factory=list)
-    """Written operands (by position among all tensors) whose geometry the call changes."""
+    """The call makes nothing and returns its first operand."""
     plain: Geometry | None = field(init=False)
     """`single`, where it is contiguous."""
     writes: bool = field(init=False)
@@ -201,7 +199,6 @@ class Inferred:
     """Fresh results in order, None for an undefined one."""
     shape: Any
     """What the operator returns: `Fresh` and `Written` in the nesting of its results."""
-    regeometry: list[tuple[int, Geometry]]
 
 
 @dataclass(slots=True, frozen=True)
@@ -219,7 +216,7 @@ def _has_written(shape: Any) -> bool:
 
 
 def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:
-    """Run the operator on meta tensors. Raises whatever the operator raises there."""
+    """Run the operator on meta tensors. Raises whatever the operator raises there, and for operands that are resized."""
     metas = iter([spec.meta() for spec in specs])
     used: list[torch.Tensor] = []
 
@@ -238,12 +235,13 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))
-    changed = [(i, now) for i, t in enumerate(used) if (now := geometry.of(t)) is not specs[i] and _differs(now, specs[i])]
-    return Inferred(outs, shape, changed)
+    if any(_differs(geometry.of(t), spec) for t, spec in zip(used, specs, strict=True)):
+        raise NotImplementedError("how a result that is resized lies, the worker says")
+    return Inferred(outs, shape)
 
 
 def _differs(now: Geometry, before: Geometry) -> bool:
-    return now.to_wire() != before.to_wire()
+    return now is not before and now.to_wire() != before.to_wire()
 
 
 def fresh_results(op: OpOverload) -> bool:

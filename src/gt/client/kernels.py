@@ -266,22 +266,15 @@ def unforeseeable(op: OpOverload) -> bool:
 
 
 def _call(number: int, found: calls.Inferred, tensor_first: bool) -> Call:
-    single = None
-    if type(found.shape) is Fresh and not found.regeometry:
-        single = found.outs[0]
-    in_place = tensor_first and not found.outs and not found.regeometry and found.shape == Written(0)
-    return Call(number, found.outs, single, found.shape, in_place, found.regeometry)
+    single = found.outs[0] if type(found.shape) is Fresh else None
+    return Call(number, found.outs, single, found.shape, tensor_first and not found.outs and found.shape == Written(0))
 
 
 def _general(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]) -> Any:
     """Results that are several, undefined, or the caller's own tensors."""
     fresh = [record.make(spec) for spec in call.outs if spec is not None]
     record.record_op(call.number, fresh, (*ids, *numbers), sites.here(3))
-    given: list[Tensor] = []
-    if call.regeometry or call.writes:
-        given = calls.tensors_in((*args, *kwargs.values()))
-    for position, spec in call.regeometry:
-        record.regeometry(given[position], spec)
+    given = calls.tensors_in((*args, *kwargs.values())) if call.writes else []
     return _build(call.returns, fresh, given)
 
 

@@ -47,12 +47,15 @@ def fetch(tensor: Tensor) -> Tensor:
     return torch.frombuffer(data if writable else bytearray(data), dtype=spec.dtype).view(spec.size)
 
 
+WIDEST = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
 _copy_remote = kernel(aten.copy_.default)
 _to_copy_remote = kernel(aten._to_copy.default)
 
 
 @special("copy_")
-def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    if not isinstance(src, Tensor):  # a number, which PyTorch hands on as such
+        src = torch.tensor(src, dtype=WIDEST[type(src)])
     if self.device.type != "remote":
         return self.copy_(fetch(src))
     if src.device.type == "remote":
@@ -128,6 +131,7 @@ def _geometry_in_place(op: OpOverload) -> Kernel:
     def run(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         spec = geometry.of(self)
         meta = spec.meta()
+        args = tuple([geometry.of(a).meta() if isinstance(a, Tensor) else a for a in args])
         op(meta, *args, **kwargs)
         return record.regeometry(self, geometry.of(meta))
 
@@ -135,7 +139,6 @@ def _geometry_in_place(op: OpOverload) -> Kernel:
 
 
 for _name in (
-    "t_",
     "transpose_",
     "squeeze_",
     "squeeze_.dim",
@@ -143,9 +146,18 @@ for _name in (
     "unsqueeze_",
     "as_strided_",
     "swapaxes_",
+    "resize_",
+    "resize_as_",
 ):
     _base, _, _overload = _name.partition(".")
     KERNELS[_name] = _geometry_in_place(getattr(getattr(aten, _base), _overload or "default"))
+
+
+@special("t_")
+def t_(self: Tensor) -> Tensor:
+    if self.dim() > 2:
+        raise RuntimeError(f"t_() expects a tensor with <= 2 dimensions, but self is {self.dim()}D")
+    return self.transpose_(0, 0 if self.dim() < 2 else 1)
 
 
 @special("set_.source_Storage_storage_offset")

@@ -12,6 +12,7 @@ from gt.wire import instructions as wire
 from gt.worker import graph, rows
 from gt.worker.memory import DTYPES, Memory, Storages
 
+aten = torch.ops.aten
 REFUSED = {
     "aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream",
     "aten::_print", "aten::get_gradients", "aten::set",
@@ -59,17 +60,20 @@ def draws(op: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in op.tags or any(a.name == "generator" for a in op._schema.arguments)
 
 
-def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> list[int]:
-    """Operands (by index) that the operator writes."""
+def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> tuple[list[int], list[int]]:
+    """Operands (by index) that the operator writes, and which of these it may resize."""
     if not isinstance(op, torch._ops.OpOverload):
-        return []
+        return [], []
     found: list[int] = []
+    resized: list[int] = []
     for position, argument in enumerate(op._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             values = value if isinstance(value, list) else [value]
-            found += [v.index for v in values if isinstance(v, wire.In)]
-    return found
+            found += (indices := [v.index for v in values if isinstance(v, wire.In)])
+            if argument.kwarg_only:  # `out=`
+                resized += indices
+    return found, resized
 
 
 def _number(value: Any) -> Any:
@@ -213,7 +217,7 @@ class Call:
 
     __slots__ = (
         "copies", "default_dtype", "define", "draws", "filler", "ins", "name", "op", "out_numbers", "outs", "positional",
-        "raw", "saves_graph", "verified", "written",
+        "raw", "resized", "saves_graph", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -228,7 +232,7 @@ class Call:
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
-        self.written = written(self.op, define.args, define.kwargs)
+        self.written, self.resized = written(self.op, define.args, define.kwargs)
         self.draws = draws(self.op) or bool(define.graph_of)
         self.saves_graph = bool(define.graph_of)
         self.verified = False
@@ -238,7 +242,11 @@ class Call:
     def operands(self, memory: Memory, args: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
         """The operands among the arguments of an operation, and its numbers. Raises as `Memory.operand`, or ValueError."""
         count = len(self.ins)
-        return [memory.operand(i, g) for i, g in zip(args[:count], self.ins, strict=True)], args[count:]
+        ins = [memory.operand(i, g) for i, g in zip(args[:count], self.ins, strict=True)]
+        for index in self.resized:  # `memory` keeps the tensor that has the geometry it had
+            kept, resized = ins[index], aten.alias.default(ins[index])
+            ins = [resized if tensor is kept else tensor for tensor in ins]
+        return ins, args[count:]
 
 
 Direct = Callable[[Storages, Any], None]

@@ -24,7 +24,7 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[m
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
         )
         call = Call(define, worker.device, session.memory.number)
-        ins = [session.memory.operand(i, g) for (i, _), g in zip(item.ins, call.ins, strict=True)]
+        ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         result = worker.runner.run(session, call, ins, [])
         call.filler.give_back_generators(ins)
         session.operations += 1

@@ -50,6 +50,49 @@ def saved_views_share_a_storage(device: str) -> Any:
 
 
 @idiom
+def resized_and_resized_back(device: str) -> Any:
+    x = data(device, 4)
+    same, part = x.view(4), x[1:3]
+    x.resize_(2)
+    smaller = x.sum()
+    x.resize_(4)
+    grown = data(device, 2)
+    grown.resize_(3, 2).view(-1)[2:] = 1
+    grown.resize_as_(x)
+    return smaller, x, x.sum(), same, same * 2, part, grown, grown.stride()
+
+
+@idiom
+def out_of_another_size(device: str) -> Any:
+    x, rows = torch.zeros(2, 2, device=device), data(device, 3, 5, 1).transpose(0, 1)
+    same = x.view(2, 2)
+    torch.add(rows, data(device, 2), out=x)
+    late = torch.empty(0, device=device)
+    torch.mul(rows, data(device, 2), out=late)
+    results = x.clone(), x.stride(), x.sum(0), late, late.stride(), same.shape, same.sum()
+    return *results, x.resize_(2, 2), x.exp()
+
+
+@idiom
+def numbers_copied_in(device: str) -> Any:
+    whole = torch.zeros(2, dtype=torch.int32, device=device)
+    wide = torch.zeros(2, dtype=torch.float64, device=device)
+    return whole.copy_(2**33 + 1), wide.copy_(0.1), wide.clone().copy_(True), wide.to(torch.complex128).copy_(1j)
+
+
+@idiom
+def element_wise_results_lie_as_on_a_cpu(device: str) -> Any:
+    a, b = data(device, 4, 5, 3).mT, data(device, 4, 3, 5)
+    c, three = data(device, 3, 5, 4).permute(2, 0, 1), torch.tensor(3.0, device=device)
+    found = [
+        f(x, y)
+        for f in (torch.floor_divide, torch.logical_and, torch.xlogy, torch.copysign)
+        for x, y in ((a, three), (b, c))
+    ]
+    return [(x, x.stride()) for x in (*found, F.logsigmoid(a), torch.isin(a, b))]
+
+
+@idiom
 def device_as_a_context(device: str) -> Any:
     with torch.device(device):
         return torch.ones(3) + torch.arange(3), torch.ones(1).device.type == device
