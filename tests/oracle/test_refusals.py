@@ -95,6 +95,14 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "booleans in order": lambda o: (o(1, dtype=torch.bool).kthvalue(1), o(3, dtype=torch.bool).kthvalue(1)),
     "a put of what is written": lambda o: (x := o(3)).put_(o(3, dtype=long), x),
     "a complex number as a float": lambda o: o(3).__setitem__(0, 1 + 2j),
+    "a sort of no dim": lambda o: o(2, 3).sort(dim=2),
+    "a maximum of no dim": lambda o: torch.cummax(o(1).sum(), 2),
+    "a softmax of no dim": lambda o: o(2, 3).softmax(-3),
+    "a slice of no dim": lambda o: torch.slice_scatter(o(2, 3), o(2, 3), 2),
+    "a mode of complex numbers": lambda o: (o(1, dtype=torch.complex64).mode(0), o(3, dtype=torch.complex64).mode(0)),
+    "values into integers": lambda o: torch.cummax(o(3), 0, out=(o(3), o(3, dtype=short))),
+    "a number into one element many times": lambda o: o(3, 1).expand(3, 4).copy_(2.5),
+    "a local tensor into one element": lambda o: o(1).expand(3).copy_(torch.zeros(3)),
     "grid of another dtype": lambda o: F.grid_sample(o(1, 1, 2, 2), o(1, 2, 2, 2, dtype=double)),
 }
 

@@ -128,19 +128,7 @@ def _contiguous(op: Infer) -> Infer:
     return infer
 
 
-def _along(op: Infer) -> Infer:
-    """The second argument is a dim of the first."""
-
-    def infer(self: torch.Tensor, dim: int, *args: Any) -> Any:
-        self.size(dim)
-        return op(self, dim, *args)
-
-    return infer
-
-
 EVERYWHERE: dict[str, Infer] = {
-    "aten::_softmax": _along(aten._softmax.default),
-    "aten::_log_softmax": _along(aten._log_softmax.default),
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),

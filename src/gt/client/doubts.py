@@ -21,7 +21,10 @@ NO_INDICES = ("aten::mse_", "aten::huber_", "aten::smooth_l1_", "aten::soft_marg
 """How the names of operators begin whose targets are no indices, integers or not."""
 TRIED = {
     f"aten::{name}{in_place}"
-    for name in ("index_add", "index_copy", "index_fill", "index_put", "index_reduce", "scatter", "scatter_add", "put")
+    for name in (
+        "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "scatter", "scatter_add", "scatter_reduce",
+        "put",
+    )
     for in_place in ("", "_")
 } | {
     f"aten::{name}"
@@ -51,8 +54,8 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     numbers = _numbers(op, args)
     odd = any(d is not dtypes[0] or d not in TAKEN for d in dtypes) or bool in numbers or complex in numbers
     doubtful = (odd or name.startswith(NOT_OF_FLOATS)) and not _takes_indices(op, args, kwargs)
-    few = all(spec.size.numel() < 2 for spec in specs)  # for which operators have short ways that check less
-    return (*dtypes, *numbers, few) if doubtful else None
+    ones = tuple([n == 1 for n in specs[0].size])  # for which operators have short ways that check less
+    return (*dtypes, *numbers, ones) if doubtful else None
 
 
 def _numbers(op: OpOverload, args: tuple[Any, ...]) -> tuple[type, ...]:
@@ -66,7 +69,8 @@ def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     if op._schema.name.startswith(NO_INDICES):
         return False
     given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-    tensors = calls.tensors_in(v for name, v in given.items() if name in INDICES)
+    read = [a.name for a in op._schema.arguments if a.name in INDICES and a.alias_info is None]
+    tensors = calls.tensors_in(given.get(name) for name in read)
     return any(not t.is_floating_point() for t in tensors)
 
 

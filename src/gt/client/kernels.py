@@ -234,7 +234,7 @@ def learn(
 ) -> Any:
     """Infer and define a call that was not met before."""
     call: Any = UNFORESEEN
-    if not (unforeseeable(op) or any(map(_overlaps, calls.written(op, args, kwargs).values()))):
+    if not (unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, calls.written(op, args, kwargs).values()))):
         specs = [record.operand(t)[1] for t in calls.tensors_in((*args, *kwargs.values()))]
         try:
             found = calls.infer(op, args, kwargs, specs)
@@ -249,8 +249,17 @@ def learn(
     return call
 
 
-def _overlaps(written: Tensor) -> bool:
-    """Whether elements share memory: whether an operator may write them, the worker says at the call, inference does not."""
+def _beyond(op: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether the dim of a call is none of its first operand's: not all inference looks."""
+    if not args or not isinstance(args[0], Tensor):
+        return False
+    dims = max(args[0].dim(), 1)
+    given = zip(op._schema.arguments, args, strict=False)
+    return any(a.name == "dim" and type(v) is int and not -dims <= v < dims for a, v in given)
+
+
+def shares_elements(written: Tensor) -> bool:
+    """Whether elements share memory: if an operator may write them, the worker says at the call, inference does not."""
     return any(stride == 0 and n > 1 for n, stride in zip(written.shape, written.stride(), strict=True))
 
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 
 from gt.client import geometry, interrupts, record, session, sites, tensors
 from gt.client.calls import OpOverload
-from gt.client.kernels import Kernel, kernel
+from gt.client.kernels import Kernel, kernel, shares_elements
 from gt.errors import RefusedError
 from gt.wire import instructions as wire
 
@@ -58,8 +58,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         src = torch.tensor(src, dtype=WIDEST[type(src)])
     if self.device.type != "remote":
         return self.copy_(fetch(src))
-    if src.device.type == "remote":
-        return _copy_remote(self, src)  # type: ignore[no-any-return]
+    if src.device.type == "remote" or shares_elements(self):
+        return _copy_remote(self, src.to("remote"))  # type: ignore[no-any-return]
     if src.shape != self.shape:
         src = src.expand(self.shape)
     number, spec, _ = record.operand(self)

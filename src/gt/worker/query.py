@@ -27,6 +27,10 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[m
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         result = worker.runner.run(session, call, ins, [])
         call.filler.give_back_generators(ins)
+        if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
+            raise NotImplementedError(
+                f"{item.op} resized its out=, which no result tells: give it tensors of the right sizes"
+            )
         session.operations += 1
         return _answer(session, item, call, result, ins), []
     except PoisonedError as error:

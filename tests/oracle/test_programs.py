@@ -1,0 +1,14 @@
+"""Random programs do on the remote device what they do on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.oracle.programs import check
+
+PROGRAMS = 25
+
+
+@pytest.mark.parametrize("first", range(0, 150, PROGRAMS))
+def test_a_program_does_what_it_does_on_the_cpu(first: int) -> None:
+    assert check(first, first + PROGRAMS) == []
