@@ -103,7 +103,7 @@ def _last_by_columns(op: Infer) -> Infer:
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         *found, last = op(*args, **kwargs)
-        return *found, last.mT.contiguous().mT
+        return *found, last.new_empty(last.mT.shape).mT
 
     return infer
 
@@ -128,6 +128,42 @@ def _contiguous(op: Infer) -> Infer:
     return infer
 
 
+def _real_to_complex(self: torch.Tensor, dim: list[int], *args: Any) -> Any:
+    return _transformed(aten._fft_r2c.default(self, dim, *args), self, [*_by_stride(self, dim[:-1]), dim[-1]])
+
+
+def _complex_to_complex(self: torch.Tensor, dim: list[int], *args: Any) -> Any:
+    out = aten._fft_c2c.default(self, dim, *args)
+    return _transformed(out, self, _by_stride(self, dim)) if dim else out
+
+
+def _complex_to_real(self: torch.Tensor, dim: list[int], normalization: int, last: int) -> Any:
+    """All dims but the last are transformed to complex numbers first."""
+    out = aten._fft_c2r.default(self, dim, normalization, last)
+    between = _complex_to_complex(self, dim[:-1], normalization, False) if len(dim) > 1 else self
+    return _transformed(out, between, dim[-1:])
+
+
+def _transformed(out: torch.Tensor, self: torch.Tensor, dim: list[int]) -> torch.Tensor:
+    """Laid out as PyTorch has it made by MKL: other dims first, by stride, and these, as they come, last.
+
+    `_exec_fft` of ATen/native/mkl/SpectralOps.cpp; its `std::partition` fills the places of these dims from the end.
+    """
+    if not torch.backends.mkl.is_available():
+        return out.new_empty(out.shape)
+    others = self.dim() - len(dim)
+    after = [d for d in range(others, self.dim()) if d not in dim]
+    order = [*_by_stride(self, [after.pop() if d in dim else d for d in range(others)]), *dim]
+    made = out.new_empty([out.size(d) for d in order])
+    return made.permute([order.index(d) for d in range(self.dim())])
+
+
+def _by_stride(self: torch.Tensor, dims: list[int]) -> list[int]:
+    """The largest stride first."""
+    strides = self.resolve_conj().stride()
+    return sorted(dims, key=lambda d: -strides[d])
+
+
 EVERYWHERE: dict[str, Infer] = {
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
@@ -148,6 +184,9 @@ CPU: dict[str, Infer] = {
     "aten::poisson": _contiguous(aten.poisson.default),
     "aten::_standard_gamma": _contiguous(aten._standard_gamma.default),
     "aten::isin.Tensor_Tensor": _contiguous(aten.isin.Tensor_Tensor),
+    "aten::_fft_r2c": _real_to_complex,
+    "aten::_fft_c2c": _complex_to_complex,
+    "aten::_fft_c2r": _complex_to_real,
     "aten::_linalg_svd": _last_by_columns(aten._linalg_svd.default),
     "aten::linalg_eig": _last_by_columns(aten.linalg_eig.default),
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,

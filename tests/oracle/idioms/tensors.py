@@ -340,3 +340,17 @@ def copied_attributes_do_not_carry_identity(device: str) -> Any:
     a + b
     b.__dict__.update(a.__dict__)
     return b + 1
+
+
+@idiom
+def transforms_and_factors_lie_in_memory_as_the_cpus_do(device: str) -> Any:
+    x = data(device, 3, 4, 6)
+    real = [x, x.mT.contiguous().mT, x.permute(2, 0, 1).contiguous().permute(1, 2, 0), x[:, ::2], data(device, 2, 1, 3)]
+    dims = ((0,), (1,), (2,), (0, 1), (1, 2), (2, 0), (2, 1, 0))
+    fft, found = torch.fft, []
+    for a, dim in itertools.product([*real, *(torch.complex(r, r + 1) for r in real)], dims):
+        found += [fft.fftn(a, dim=dim), fft.ifftn(a, dim=dim, norm="ortho"), fft.hfftn(a, s=[4] * len(dim), dim=dim)]
+        found += [fft.irfftn(a.conj(), s=[3] * len(dim), dim=dim), *([] if a.is_complex() else [fft.rfftn(a, dim=dim)])]
+    for a in (data(device, 3, 3), data(device, 2, 3, 3).mT, data(device, 0, 3, 3).mT):
+        found += [*torch.linalg.svd(a), *torch.linalg.eig(a), *torch.linalg.qr(a), *torch.linalg.lu(a), torch.svd(a).V]
+    return [(t.stride(), t.is_contiguous()) for t in found], found[:-30]
