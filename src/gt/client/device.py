@@ -14,6 +14,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from gt.client import (
     autocast,
     calls,
+    counting,
     engine,
     interrupts,
     linear,
@@ -187,6 +188,7 @@ def _register() -> None:
     for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1"):
         fallback.fallback(_refuse, key)
     linear.install(library)
+    counting.install()
     autocast.install(library, fallback)
     _libraries.extend((library, fallback))
 

@@ -36,10 +36,10 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: Sequence[bool]) -> Any:
-    """Below autograd but for a gradient that is to be differentiated again, which is made of its parts."""
+    """Below autograd but for a gradient that is to be differentiated again or counted, which is made of its parts."""
     if mask[0] and _replaced:
         _check_replaced(weight)
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or Registration.counters):
         return _linear_backward(input, grad, weight, mask)
     columns = input.shape[-1]
     rows, grads = input.reshape(-1, columns), grad.reshape(-1, weight.numel() // max(columns, 1))
@@ -79,9 +79,15 @@ def _check_replaced(weight: torch.Tensor) -> None:
 
 
 class Registration:
-    """The kernels of `linear`; none while a dual level is open."""
+    """The kernels of `linear`; none while a dual level is open or operations are counted."""
 
     library: torch.library.Library | None = None
+    counters = 0
+    """`FlopCounterMode`s that are on."""
+
+    @classmethod
+    def update(cls) -> None:
+        (cls.off if forward_ad._current_level >= 0 or cls.counters else cls.on)()
 
     @classmethod
     def on(cls) -> None:
@@ -102,7 +108,7 @@ def _watch(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         finally:
-            (Registration.off if forward_ad._current_level >= 0 else Registration.on)()
+            Registration.update()
 
     return call
 

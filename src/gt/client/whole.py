@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls, geometry, record, sites
+from gt.client import calls, counting, geometry, record, sites
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
 from gt.client.lifting import lifted
@@ -43,6 +43,8 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
+            return op.decompose(*args, **kwargs)
+        if counting.wants_parts(op, args, kwargs):
             return op.decompose(*args, **kwargs)
         args = tuple(lifted(op, args))
         tensors = calls.tensors_in((*args, *kwargs.values()))
@@ -122,7 +124,8 @@ def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[Geometry]) -> l
     # late import: 0.5 s that only programs with such operators need to spend
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with torch.no_grad(), FakeTensorMode() as mode:
+    disabled = torch.utils._python_dispatch._disable_current_modes
+    with torch.no_grad(), disabled(), FakeTensorMode() as mode:
         fakes = iter([torch.empty_strided(s.size, s.stride, dtype=s.dtype) for s in specs])
 
         def convert(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.oracle.idioms import data, grads, idiom, net
 
@@ -289,3 +290,28 @@ def transformer_layer(device: str) -> Any:
     m.eval()
     with torch.no_grad():
         return out, grads(m), m(x)
+
+
+@idiom
+def counted_operations(device: str) -> Any:
+    torch.manual_seed(0)
+    x = data(device, 2, 5, 8).requires_grad_()
+    attention, layer, gru = nn.MultiheadAttention(8, 2), nn.TransformerEncoderLayer(8, 2, 16), nn.GRU(8, 3)
+    cell, lstm, linear = nn.RNNCell(8, 3).to(device), nn.LSTM(8, 3).to(device), nn.Linear(8, 3).to(device)
+    for module in (attention, layer, gru):
+        module.to(device)
+    before, q, attend = linear(x).sum(), x.view(2, 1, 5, 8), F.scaled_dot_product_attention
+    calls = (
+        lambda: before, lambda: linear(x).sum(), lambda: linear(x.detach().mT.contiguous().mT).sum(),
+        lambda: linear(x[0]).sum(), lambda: attention(x, x, x)[0].sum(), lambda: layer(x).sum(), lambda: gru(x)[0].sum(),
+        lambda: lstm(x)[0].sum(), lambda: attend(q, q, q).sum(), lambda: attend(q, q, q, None, 0.5).sum(),
+        lambda: attend(x, x, x).sum(),
+    )  # fmt: skip
+    found: list[Any] = []
+    for call in (*calls, *calls[1:]):  # a call that was met before counts the same
+        with FlopCounterMode(display=False) as counter:
+            call().backward()
+        found.append({scope: {str(op): n for op, n in ops.items()} for scope, ops in counter.get_flop_counts().items()})
+    with FlopCounterMode(display=False) as counter:
+        cell(x[0]).sum().backward()
+    return [sorted(counts.items()) for counts in found], counter.get_total_flops(), linear(x)
