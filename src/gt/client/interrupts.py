@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from types import FrameType
 from typing import Any, ClassVar
@@ -145,16 +146,26 @@ def keep(frame: memoryview) -> bytes | Received:
 _other_hook = sys.unraisablehook
 
 
-def _unraisable(info: Any) -> None:
-    """A Ctrl-C that arrives in a destructor would be lost, since nobody can catch what that raises: it is raised again."""
-    of_holder = info.object is record.Holder.__del__
+def _unraisable(
+    info: Any,
+    other: Any = _other_hook,
+    end_of_holder: Any = record.Holder.__del__,
+    at_the_end: Callable[[], bool] = sys.is_finalizing,
+) -> None:
+    """A Ctrl-C that arrives in a destructor would be lost, since nobody can catch what that raises: it is raised again.
+
+    What it takes at its definition is there when the interpreter ends, which takes the names of modules away.
+    """
+    of_holder = info.object is end_of_holder
     if info.exc_type is KeyboardInterrupt:
         number = getattr(info.exc_traceback.tb_frame.f_locals["self"], "id", None) if of_holder else None
         if number is not None:
             record.segment.append(number)  # perhaps once more: a storage that is gone cannot be freed
         _thread.start_new_thread(_interrupt_again, ())
     elif not (of_holder and info.exc_type is AttributeError):  # it came before the holder had its id
-        _other_hook(info)
+        if at_the_end() and "'remote' backend" in str(info.exc_value):
+            info.exc_value.args = ("a destructor computes with a remote tensor, and the session ended with the program",)
+        other(info)
 
 
 def _interrupt_again() -> None:

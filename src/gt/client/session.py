@@ -11,6 +11,7 @@ import builtins
 import itertools
 import os
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -187,6 +188,7 @@ class Session:
             error, self.unreported = self.unreported, None
             raise error
         if self.closed:
+            _leave_at_the_end()
             raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
 
     def idle(self) -> None:
@@ -236,11 +238,14 @@ class Current:
 
     session: Session | None = None
     forked = False
+    ended = False
+    """The program has ended; what is left of it are threads that nobody waits for, and destructors."""
     flusher: threading.Thread | None = None
 
 
 def current() -> Session:
     """The open session; opens one if there is none."""
+    _leave_at_the_end()
     if Current.forked:
         raise ForkError(FORKED)
     if Current.session is None:
@@ -311,7 +316,11 @@ def _flush_aged() -> None:
 
 
 def _flush() -> None:
-    current().flush()
+    _leave_at_the_end()
+    if Current.ended and Current.session is None:
+        record.segment.clear()  # of a destructor
+    else:
+        current().flush()
 
 
 def _after_fork() -> None:
@@ -331,6 +340,38 @@ def close() -> None:
         Current.session = None
         _forget_session()
     early.stop()
+
+
+GRACE_S = 0.05
+"""How long a program that ends waits for the threads that nobody waits for to come to their next operation."""
+END_S = 10.0
+"""How long for one that is in the midst of an operation, which may be loading parts of PyTorch."""
+
+
+def _end() -> None:
+    """The program has ended. Threads that go on leave at their next operation: Python would end them in the midst of C++."""
+    with record.lock:
+        Current.ended = True
+        close()
+        record.Flush.limit = 0
+    began = time.monotonic()
+    for thread in threading.enumerate():
+        if thread.daemon and thread is not Current.flusher:
+            while thread.is_alive() and time.monotonic() - began < (END_S if _is_inside(thread) else GRACE_S):
+                thread.join(GRACE_S / 5)
+
+
+def _is_inside(thread: threading.Thread) -> bool:
+    """Whether a thread runs code of this package."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and not frame.f_globals.get("__name__", "").startswith("gt."):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _leave_at_the_end() -> None:
+    if Current.ended and threading.current_thread() is not threading.main_thread():
+        raise SystemExit  # which ends a thread, and nothing is said of it
 
 
 def _forget_session() -> None:
@@ -355,4 +396,4 @@ def leave_scope() -> None:
 
 record.Flush.send = _flush
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(close)
+atexit.register(_end)
