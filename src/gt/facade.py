@@ -118,6 +118,10 @@ def _compile(model: Any = None, **options: Any) -> Any:
     return (lambda m: m) if model is None else model
 
 
+def _load_script(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    return torch.jit.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+
+
 def _set_default_tensor_type(t: Any) -> None:
     torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
 
@@ -167,6 +171,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
+    "torch.jit": {"load": _load_script},
     "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
@@ -237,7 +242,17 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
 
+def _script_as_torch() -> None:
+    """In a scripted function, a name that is wrapped here is the operator, which knows no default but the CPU."""
+    for module, names in OVERRIDES.items():
+        for name, value in names.items():
+            operator = torch.jit._builtins._find_builtin(getattr(importlib.import_module(module), name))
+            if operator is not None and not isinstance(value, type):
+                torch.jit._builtins._register_builtin(value, operator)
+
+
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
+    _script_as_torch()
     sys.meta_path.append(Finder())

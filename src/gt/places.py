@@ -129,6 +129,17 @@ def _new(original: Callable[..., Any]) -> Callable[..., Any]:
     return new
 
 
+def _compile(original: Callable[..., None]) -> Callable[..., None]:
+    """`compile` of modules: workers decide what to compile, the module runs as it is."""
+
+    @functools.wraps(original)
+    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not _is_ported(sys._getframe(1)):
+            original(self, *args, **kwargs)
+
+    return compile
+
+
 NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros")
 
 
@@ -138,4 +149,5 @@ def install() -> None:
     UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
     for name in NEW:
         setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
+    torch.nn.Module.compile = _compile(torch.nn.Module.compile)  # type: ignore[method-assign]
     torch.nn.Module.to_empty = _new(torch.nn.Module.to_empty)  # type: ignore[method-assign]

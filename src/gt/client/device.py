@@ -20,6 +20,7 @@ from gt.client import (
     linear,
     modules,
     record,
+    scripts,
     session,
     sparse,
     special,
@@ -226,6 +227,7 @@ def install() -> None:
     storage.install()
     tensors.install(calls.forget_all)
     modules.install()
+    scripts.install()
     engine.install()
     interrupts.install()
     _install_accelerator()

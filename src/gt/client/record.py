@@ -115,7 +115,8 @@ def mixed_devices(tensor: torch.Tensor) -> str:
     elif tensor.dim():
         text += (
             "\n  hint: under `import gt as torch` tensors are made remote; this one was made by `import torch` beside it, by"
-            " another library, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it: tensor.to('remote')"
+            " another library, by a factory in a scripted function, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it:"
+            " tensor.to('remote')"
         )
     return text
 
