@@ -110,7 +110,25 @@ def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tenso
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if callable(map_location) or isinstance(map_location, dict):
+        return torch.load(f, _restoring(map_location), *args, **kwargs)
     return torch.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+
+
+def _restoring(map_location: Any) -> Callable[[Any, str], Any]:
+    """A function or a dict that says where each storage of a file goes: the CPU that it speaks of is the remote device."""
+    restore = torch.serialization.default_restore_location
+
+    def put(storage: Any, location: str) -> Any:
+        kind = "cpu" if location.partition(":")[0] == "remote" else location
+        if callable(map_location):
+            found = map_location(storage, kind)
+            found = restore(storage, kind) if found is None else found
+        else:
+            found = restore(storage, str(map_location.get(kind, map_location.get(location, kind))))
+        return restore(found, str(REMOTE)) if places.names_the_cpu(found.device) else found
+
+    return put
 
 
 def _compile(model: Any = None, **options: Any) -> Any:

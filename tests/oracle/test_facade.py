@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,6 +276,28 @@ print(model.load_state_dict(torch.load("model.pt", map_location=device)), model(
 torch.set_default_device(device)
 print(torch.rand(2) + torch.rand(2, device="cpu"), nn.Linear(1, 1)(torch.ones(1)))
 """,
+    "files_to_other_places": """
+import IMPORT as torch
+import io
+x = torch.arange(4.0)
+seen = set()
+for saved in ({}, {"_use_new_zipfile_serialization": False}):
+    places = (
+        None, "cpu", torch.device("cpu"), {"cuda:0": "cpu"}, {"cpu": "meta"}, lambda storage, location: storage,
+        lambda storage, location: seen.add(location), lambda storage, location: storage.cpu(),
+    )
+    for place in places:
+        file = io.BytesIO()
+        torch.save({"x": x, "v": x[1:]}, file, **saved)
+        file.seek(0)
+        found = torch.load(file, map_location=place)
+        print(found["x"].shape if found["x"].is_meta else found["x"] + torch.ones(4), found["v"].stride(), seen)
+torch.save([x], "x.pt")
+print(torch.load("x.pt", mmap=True, map_location="cpu")[0] + x, torch.load("x.pt", map_location=lambda s, l: s)[0] + x)
+with torch.device("meta"):
+    loaded = torch.load("x.pt")
+print(loaded[0] + x)
+""",
     "torchscript": """
 import IMPORT as torch
 from IMPORT import nn
@@ -403,6 +426,19 @@ def test_the_lines_of_two_threads_are_told_apart_after_their_backward_passes() -
     *_, waiting = [r for r in gt.debug.tape() if r.op == "aten::add.Tensor"]
     assert waiting.line == place
     assert product.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_what_was_saved_is_loaded_where_nobody_knows_of_the_remote_device(run_python: Run, tmp_path: Path) -> None:
+    path, names = tmp_path / "model.pt", "torch.load(sys.argv[1], map_location='cpu', mmap=mmap)"
+    model = gt.nn.Linear(2, 2)
+    gt.save({"model": model.state_dict(), "row": model.weight.detach()[1]}, path)
+    source = (
+        f"import sys, torch\nfor mmap in (False, True):\n  found = {names}\n  print(found['row'].tolist(), found['model'])"
+    )
+    run = run_python(source, str(path))
+    assert run.returncode == 0, run.stderr
+    assert str(model.weight[1].tolist()) in run.stdout
+    assert "remote" not in run.stdout
 
 
 LEFT_ALIVE = """

@@ -42,7 +42,7 @@ def _set_from_file(storage: Storage, *args: Any) -> Storage:
     """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
     local = Storage(storage.nbytes())
     local._set_from_file(*args)
-    as_bytes(storage).copy_(torch.empty(0, dtype=torch.uint8).set_(local))
+    as_bytes(storage).copy_(torch.empty(0, dtype=torch.uint8, device="cpu").set_(local))
     return storage
 
 
@@ -90,14 +90,14 @@ def _data_ptr(self: torch.Tensor) -> int:
 
 
 def _location(storage: Any) -> str | None:
-    return "remote" if _is_remote(storage) else None
+    return "remote:0" if _is_remote(storage) else None
 
 
 def _restore(storage: Any, location: str) -> Any:
     """Put a storage that was read from a file onto the worker."""
     if not location.startswith("remote"):
         return None
-    return torch.empty(0, dtype=torch.uint8).set_(storage).to("remote").untyped_storage()
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).to("remote").untyped_storage()
 
 
 def install() -> None:

@@ -39,6 +39,31 @@ def pickled_and_saved_in_the_old_format(device: str) -> Any:
 
 
 @idiom
+def loaded_to_other_places(device: str) -> Any:
+    file, found = io.BytesIO(), []
+    x = data(device, 6)
+    torch.save([x, x[2:4]], file)
+    place = "cpu" if device == "cpu" else "remote:0"
+    seen: list[bool] = []
+    places = (
+        device, torch.device(device), "cpu", {place: "cpu"}, {"cuda:3": "cpu"}, {place: "meta"}, "cuda",
+        lambda storage, location: seen.append(location == place), lambda storage, location: storage,
+    )  # fmt: skip
+    for to in places:
+        file.seek(0)
+        try:
+            a, b = torch.load(file, map_location=to)
+        except RuntimeError as error:
+            found += [str(error).split(".")[0]]
+            continue
+        found += [a.shape if a.is_meta else a, b.stride()]
+    file.seek(0)
+    with torch.device("meta"):
+        found += torch.load(file)
+    return found, set(seen)
+
+
+@idiom
 def saved_views_share_a_storage(device: str) -> Any:
     base = data(device, 6)
     file = io.BytesIO()
