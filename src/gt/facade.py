@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from gt import places, stand_ins
+from gt.client import query
 from gt.loader import SAMPLERS, DataLoader, random_split
 from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
 
@@ -152,6 +153,48 @@ def _set_rng_state(new_state: torch.Tensor) -> None:
     torch.remote.set_rng_state(new_state)  # type: ignore[attr-defined]
 
 
+class Generator(torch.Generator):
+    """`torch.default_generator`: the session's, for whoever seeds it, keeps its state, or draws from it by name.
+
+    What is drawn from it on the CPU is its own, of the same seed.
+    """
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        return _manual_seed(seed)
+
+    def seed(self) -> int:
+        return torch.seed()
+
+    def initial_seed(self) -> int:
+        return torch.initial_seed()
+
+    def get_state(self) -> torch.Tensor:
+        return _get_rng_state()
+
+    def set_state(self, new_state: torch.Tensor) -> torch.Generator:
+        _set_rng_state(new_state)
+        return super().set_state(new_state)
+
+
+Generator.__module__ = torch.Generator.__module__
+_default_generator = Generator()
+query.session_generators.add(_default_generator._cdata)  # type: ignore[attr-defined]
+
+
+@functools.wraps(torch.manual_seed)
+def _manual_seed(seed: Any) -> torch.Generator:
+    torch.manual_seed(seed)
+    return torch.Generator.manual_seed(_default_generator, int(seed))
+
+
+RANDOM = {
+    "default_generator": _default_generator,
+    "manual_seed": _manual_seed,
+    "get_rng_state": _get_rng_state,
+    "set_rng_state": _set_rng_state,
+}
+
+
 @contextlib.contextmanager
 def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> Iterator[None]:
     with torch.random.fork_rng([0] if devices is None else devices, enabled, device_type="remote"):
@@ -178,8 +221,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "Generator": stand_ins.Generator,
         "Tensor": stand_ins.Tensor,
         **stand_ins.TENSOR_TYPES,
-        "get_rng_state": _get_rng_state,
-        "set_rng_state": _set_rng_state,
+        **RANDOM,
         "autocast": _autocast,
         **{name: placing(getattr(torch, name)) for name in LIKE},
         **{name: placing_kind(getattr(torch, name)) for name in AUTOCAST_STATE},
@@ -188,7 +230,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
-    "torch.random": {"get_rng_state": _get_rng_state, "set_rng_state": _set_rng_state, "fork_rng": _fork_rng},
+    "torch.random": {**RANDOM, "fork_rng": _fork_rng},
     "torch.jit": {"load": _load_script},
     "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
     "torch.serialization": {"load": _load},

@@ -298,6 +298,35 @@ with torch.device("meta"):
     loaded = torch.load("x.pt")
 print(loaded[0] + x)
 """,
+    "default_generator": """
+import IMPORT as torch
+g = torch.default_generator
+print(g is torch.random.default_generator, g.device, type(g), torch.manual_seed(4) is g, g.initial_seed(), torch.rand(2))
+g.manual_seed(5)
+state = g.get_state()
+a = torch.rand(2), torch.randn(3, generator=g), torch.empty(2).uniform_(generator=g), torch.rand(2)
+g.set_state(state)
+print(a, torch.rand(2), torch.randn(3), torch.initial_seed(), torch.random.initial_seed())
+print(g.seed() == torch.initial_seed() == torch.random.initial_seed(), torch.manual_seed(-1) is g, torch.rand(1))
+""",
+    "on_one_device": """
+import IMPORT as torch
+from IMPORT import nn
+from IMPORT.optim.swa_utils import AveragedModel, update_bn
+torch.manual_seed(0)
+x, model = torch.randn(5, 3), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+parallel = nn.DataParallel(model)
+parallel(x).pow(3).sum().backward()
+print(parallel(x), parallel.device_ids, list(parallel.state_dict()), model[0].weight.grad)
+print(nn.DataParallel(model).to("cpu")(x))
+for options in ({}, {"use_buffers": True}):
+    averaged = AveragedModel(model, **options)
+    for _ in range(3):
+        model(x)
+        averaged.update_parameters(model)
+    update_bn([x, x + 1], averaged)
+    print(averaged.state_dict(), averaged(x))
+""",
     "torchscript": """
 import IMPORT as torch
 from IMPORT import nn

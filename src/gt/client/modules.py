@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim import swa_utils
 
 from gt.client.special import NestedError
 
@@ -27,6 +28,7 @@ def _choose_as_on_the_cpu() -> None:
     options._adjust = _adjust
 
 
+data_parallel = importlib.import_module("torch.nn.parallel.data_parallel")  # the package has a function of this name
 LOOPS = ("asgd", "nadam", "radam")
 """Optimizers whose foreach form, PyTorch's choice on a device, rounds otherwise than the loop, its choice on a CPU."""
 
@@ -43,6 +45,18 @@ def _looping(choose: Callable[..., tuple[bool, bool]]) -> Callable[..., tuple[bo
         return (False, False) if any(p.device.type == "remote" for p in params) else choose(params, *args, **kwargs)
 
     return _choose
+
+
+def _average_as_on_the_cpu() -> None:
+    """`AveragedModel` averages lists of tensors on a device, and cannot those of integers, where a CPU takes one by one."""
+    supported = swa_utils._get_foreach_kernels_supported_devices
+    swa_utils._get_foreach_kernels_supported_devices = lambda: [kind for kind in supported() if kind != "remote"]
+
+
+def _one_device() -> None:
+    """`DataParallel` has no devices to divide a batch among, as where there is only a CPU, and calls its module."""
+    available = data_parallel._get_available_device_type
+    data_parallel._get_available_device_type = lambda: None if available() == "remote" else available()  # type: ignore[no-untyped-call]
 
 
 def _encode_padded() -> None:
@@ -70,5 +84,7 @@ def _encode_padded() -> None:
 
 def install() -> None:
     _loop_as_on_the_cpu()
+    _average_as_on_the_cpu()
+    _one_device()
     _encode_padded()
     _choose_as_on_the_cpu()
