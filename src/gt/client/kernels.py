@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.autograd.graph import increment_version
+from torch.utils import deterministic
 
 from gt.client import calls, doubts, record, session, sites
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
@@ -34,7 +36,25 @@ def kernel(op: OpOverload) -> Kernel:
         return _two_operand_kernel(general, cache)
     if op._schema.name.startswith("aten::_foreach_") and op._schema.is_mutable:
         return _counting_kernel(general)
-    return general
+    return _filling_kernel(general) if op._schema.name in UNINITIALIZED else general
+
+
+UNINITIALIZED = {
+    f"aten::{name}" for name in ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided")
+}
+
+
+def _filling_kernel(general: Kernel) -> Kernel:
+    """For the operators that leave their result as it comes, which PyTorch fills where it is to be deterministic."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        made = general(*args, **kwargs)
+        if torch._C._get_deterministic_algorithms() and deterministic.fill_uninitialized_memory:  # type: ignore[attr-defined]
+            unknown = made.is_floating_point() or made.is_complex()
+            made.fill_(math.nan if unknown else 1 if made.dtype is torch.bool else torch.iinfo(made.dtype).max)
+        return made
+
+    return run
 
 
 def _counting_kernel(general: Kernel) -> Kernel:

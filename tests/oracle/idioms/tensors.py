@@ -379,3 +379,22 @@ def transforms_and_factors_lie_in_memory_as_the_cpus_do(device: str) -> Any:
     for a in (data(device, 3, 3), data(device, 2, 3, 3).mT, data(device, 0, 3, 3).mT):
         found += [*torch.linalg.svd(a), *torch.linalg.eig(a), *torch.linalg.qr(a), *torch.linalg.lu(a), torch.svd(a).V]
     return [(t.stride(), t.is_contiguous()) for t in found], found[:-30]
+
+
+@idiom
+def memory_that_is_filled_to_be_deterministic(device: str) -> Any:
+    torch.use_deterministic_algorithms(True)
+    try:
+        kinds = (torch.float32, torch.bfloat16, torch.complex64, torch.int64, torch.uint8, torch.bool)
+        made = [torch.empty(2, 2, dtype=kind, device=device) for kind in kinds]
+        x = data(device, 2, 3)
+        made += [
+            torch.empty_like(x),
+            x.new_empty(2),
+            torch.empty_strided((2, 2), (1, 2), device=device),
+            torch.empty_like(x.T),
+        ]
+        made += [x.mul(2), torch.zeros(3, device=device), torch.empty(0, 2, device=device)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return made, [t.stride() for t in made]
