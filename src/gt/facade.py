@@ -153,7 +153,7 @@ def _set_rng_state(new_state: torch.Tensor) -> None:
     torch.remote.set_rng_state(new_state)  # type: ignore[attr-defined]
 
 
-class Generator(torch.Generator):
+class DefaultGenerator(torch.Generator):
     """`torch.default_generator`: the session's, for whoever seeds it, keeps its state, or draws from it by name.
 
     What is drawn from it on the CPU is its own, of the same seed.
@@ -176,8 +176,8 @@ class Generator(torch.Generator):
         return super().set_state(new_state)
 
 
-Generator.__module__ = torch.Generator.__module__
-_default_generator = Generator()
+DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch.Generator.__module__, torch.Generator.__qualname__
+_default_generator = DefaultGenerator()
 query.session_generators.add(_default_generator._cdata)  # type: ignore[attr-defined]
 
 
