@@ -63,7 +63,6 @@ def test_what_does_not_travel_is_refused_clearly() -> None:
     for make in (
         lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
         lambda: torch.nested.nested_tensor([x, x[:1]]) * 2,
-        lambda: x.to_sparse_csr(),
         lambda: x.to_mkldnn(),
     ):
         with pytest.raises(NotImplementedError, match="CPU"):

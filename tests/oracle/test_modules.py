@@ -34,7 +34,8 @@ def test_a_lazy_module_moves_before_it_knows_its_shapes() -> None:
         torch.manual_seed(1)
         return module(given).detach().cpu()  # type: ignore[no-any-return]
 
-    torch.testing.assert_close(run("remote"), run("cpu"))
+    for a, b in zip(run("remote"), run("cpu"), strict=True):
+        assert torch.equal(a.to_dense(), b.to_dense())
 
 
 @pytest.mark.parametrize(
@@ -63,13 +64,3 @@ def test_sparse_gradients_of_an_embedding_move_it_as_on_the_cpu(kind: Any, argum
         return [embedding.weight.detach().cpu(), gradient.coalesce().cpu()]
 
     torch.testing.assert_close(run("remote"), run("cpu"))
-
-
-def test_what_has_no_sparse_kernel_is_refused_with_the_way_out() -> None:
-    sparse = torch.eye(3, device="remote").to_sparse()
-    with pytest.raises(NotImplementedError, match="not an operator of remote workers"):
-        sparse.relu()
-    with pytest.raises(NotImplementedError, match="to_dense"):
-        sparse * sparse
-    with pytest.raises(RuntimeError, match="can't be cast"):
-        torch.ones(3, 3, dtype=torch.int64, device="remote").add_(sparse)

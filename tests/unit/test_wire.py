@@ -17,7 +17,13 @@ ITEMS: list[wire.Instruction] = [
     wire.Define(
         1,
         "aten::add.Tensor",
-        [wire.In(0), wire.Number(0), [1, None, wire.In(1)], wire.Complex(1.0, 2.0)],
+        [
+            wire.In(0),
+            wire.Number(0),
+            [1, None, wire.In(1)],
+            wire.Complex(1.0, 2.0),
+            wire.Sparse("sparse_coo", (0, 1), (2, 3)),
+        ],
         {"dtype": wire.Dtype("float32"), "device": wire.Device(), "memory_format": wire.MemoryFormat("preserve_format")},
         [GEOMETRY],
         [GEOMETRY, None],
@@ -47,8 +53,8 @@ def test_every_instruction_survives_the_wire() -> None:
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_2() -> None:
-    assert messages.PROTOCOL == 2
+def test_the_bytes_of_protocol_3() -> None:
+    assert messages.PROTOCOL == 3
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"

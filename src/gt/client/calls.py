@@ -149,6 +149,9 @@ class Template:
         if isinstance(value, GeneratorState):
             self.operands += 1
             return wire.Generator(self.operands - 1)
+        if isinstance(value, SparseOperand):
+            parts = tuple(self.arg(part, False).index for part in value.parts)
+            return wire.Sparse(layout_name(value.layout), parts, value.size, value.coalesced)
         return _constant(value)
 
 
@@ -159,13 +162,27 @@ class GeneratorState:
     state: torch.Tensor
 
 
+@dataclass(slots=True, frozen=True)
+class SparseOperand:
+    """A tensor of a sparse layout on its way, as an argument of a query: its parts are the operands."""
+
+    layout: torch.layout
+    parts: tuple[torch.Tensor, ...]
+    size: tuple[int, ...]
+    coalesced: bool
+
+
+def layout_name(layout: torch.layout) -> str:
+    return str(layout).removeprefix("torch.")
+
+
 def _constant(value: Any) -> wire.Arg:
     if isinstance(value, torch.dtype):
         return wire.Dtype(geometry.dtype_name(value))
     if isinstance(value, torch.device):
         return wire.Device()
     if isinstance(value, torch.layout):
-        return wire.Layout(str(value).removeprefix("torch."))
+        return wire.Layout(layout_name(value))
     if isinstance(value, torch.memory_format):
         return wire.MemoryFormat(str(value).removeprefix("torch."))
     if isinstance(value, complex):
@@ -182,7 +199,9 @@ def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
         if isinstance(value, torch.Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found.extend(v for v in value if isinstance(v, torch.Tensor))
+            found.extend(tensors_in(value))
+        elif isinstance(value, SparseOperand):
+            found.extend(value.parts)
         elif isinstance(value, GeneratorState):
             found.append(value.state)
     return found

@@ -76,6 +76,13 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
     return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
 
 
+def _bag_backward(*args: Any) -> Any:
+    """A gradient that is sparse (the tenth argument asks for it) has as many elements as the worker finds."""
+    if args[9]:
+        raise NotImplementedError("a sparse gradient")
+    return aten._embedding_bag_backward.default(*args)
+
+
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -170,6 +177,7 @@ EVERYWHERE: dict[str, Infer] = {
     "aten::index_put_": _index_put(aten.index_put_.default),
     "aten::_index_put_impl_": _index_put(aten._index_put_impl_.default),
     "aten::_native_multi_head_attention": _attention,
+    "aten::_embedding_bag_backward": _bag_backward,
 }
 CPU: dict[str, Infer] = {
     "aten::convolution": _laid_out_as(0, 1)(aten.convolution.default),

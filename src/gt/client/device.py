@@ -28,7 +28,8 @@ from gt.client import (
     tensors,
     whole,
 )
-from gt.client.kernels import kernel
+from gt.client.kernels import Kernel, kernel
+from gt.client.query import query
 from gt.wire import instructions as wire
 
 _libraries: list[torch.library.Library] = []
@@ -124,10 +125,10 @@ class DeviceGuard(torch._C._acc.DeviceGuard):
     type_ = itertools.repeat(torch._C._autograd.DeviceType.PrivateUse1).__next__  # type: ignore[assignment]
 
 
-OWN = {*special.KERNELS, *sparse.FROM_DENSE, *whole.PARTS, "linear_backward"}
+OWN = {*special.KERNELS, *whole.PARTS, "linear_backward"}
 
 
-REFUSED = ("quantize_per", "_nested_from", "_nested_tensor_from_tensor", "_nested_view", "_to_sparse_", "to_mkldnn")
+REFUSED = ("quantize_per", "_nested_from", "_nested_tensor_from_tensor", "_nested_view", "to_mkldnn")
 """How the names of operators begin that make tensors of a kind that does not travel."""
 
 
@@ -171,9 +172,10 @@ def _register() -> None:
     fallback = torch.library.Library("_", "IMPL")
     for short, op in _kernels():
         library.impl(short, kernel(op), "PrivateUse1")
-    for short, function in sparse.KERNELS.items():
-        library.impl(short, function, "SparsePrivateUse1")
-    for short, function in {**special.KERNELS, **sparse.FROM_DENSE}.items():
+    for kind in sparse.CONTAINED:
+        for short, function in sparse.kernels(kind, _asking).items():
+            library.impl(short, function, f"{kind}PrivateUse1")
+    for short, function in special.KERNELS.items():
         library.impl(short, function, "PrivateUse1")
     for short, function in special.CPU_KERNELS.items():
         library.impl(short, function, "CPU", allow_override=True)
@@ -192,6 +194,10 @@ def _register() -> None:
     counting.install()
     autocast.install(library, fallback)
     _libraries.extend((library, fallback))
+
+
+def _asking(op: calls.OpOverload) -> Kernel:
+    return lambda *args, **kwargs: query(op, args, kwargs)
 
 
 def _refuse(op: calls.OpOverload, *args: Any, **kwargs: Any) -> Any:

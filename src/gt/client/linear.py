@@ -39,6 +39,12 @@ def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
     """Below autograd but for a gradient that is to be differentiated again or counted, which is made of its parts."""
     if mask[0] and _replaced:
         _check_replaced(weight)
+    if input.is_sparse or weight.is_sparse:
+        return (
+            grad @ weight.conj() if mask[0] else None,
+            (input.t().conj() @ grad).t() if mask[1] else None,
+            grad.sum(0) if mask[2] else None,
+        )
     if not (torch.is_grad_enabled() or Registration.counters):
         return _linear_backward(input, grad, weight, mask)
     columns = input.shape[-1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from gt.client import calls, geometry, record, session, sites
+from gt.client import calls, geometry, record, session, sites, sparse
 from gt.client.calls import OpOverload
 from gt.client.lifting import lift, lifted
 from gt.wire import instructions as wire
@@ -20,10 +21,13 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args = tuple(lifted(op, args))
     kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     template = calls.Template()
-    given = calls.tensors_in((*args, *kwargs.values()))
+    sent, named = (
+        [sparse.apart(a) for a in args],
+        {k: sparse.apart(v) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY},
+    )
+    given = calls.tensors_in((*sent, *named.values()))
     operands = [(i, g.to_wire()) for i, g, _ in map(record.operand, given)]
-    wire_args = [template.arg(a, False) for a in args]
-    wire_kwargs = {k: template.arg(v, False) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY}
+    wire_args, wire_kwargs = [template.arg(a, False) for a in sent], {k: template.arg(v, False) for k, v in named.items()}
     site = sites.here(3)
     dtype = geometry.dtype_name(torch.get_default_dtype())
 
@@ -36,7 +40,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     try:
         answer, _ = session.current().ask(request)
-        return _Results(op, args, kwargs, answer).build()
+        return _Results(op, args, kwargs, given, answer).build()
     except KeyboardInterrupt:
         for number in asked:
             record.free_results(number)
@@ -44,19 +48,22 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class _Results:
-    """Puts an answer's geometries and values together as the operator returns them."""
+    """Puts an answer's geometries and values together as the operator returns them. `given`: the operands."""
 
-    def __init__(self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], answer: messages.Answer) -> None:
+    def __init__(
+        self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], answer: messages.Answer
+    ) -> None:
         self.returns = op._schema.returns
         self.written = calls.written(op, args, kwargs)
+        self.given = given
         self.next_id = record.query_id(answer.request)
-        self.outs, self.values, self.pattern = iter(answer.outs), iter(answer.values), answer.pattern
+        self.outs, self.values, self.marks = iter(answer.outs), iter(answer.values), iter(answer.pattern)
 
     def build(self) -> Any:
         results: list[Any] = []
         stack: list[list[Any]] = []
         target = results
-        for mark in self.pattern:
+        for mark in self.marks:
             if mark == "[":
                 stack.append(target)
                 target.append([])
@@ -66,23 +73,37 @@ class _Results:
             elif mark == "v":
                 target.append(_value(next(self.values)))
             else:
-                target.append(self._tensor(None if stack else len(results)))
+                written = None if stack else self._written(len(results))
+                target.append(self._sparse(written) if mark == "s" else self._tensor(written))
         if not self.returns:
             return None
         return tuple(results) if len(self.returns) > 1 else results[0]
 
-    def _tensor(self, index: int | None) -> Tensor | None:
+    def _written(self, index: int) -> Tensor | None:
+        """The caller's own tensor that a result is."""
+        alias = self.returns[index].alias_info
+        return self.written[frozenset(alias.before_set)] if alias is not None and alias.is_write else None
+
+    def _tensor(self, written: Tensor | None) -> Tensor | None:
         spec = next(self.outs)
-        alias = None if index is None else self.returns[index].alias_info
-        if alias is not None and alias.is_write:
-            tensor = self.written[frozenset(alias.before_set)]
-            if spec is not None and spec != geometry.of(tensor).to_wire():
-                record.regeometry(tensor, geometry.from_wire(spec))
-            return tensor
+        if written is not None:
+            if spec is not None and spec != geometry.of(written).to_wire():
+                record.regeometry(written, geometry.from_wire(spec))
+            return written
         if spec is None:
             return None
         self.next_id += 1
         return record.adopt(self.next_id - 1, geometry.from_wire(spec))
+
+    def _sparse(self, written: Tensor | None) -> Tensor:
+        values: Iterator[Any] = self.values
+        layout = getattr(torch, next(values))
+        size = [next(values) for _ in range(next(values))]
+        coalesced = next(values)
+        marks = [next(self.marks) for _ in range(2 if layout is torch.sparse_coo else 3)]
+        parts: list[Any] = [self.given[next(values)] if mark == "o" else self._tensor(None) for mark in marks]
+        made = sparse.put_together(layout, parts, size, coalesced)
+        return made if written is None else sparse.become(written, made)
 
 
 def _value(value: Any) -> Any:

@@ -1,221 +1,114 @@
-"""Sparse COO tensors on the device: PyTorch's own container around two remote tensors, indices [sparse dims, n] and
-values [n, dense sizes]. Workers know dense tensors only, so that each operator here is made of dense ones."""
+"""Tensors of sparse layouts on the device: PyTorch's own containers around remote tensors, their parts.
+
+Workers keep dense tensors only. For a call they put the operands together from their parts, run PyTorch's kernel for sparse
+ones, and answer with the parts of what comes out, which only they can tell.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from gt.client import geometry, record
+from gt.client import calls, record
 from gt.client.calls import OpOverload
-from gt.client.kernels import Kernel, kernel
 
 Tensor = torch.Tensor
 aten = torch.ops.aten
-CONTAINER = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("SparseMeta"))
-"""PyTorch's kernels that handle the container and never look at elements."""
+LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
-def coo(indices: Tensor, values: Tensor, size: Any, coalesced: bool) -> Tensor:
-    return aten._sparse_coo_tensor_with_dims_and_tensors.default.redispatch(  # type: ignore[no-any-return]
-        CONTAINER,
-        indices.shape[0],
-        values.dim() - 1,
-        size,
-        indices,
-        values,
-        dtype=values.dtype,
-        layout=torch.sparse_coo,
-        device=values.device,
-        is_coalesced=coalesced,
-    )
+def _keys(name: str) -> Any:
+    return torch._C.DispatchKeySet(torch._C._dispatch_key_parse(name))
 
 
-def _with_values(self: Tensor, values: Tensor) -> Tensor:
-    return coo(self._indices(), values, self.shape, self.is_coalesced())
+COO, COMPRESSED = _keys("SparseMeta"), _keys("SparseCsrMeta")
+"""PyTorch's kernels that handle a container and never look at elements."""
 
 
-def _rows(self: Tensor) -> Tensor:
-    """Where each value belongs if the sparse dims were one: int64 [n]."""
-    strides = geometry.contiguous_stride(self.shape[: self.sparse_dim()])
-    rows = torch.zeros(self._nnz(), dtype=torch.int64, device=self.device)
-    for index, stride in zip(self._indices().unbind(), strides, strict=True):
-        rows = rows + index * stride
-    return rows
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Indices [sparse dims, n] and values [n, dense sizes]; of a compressed layout, its two lists of indices and values."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
-def _added_up(rows: Tensor, values: Tensor, count: int) -> Tensor:
-    """Values [n, ...] added into [count, ...] at their rows."""
-    out = torch.zeros((count, *values.shape[1:]), dtype=values.dtype, device=values.device)
-    return out.index_add_(0, rows, values)
+def put_together(layout: torch.layout, parts: Sequence[Tensor], size: Sequence[int], coalesced: bool = False) -> Tensor:
+    """The sparse tensor of these parts, which it holds and does not copy."""
+    options = {"dtype": parts[-1].dtype, "layout": layout, "device": parts[-1].device}
+    if layout is not torch.sparse_coo:
+        return aten._sparse_compressed_tensor_unsafe.default(*parts, size, **options)  # type: ignore[no-any-return]
+    indices, values = parts
+    dims = indices.shape[0], values.dim() - 1
+    if values.device.type == "remote":
+        make = aten._sparse_coo_tensor_with_dims_and_tensors.default.redispatch
+        return make(COO, *dims, size, indices, values, is_coalesced=coalesced, **options)  # type: ignore[no-any-return]
+    return torch.sparse_coo_tensor(indices, values, tuple(size), is_coalesced=coalesced, check_invariants=False)
 
 
-def coalesce(self: Tensor) -> Tensor:
-    kept, rows = torch.unique(_rows(self), return_inverse=True)
-    sizes = self.shape[: self.sparse_dim()]
-    strides = geometry.contiguous_stride(sizes)
-    index = [kept.div(stride, rounding_mode="floor") % n for n, stride in zip(sizes, strides, strict=True)]
-    indices = torch.stack(index) if index else self._indices()[:, : len(kept)]
-    return coo(indices, _added_up(rows, self._values(), len(kept)), self.shape, True)
+def apart(value: Any) -> Any:
+    """An argument as it travels: a sparse tensor as its parts, in lists too."""
+    if isinstance(value, Tensor) and value.layout in LAYOUTS:
+        coalesced = value.layout is torch.sparse_coo and value.is_coalesced()
+        return calls.SparseOperand(value.layout, parts_of(value), tuple(value.shape), coalesced)
+    return [apart(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def to_dense(self: Tensor, dtype: torch.dtype | None = None, masked_grad: bool | None = None) -> Tensor:
-    count = math.prod(self.shape[: self.sparse_dim()])
-    return _added_up(_rows(self), self._values(), count).view(self.shape).to(dtype or self.dtype)
-
-
-def to_sparse(
-    self: Tensor, *, layout: torch.layout | None = None, blocksize: Any = None, dense_dim: int | None = None
-) -> Tensor:
-    if layout not in (None, torch.sparse_coo) or blocksize is not None:
-        raise NotImplementedError(f"a remote tensor can become torch.sparse_coo, not {layout}. Move it to the CPU first")
-    return to_sparse_dim(self, self.dim() - (dense_dim or 0))
-
-
-def to_sparse_dim(self: Tensor, sparse_dim: int) -> Tensor:
-    kept = self != 0
-    found = (kept.flatten(sparse_dim).any(-1) if sparse_dim < self.dim() else kept).nonzero()
-    values = self[tuple(found.unbind(1))] if sparse_dim else self.expand(len(found), *self.shape).clone()
-    return coo(found.t().contiguous(), values, self.shape, True)
-
-
-def sparse_mask(self: Tensor, mask: Tensor) -> Tensor:
-    """The elements of a tensor where another has elements: one for each index, were it there twice."""
-    dense = self.to_dense() if self.layout is torch.sparse_coo else self
-    return _with_values(mask, dense[tuple(mask._indices().unbind())])
-
-
-_bag_backward = kernel(aten._embedding_bag_backward.default)
-
-
-def embedding_bag_backward(
-    grad: Tensor, indices: Tensor, offsets: Tensor, bags: Tensor, sizes: Tensor, maxima: Tensor, *options: Any
-) -> Tensor:
-    """`options`: count of weights, scale_grad_by_freq, mode, sparse, per_sample_weights, padding_idx."""
-    count, scaled, mode, sparse, *rest = options
-    if not sparse:
-        return _bag_backward(grad, indices, offsets, bags, sizes, maxima, *options)  # type: ignore[no-any-return]
-    if not bags.numel():  # a CPU's fast way leaves out the bag of each index
-        starts = torch.zeros(len(indices) + 1, dtype=torch.int64, device=indices.device)
-        bags = starts.index_add_(0, offsets.long(), torch.ones_like(offsets, dtype=torch.int64))[:-1].cumsum(0) - 1
-    return aten._embedding_bag_sparse_backward.default(  # type: ignore[no-any-return]
-        grad, indices, offsets, bags, sizes, count, scaled, mode, *rest
-    )
-
-
-# -- arithmetic ----------------------------------------------------------------------------------------------------------
-
-
-def add(self: Tensor, other: Tensor, *, alpha: Any = 1) -> Tensor:
-    if self.layout is torch.strided:
-        return add_(self.to(torch.result_type(self, other), copy=True), other, alpha=alpha)
-    if other.layout is torch.strided:
-        raise NotImplementedError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
-    if self.shape != other.shape or self.sparse_dim() != other.sparse_dim():
-        raise RuntimeError(f"add: expected sizes {list(self.shape)} in as many sparse dims, but got {list(other.shape)}")
-    dtype = torch.result_type(self, other)
-    values = torch.cat([self._values().to(dtype), (other._values() * alpha).to(dtype)])
-    both = coo(torch.cat([self._indices(), other._indices()], 1), values, self.shape, False)
-    return both.coalesce() if self.is_coalesced() and other.is_coalesced() else both
-
-
-def add_(self: Tensor, other: Tensor, *, alpha: Any = 1) -> Tensor:
-    if self.layout is torch.sparse_coo:
-        return _become(self, add(self, other, alpha=alpha))
-    _castable(torch.result_type(self, other), self.dtype)
-    if self.shape != other.shape:
-        raise RuntimeError(f"add: expected the sparse tensor's size to be {list(self.shape)}, but got {list(other.shape)}")
-    if not other.sparse_dim():
-        return self.add_(other.to_dense(), alpha=alpha)
-    if other.sparse_dim() == 1:  # by one multiply-add for each value, as on a CPU
-        return self.index_add_(0, other._indices()[0], other._values().to(self.dtype), alpha=alpha)
-    values = other._values() if alpha == 1 else other._values() * alpha
-    return self.index_put_(tuple(other._indices().unbind()), values.to(self.dtype), accumulate=True)
-
-
-def _scaled(op: OpOverload) -> Kernel:
-    """Multiply or divide by a number: of a sparse tensor, its values."""
-
-    def run(self: Tensor, other: Any) -> Tensor:
-        sparse = [t for t in (self, other) if isinstance(t, Tensor) and t.layout is not torch.strided]
-        if sparse[0] is not self or len(sparse) > 1 or (isinstance(other, Tensor) and other.dim()):
-            raise NotImplementedError(f"{op.name()} of a sparse remote tensor takes a number. Use `to_dense()`")
-        return _with_values(self, op(self._values(), other))
-
-    return run
-
-
-def _in_place(kernel: Kernel) -> Kernel:
-    return lambda self, *args: _become(self, kernel(self, *args))
-
-
-def _become(self: Tensor, result: Tensor) -> Tensor:
+def become(tensor: Tensor, result: Tensor) -> Tensor:
     """Let the caller's own tensor hold a result."""
-    _castable(result.dtype, self.dtype)
-    record.set_data(self, result.to(self.dtype))
-    return self
+    record.set_data(tensor, result)
+    return tensor
 
 
-def _castable(found: torch.dtype, wanted: torch.dtype) -> None:
-    if not torch.can_cast(found, wanted):
-        raise RuntimeError(f"result type {found} can't be cast to the desired output type {wanted}")
-
-
-# -- copies --------------------------------------------------------------------------------------------------------------
-
-
-def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
-    if self.layout is not src.layout:
-        raise NotImplementedError("copy between a dense and a sparse remote tensor: use `to_dense()` or `to_sparse()`")
-    indices, values = src._indices().to(self.device), src._values().to(self.device, self.dtype, copy=True)
-    if self.device.type != "remote":
-        return self.copy_(torch.sparse_coo_tensor(indices, values, src.shape, is_coalesced=src.is_coalesced()))
-    record.set_data(self, coo(indices, values, src.shape, src.is_coalesced()))
-    return self
-
-
-def clone(self: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor:
-    return coo(self._indices().clone(), self._values().clone(), self.shape, self.is_coalesced())
-
-
-def zero_(self: Tensor) -> Tensor:
-    record.set_data(self, coo(self._indices()[:, :0], self._values()[:0], self.shape, True))
-    return self
-
-
-def _container(op: OpOverload) -> Kernel:
+def _container(op: OpOverload, keys: Any) -> Callable[..., Any]:
     redispatch = op.redispatch
-    return lambda *args, **kwargs: redispatch(CONTAINER, *args, **kwargs)
+    return lambda *args, **kwargs: redispatch(keys, *args, **kwargs)
 
 
-CONTAINED = (
-    "_sparse_coo_tensor_with_dims", "_sparse_coo_tensor_with_dims_and_tensors", "_indices", "_values", "indices", "values",
-    "_nnz", "is_coalesced", "_coalesced_", "sparse_dim", "dense_dim", "empty.memory_format", "sparse_resize_",
-    "sparse_resize_and_clear_",
-)  # fmt: skip
-KERNELS: dict[str, Kernel] = {
-    "_coalesce": coalesce,
-    "_to_dense": to_dense,
-    "sparse_mask": sparse_mask,
-    "add.Tensor": add,
-    "add_.Tensor": add_,
-    "neg": lambda self: _with_values(self, -self._values()),
-    "copy_": copy_,
-    "clone": clone,
-    "zero_": zero_,
-}
-"""Overload name without `aten::` -> kernel, where an operand is sparse. Anything else is refused."""
-for _op in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
-    _base, _, _overload = _op.name().removeprefix("aten::").partition(".")
-    KERNELS |= {f"{_base}.{_overload}": _scaled(_op), f"{_base}_.{_overload}": _in_place(_scaled(_op))}
-for _name in CONTAINED:
-    _base, _, _overload = _name.partition(".")
-    KERNELS[_name] = _container(getattr(getattr(aten, _base), _overload or "default"))
-FROM_DENSE: dict[str, Kernel] = {
-    "_to_sparse": to_sparse,
-    "_to_sparse.sparse_dim": to_sparse_dim,
-    "_embedding_bag_backward": embedding_bag_backward,
-}
-"""Kernels whose operands are dense and whose results may be sparse."""
+CONTAINED = {
+    "Sparse": (COO, """_sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors _indices _values indices values
+        _nnz is_coalesced _coalesced_ sparse_dim dense_dim empty.memory_format sparse_resize_ sparse_resize_and_clear_"""),
+    "SparseCsr": (COMPRESSED, """crow_indices col_indices ccol_indices row_indices values _nnz sparse_dim dense_dim
+        empty.memory_format resize_ resize_as_sparse_"""),
+}  # fmt: skip
+"""Overloads without `aten::` whose kernel of containers serves here, for each kind of container."""
+
+
+def overload(name: str) -> OpOverload:
+    base, _, short = name.partition(".")
+    return getattr(getattr(aten, base), short or "default")  # type: ignore[no-any-return]
+
+
+def kernels(kind: str, ask: Callable[[OpOverload], Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Overload name without `aten::` -> kernel, for every overload that a CPU has for this kind of container.
+
+    `ask` makes a kernel that asks the worker.
+    """
+    keys, contained = CONTAINED[kind]
+    names = (n.removeprefix("aten::") for n in torch._C._dispatch_get_all_op_names() if n.startswith("aten::"))
+    found = {
+        name: ask(overload(name))
+        for name in names
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", f"{kind}CPU") and not name.startswith("is_pinned")
+    }
+    found |= {name: _container(overload(name), keys) for name in contained.split()}
+    found["copy_"] = _copying(found["copy_"])
+    return found
+
+
+def _copying(on_worker: Callable[..., Any]) -> Callable[..., Any]:
+    """`copy_`: on one device the worker's, between two by the parts."""
+
+    def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Any:
+        if self.device.type == src.device.type:
+            return on_worker(self, src)
+        if self.layout is not src.layout:
+            raise RuntimeError(f"a copy between devices takes tensors of one layout, but got {self.layout} and {src.layout}")
+        *indices, values = [part.to(self.device, copy=True) for part in parts_of(src)]
+        made = put_together(src.layout, [*indices, values.to(self.dtype)], src.shape, apart(src).coalesced)
+        return become(self, made) if self.device.type == "remote" else self.copy_(made)
+
+    return copy_

@@ -60,6 +60,16 @@ class Generator(msgspec.Struct, frozen=True, tag="generator"):
     index: int
 
 
+class Sparse(msgspec.Struct, frozen=True, tag="sparse"):
+    """A tensor of a sparse layout (`sparse_coo`, `sparse_csr`, ...), put together from operands: its indices and values,
+    or the compressed indices, the plain ones and the values of a compressed layout."""
+
+    layout: str
+    parts: tuple[int, ...]
+    size: tuple[int, ...]
+    coalesced: bool = False
+
+
 class Complex(msgspec.Struct, frozen=True, tag="complex"):
     real: float
     imag: float
@@ -67,7 +77,7 @@ class Complex(msgspec.Struct, frozen=True, tag="complex"):
 
 Scalar: TypeAlias = bool | int | float | Complex
 Plain: TypeAlias = (
-    None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | Generator | Complex
+    None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | Generator | Sparse | Complex
 )
 Arg: TypeAlias = Plain | list[Plain]
 

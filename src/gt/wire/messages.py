@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -87,7 +87,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of one request. `frame` is the raw frame with the bytes asked for (-1: there are none).
 
     `outs` are the geometries of a query's tensor results (None: undefined), `values` its other results in order, and
-    `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list.
+    `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list, "s" a sparse tensor. Of that the values
+    say layout, number of dims, sizes, and whether it is coalesced; its two or three parts follow, "t" or, for an operand of
+    the call, "o", whose value is the operand's index.
     """
 
     request: int

@@ -7,7 +7,7 @@ kernel is chosen as PyTorch itself chooses it, and `gt::backward` gives that ker
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -26,11 +26,16 @@ class Graph:
         self.outputs = outputs
 
 
+def all_keys() -> AbstractContextManager[None]:
+    """Undo, for a while, that the worker runs below autograd: some kernels of sparse tensors go by its views."""
+    return torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)  # type: ignore[no-any-return]
+
+
 @contextmanager
 def autograd() -> Iterator[None]:
-    """Undo, for a while, that the worker runs below autograd. Backward stays on this thread."""
+    """Undo it, and record a graph. Backward stays on this thread."""
     multithreaded = torch.autograd.set_multithreading_enabled(False)
-    with torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED), multithreaded, torch.enable_grad():
+    with all_keys(), multithreaded, torch.enable_grad():
         yield
 
 

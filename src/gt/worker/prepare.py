@@ -9,7 +9,7 @@ import torch
 
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
-from gt.worker import graph, rows
+from gt.worker import graph, rows, sparse
 from gt.worker.memory import DTYPES, Memory, Storages
 
 aten = torch.ops.aten
@@ -22,7 +22,7 @@ REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_cu
 DEFAULT_DTYPE = torch.float32
 """The default dtype of a worker's process, between any two calls."""
 GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
-LAYOUTS = {"strided": torch.strided}
+LAYOUTS = {"strided": torch.strided, **sparse.LAYOUTS}
 MEMORY_FORMATS = {
     str(f).removeprefix("torch."): f
     for f in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
@@ -94,6 +94,8 @@ class Filler:
         self.number = _number if promoted is None else _as_tensor(promoted)
         """What a number among the positional arguments is given as."""
         self.generators: list[tuple[int, torch.Generator]] = []
+        self.together: dict[tuple[Any, ...], torch.Tensor] = {}
+        """The sparse tensors of one run, by the objects that are their parts, layout and size."""
         self.args: list[Any] = [None] * len(args)
         self.kwargs: dict[str, Any] = {}
         self.operands: list[tuple[int, int]] = []
@@ -129,6 +131,8 @@ class Filler:
             if isinstance(value, wire.Number):
                 return lambda ins, numbers: number(numbers[index])
             return lambda ins, numbers: self._generator(index, ins[index])
+        if isinstance(value, wire.Sparse):
+            return lambda ins, numbers: self._put_together(value, [ins[i] for i in value.parts])
         if isinstance(value, list) and any(self._build(v) is not None for v in value):
             if all(isinstance(v, wire.In) for v in value):
                 indices = [v.index for v in value if isinstance(v, wire.In)]
@@ -137,6 +141,13 @@ class Filler:
             return lambda ins, numbers: [part(ins, numbers) for part in parts]
         return None
 
+    def _put_together(self, given: wire.Sparse, parts: list[torch.Tensor]) -> torch.Tensor:
+        """One tensor where a call names it twice: `out=` may be an operand."""
+        key = (given.layout, given.size, *map(id, parts))
+        if key not in self.together:
+            self.together[key] = sparse.put_together(given, parts)
+        return self.together[key]
+
     def _constant(self, value: Any) -> Any:
         if isinstance(value, wire.Dtype):
             return DTYPES[value.name]
@@ -144,7 +155,7 @@ class Filler:
             return self.device
         if isinstance(value, wire.Layout):
             if value.name not in LAYOUTS:
-                raise NotImplementedError(f"layout {value.name}: remote tensors are strided")
+                raise NotImplementedError(f"layout {value.name} has no place on a worker")
             return LAYOUTS[value.name]
         if isinstance(value, wire.MemoryFormat):
             return MEMORY_FORMATS[value.name]
@@ -162,6 +173,8 @@ class Filler:
 
     def fill(self, ins: list[Any], numbers: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         args = self.args[:]
+        if self.together:
+            self.together.clear()
         for position, index in self.operands:
             args[position] = ins[index]
         for position, build in self.built:
@@ -290,12 +303,17 @@ def direct(call: Call) -> Direct | None:
     return one if filler.leading and len(ins) == 1 else any_number
 
 
+NAMING = (wire.In, wire.Generator)
+
+
 def _check_operands(define: wire.Define) -> None:
     """Raises ProtocolError where the template names an operand that the call does not have."""
     for value in (*define.args, *define.kwargs.values()):
         for one in value if isinstance(value, list) else (value,):
-            if isinstance(one, (wire.In, wire.Generator)) and not 0 <= one.index < len(define.ins):
-                raise ProtocolError(f"{define.op}: operand {one.index} of {len(define.ins)}")
+            named = one.parts if isinstance(one, wire.Sparse) else [one.index] if isinstance(one, NAMING) else []
+            for index in named:
+                if not 0 <= index < len(define.ins):
+                    raise ProtocolError(f"{define.op}: operand {index} of {len(define.ins)}")
 
 
 def _dtype(name: str) -> torch.dtype:

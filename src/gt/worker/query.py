@@ -9,6 +9,7 @@ import torch
 
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer
+from gt.worker import graph, sparse
 from gt.worker.memory import PoisonedError, geometry_of
 from gt.worker.prepare import Call
 from gt.worker.run import same_storage
@@ -25,14 +26,16 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[m
         )
         call = Call(define, worker.device, session.memory.number)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
-        result = worker.runner.run(session, call, ins, [])
+        with graph.all_keys():
+            result = worker.runner.run(session, call, ins, [])
         call.filler.give_back_generators(ins)
         if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
             raise NotImplementedError(
                 f"{item.op} resized its out=, which no result tells: give it tensors of the right sizes"
             )
         session.operations += 1
-        return _answer(session, item, call, result, ins), []
+        with graph.all_keys():
+            return _answer(session, item, call, result, ins), []
     except PoisonedError as error:
         return session.report(item.request, error.failure), []
     except Exception as error:
@@ -55,6 +58,21 @@ def _answer(session: Session, item: wire.Query, call: Call, result: Any, ins: li
         if id(value) in written:
             outs.append(geometry_of(value))
             return "t"
+        if sparse.is_sparse(value):
+            what, parts = sparse.taken_apart(value)
+            values.extend((what.layout, len(what.size), *what.size, what.coalesced))
+            return "s" + "".join(map(mark_part, parts))
+        return mark_new(value)
+
+    def mark_part(part: torch.Tensor) -> str:
+        same = (i for i, o in enumerate(ins) if same_storage(o, part) and geometry_of(o) == geometry_of(part))
+        index = next(same, None)
+        if index is None:
+            return mark_new(part)
+        values.append(index)
+        return "o"
+
+    def mark_new(value: torch.Tensor) -> str:
         if len(kept) == wire.QUERY_RESULTS:
             raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
         own = _own(value, [*ins, *kept])

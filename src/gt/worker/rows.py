@@ -65,5 +65,17 @@ def _through_parts(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
     return d_input, d_weight, d_bias
 
 
+def sparse_mm_reduce(self: torch.Tensor, other: torch.Tensor, reduce: str) -> tuple[torch.Tensor, ...]:
+    """With the places of extremes: a CPU notes them only where a gradient may follow, whose backward pass needs them."""
+    if reduce not in ("amax", "amin"):
+        return aten._sparse_mm_reduce_impl.default(self, other, reduce)  # type: ignore[no-any-return]
+    with graph.autograd():
+        return tuple(t.detach() for t in aten._sparse_mm_reduce_impl.default(self, other.detach().requires_grad_(), reduce))
+
+
 EVERYWHERE: dict[str, Callable[..., Any]] = {"aten::linear_backward": linear_backward}
-CPU: dict[str, Callable[..., Any]] = {"aten::histc": histc, "aten::native_dropout_backward": native_dropout_backward}
+CPU: dict[str, Callable[..., Any]] = {
+    "aten::histc": histc,
+    "aten::native_dropout_backward": native_dropout_backward,
+    "aten::_sparse_mm_reduce_impl": sparse_mm_reduce,
+}
