@@ -508,3 +508,10 @@ def test_a_destructor_that_computes_when_the_session_has_ended_is_told_so(run_py
     assert run.stderr.splitlines()[-1].endswith(
         ": a destructor computes with a remote tensor, and the session ended with the program"
     )
+
+
+def test_a_first_operation_does_not_import_pytorchs_compiler(run_python: Run) -> None:
+    run = run_python(
+        "import sys, gt; x = (gt.ones(2) + 1) // 2; print(x.softmax(0).sum().item(), 'torch._dynamo' in sys.modules)"
+    )
+    assert run.stdout == "1.0 False\n"

@@ -6,6 +6,7 @@ operands and every literal that may shape a result; numbers that only enter the 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gt.client import geometry, record
+from gt.client import geometry, record, uncompiled
 from gt.client.corrections import inference
 from gt.client.geometry import Geometry
 from gt.wire import instructions as wire
@@ -234,8 +235,12 @@ def _has_written(shape: Any) -> bool:
     return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
 
 
+_prepare = functools.cache(uncompiled.install)
+
+
 def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:
     """Run the operator on meta tensors. Raises whatever the operator raises there, and for operands that are resized."""
+    _prepare()
     metas = iter([spec.meta() for spec in specs])
     used: list[torch.Tensor] = []
 
