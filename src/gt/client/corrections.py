@@ -34,6 +34,18 @@ def _norm(op: Infer, trains: bool | None = None) -> Infer:
     return infer
 
 
+def _batch_norm(op: Infer, trains: bool | None = None) -> Infer:
+    """As `_norm`; the result lies contiguous, or channels last where the input does."""
+    norm = _norm(op, trains)
+
+    def infer(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        out, *kept = norm(input, *args, **kwargs)
+        wanted = CHANNELS_LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
+        return torch.empty_like(out, memory_format=wanted), *kept
+
+    return infer
+
+
 def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
     """Gradients of the input in its dtype, of weight and bias in the weight's."""
     found = aten.native_group_norm_backward.default(grad, input, *args)
@@ -118,8 +130,8 @@ def _last_by_columns(op: Infer) -> Infer:
 def _as_a_sum(op: Infer) -> Infer:
     """The result lies as the sum of its two operands does; inference in Python goes by the first that has all dims."""
 
-    def infer(self: torch.Tensor, other: torch.Tensor, *args: Any) -> Any:
-        out = op(self, other, *args)
+    def infer(self: torch.Tensor, other: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = op(self, other, *args, **kwargs)
         return torch.empty_strided(out.shape, (self + other).stride(), dtype=out.dtype, device="meta")
 
     return infer
@@ -188,6 +200,12 @@ CPU: dict[str, Infer] = {
     "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
     "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
     "aten::roll": _laid_out_as(0)(aten.roll.default),
+    "aten::pow.Scalar": _contiguous(aten.pow.Scalar),
+    "aten::nll_loss2d_forward": _contiguous(aten.nll_loss2d_forward.default),
+    "aten::normal.Tensor_Tensor": _contiguous(aten.normal.Tensor_Tensor),
+    "aten::normal.Tensor_float": _contiguous(aten.normal.Tensor_float),
+    "aten::normal.float_Tensor": _contiguous(aten.normal.float_Tensor),
+    "aten::native_dropout_backward": lambda grad, mask, scale: grad * mask.to(grad.dtype),
     "aten::log_sigmoid_forward": _contiguous(aten.log_sigmoid_forward.default),
     "aten::poisson": _contiguous(aten.poisson.default),
     "aten::_standard_gamma": _contiguous(aten._standard_gamma.default),
@@ -203,19 +221,20 @@ CPU: dict[str, Infer] = {
     "aten::mse_loss_backward": _of_input(aten.mse_loss_backward.default),
     "aten::smooth_l1_loss_backward": _of_input(aten.smooth_l1_loss_backward.default),
     "aten::native_group_norm_backward": _group_norm_backward,
-    "aten::native_batch_norm": _norm(aten.native_batch_norm.default),
-    "aten::_native_batch_norm_legit": _norm(aten._native_batch_norm_legit.default),
-    "aten::_native_batch_norm_legit_functional": _norm(aten._native_batch_norm_legit_functional.default),
-    "aten::_native_batch_norm_legit.no_stats": _norm(aten._native_batch_norm_legit.no_stats, True),
-    "aten::_native_batch_norm_legit_no_training": _norm(aten._native_batch_norm_legit_no_training.default, False),
-    "aten::_batch_norm_with_update": _norm(aten._batch_norm_with_update.default, True),
-    "aten::_batch_norm_with_update_functional": _norm(aten._batch_norm_with_update_functional.default, True),
-    "aten::_batch_norm_no_update": _norm(aten._batch_norm_no_update.default, False),
+    "aten::native_batch_norm": _batch_norm(aten.native_batch_norm.default),
+    "aten::_native_batch_norm_legit": _batch_norm(aten._native_batch_norm_legit.default),
+    "aten::_native_batch_norm_legit_functional": _batch_norm(aten._native_batch_norm_legit_functional.default),
+    "aten::_native_batch_norm_legit.no_stats": _batch_norm(aten._native_batch_norm_legit.no_stats, True),
+    "aten::_native_batch_norm_legit_no_training": _batch_norm(aten._native_batch_norm_legit_no_training.default, False),
+    "aten::_batch_norm_with_update": _batch_norm(aten._batch_norm_with_update.default, True),
+    "aten::_batch_norm_with_update_functional": _batch_norm(aten._batch_norm_with_update_functional.default, True),
+    "aten::_batch_norm_no_update": _batch_norm(aten._batch_norm_no_update.default, False),
 }
 
 _SUMS = (
-    "copysign.Tensor", "floor_divide", "heaviside", "logaddexp", "logaddexp2", "logical_and", "logical_or", "logical_xor",
-    "logit_backward", "hardswish_backward", "hardsigmoid_backward", "xlogy.Tensor", "special_xlog1py",
+    "copysign.Tensor", "div.Tensor_mode", "floor_divide", "heaviside", "logaddexp", "logaddexp2", "logical_and",
+    "logical_or", "logical_xor", "logit_backward", "hardswish_backward", "hardsigmoid_backward", "xlogy.Tensor",
+    "special_xlog1py",
 )  # fmt: skip
 for _name in _SUMS:
     _base, _, _overload = _name.partition(".")

@@ -315,3 +315,16 @@ def counted_operations(device: str) -> Any:
     with FlopCounterMode(display=False) as counter:
         cell(x[0]).sum().backward()
     return [sorted(counts.items()) for counts in found], counter.get_total_flops(), linear(x)
+
+
+@idiom
+def norms_of_what_is_transposed(device: str) -> Any:
+    found: list[Any] = []
+    for x in (data(device, 4, 6, 3).transpose(1, 2), data(device, 2, 5, 5, 4).permute(0, 3, 1, 2)):
+        x.requires_grad_()
+        batch = (nn.BatchNorm1d if x.dim() == 3 else nn.BatchNorm2d)(x.shape[1]).to(device)
+        for norm in (batch, batch.eval(), nn.LayerNorm(x.shape[-1]).to(device)):
+            y = norm(x)
+            (gradient,) = torch.autograd.grad(y.pow(2).sum(), x)
+            found += [y, y.stride(), gradient, gradient.stride()]
+    return found

@@ -114,7 +114,8 @@ def element_wise_results_lie_as_on_a_cpu(device: str) -> Any:
         for f in (torch.floor_divide, torch.logical_and, torch.xlogy, torch.copysign)
         for x, y in ((a, three), (b, c))
     ]
-    return [(x, x.stride()) for x in (*found, F.logsigmoid(a), torch.isin(a, b))]
+    rounded_down = torch.div(a, b, rounding_mode="floor")
+    return [(x, x.stride()) for x in (*found, rounded_down, F.logsigmoid(a), torch.isin(a, b), torch.pow(2.0, a))]
 
 
 @idiom
