@@ -34,8 +34,11 @@ LOWER = [
     "conv_transpose3d.input",
     "scaled_dot_product_attention",
     "_native_multi_head_attention",
+    "lstm.input",
+    "lstm.data",
 ]
-"""Run in the autocast dtype (ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP for the CPU)."""
+"""Run in the autocast dtype (ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP for the CPU, which has `mkldnn_rnn_layer`
+where `lstm` stands here)."""
 FP32 = [
     "avg_pool3d",
     "binary_cross_entropy",

@@ -255,13 +255,19 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
     meta_args = [convert(a) for a in args]
     meta_kwargs = {k: convert(v) for k, v in kwargs.items()}
     with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
-        result = inference(op_name(op), op)(*meta_args, **meta_kwargs)
+        result = _wanted(op, args, inference(op_name(op), op)(*meta_args, **meta_kwargs))
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))
     if any(_differs(geometry.of(t), spec) for t, spec in zip(used, specs, strict=True)):
         raise NotImplementedError("how a result that is resized lies, the worker says")
     return Inferred(outs, shape)
+
+
+def _wanted(op: OpOverload, args: tuple[Any, ...], result: Any) -> Any:
+    """Without the gradients that an `output_mask` leaves out, which inference makes all the same."""
+    mask = next((a for p, a in zip(op._schema.arguments, args, strict=False) if p.name == "output_mask"), None)
+    return result if mask is None else tuple(r if wanted else None for r, wanted in zip(result, mask, strict=True))
 
 
 def _differs(now: Geometry, before: Geometry) -> bool:

@@ -33,18 +33,18 @@ WHOLE: tuple[OpOverload, ...] = (
     aten.rnn_tanh_cell.default,
     aten.rnn_relu_cell.default,
 )
+RECURRENT = ("aten::lstm_cell", "aten::gru", "aten::rnn_")
+"""How the names of operators begin whose parts autocast casts: it does not know them as wholes."""
 HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 """What a saved graph looks like to the client: a tensor of nothing, whose end frees the graph."""
 
 
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
-    forward = _Forward(op)
+    forward, recurrent = _Forward(op), op._schema.name.startswith(RECURRENT)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-            return op.decompose(*args, **kwargs)
-        if counting.wants_parts(op, args, kwargs):
+        if _wants_parts() or (recurrent and torch.is_autocast_enabled("remote")) or counting.wants_parts(op, args, kwargs):
             return op.decompose(*args, **kwargs)
         args = tuple(lifted(op, args))
         tensors = calls.tensors_in((*args, *kwargs.values()))
@@ -54,6 +54,11 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         return results if len(op._schema.returns) > 1 else results[0]
 
     return run
+
+
+def _wants_parts() -> bool:
+    """Whether a transform of `torch.func` or forward-mode AD is on, which look at the parts."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 class _Forward:

@@ -76,6 +76,14 @@ def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> tuple
     return found, resized
 
 
+def mask(op: Any, args: list[wire.Arg]) -> list[Any] | None:
+    """Which of its results a backward operator is asked for; None: all."""
+    if not isinstance(op, torch._ops.OpOverload):
+        return None
+    found = (a for p, a in zip(op._schema.arguments, args, strict=False) if p.name == "output_mask" and isinstance(a, list))
+    return next(found, None)
+
+
 def _number(value: Any) -> Any:
     return complex(value.real, value.imag) if type(value) is wire.Complex else value
 
@@ -229,8 +237,8 @@ class Call:
     """A prepared call. `verified` turns true when its first results were found to be what the client expects."""
 
     __slots__ = (
-        "copies", "default_dtype", "define", "draws", "filler", "ins", "name", "op", "out_numbers", "outs", "positional",
-        "raw", "resized", "saves_graph", "verified", "written",
+        "copies", "default_dtype", "define", "draws", "filler", "ins", "mask", "name", "op", "out_numbers", "outs",
+        "positional", "raw", "resized", "saves_graph", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -246,6 +254,7 @@ class Call:
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
         self.written, self.resized = written(self.op, define.args, define.kwargs)
+        self.mask = mask(self.op, define.args)
         self.draws = draws(self.op) or bool(define.graph_of)
         self.saves_graph = bool(define.graph_of)
         self.verified = False

@@ -81,6 +81,8 @@ def _results(call: Call, result: Any, ins: list[Any]) -> list[Any]:
     """The fresh results of a call in order: its written operands and undefined results left out."""
     if not isinstance(result, (list, tuple)):
         return [] if result is None or any(result is ins[i] for i in call.written) else [result]
+    if call.mask is not None:
+        result = [value for value, wanted in zip(result, call.mask, strict=True) if wanted]
     found: list[Any] = []
     for value in result:
         if isinstance(value, (list, tuple)):

@@ -328,3 +328,32 @@ def norms_of_what_is_transposed(device: str) -> Any:
             (gradient,) = torch.autograd.grad(y.pow(2).sum(), x)
             found += [y, y.stride(), gradient, gradient.stride()]
     return found
+
+
+@idiom
+def first_layers_that_normalize(device: str) -> Any:
+    found: list[Any] = []
+    for norm, x in (
+        (nn.BatchNorm1d(3), data(device, 4, 3, 5)),
+        (nn.InstanceNorm2d(3, affine=True), data(device, 2, 3, 4, 4)),
+    ):
+        net = nn.Sequential(norm, nn.Flatten(), nn.LayerNorm(x[0].numel())).to(device)
+        net(x).pow(2).sum().backward()
+        found += [grads(net), [b.clone() for b in net.buffers()]]
+    return found
+
+
+@idiom
+def recurrent_modules_under_autocast(device: str) -> Any:
+    found: list[Any] = []
+    for kind in (nn.LSTM, nn.GRU, nn.RNN):
+        torch.manual_seed(0)
+        m = kind(4, 4, batch_first=True, bidirectional=True).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            half, whole = (
+                m(nn.functional.linear(data(device, 2, 3, 4), torch.eye(4, device=device))),
+                m(data(device, 2, 3, 4)),
+            )
+            (half[0].float().sum() + whole[0].float().pow(2).sum()).backward()
+        found += [half, whole, half[0].dtype, [g.norm().round(decimals=1) for g in grads(m)]]
+    return found
