@@ -34,6 +34,8 @@ LOWER = [
     "conv_transpose3d.input",
     "scaled_dot_product_attention",
     "_native_multi_head_attention",
+    "prelu",
+    "_addmm_activation",
     "lstm.input",
     "lstm.data",
 ]

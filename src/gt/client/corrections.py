@@ -40,10 +40,20 @@ def _batch_norm(op: Infer, trains: bool | None = None) -> Infer:
 
     def infer(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         out, *kept = norm(input, *args, **kwargs)
-        wanted = CHANNELS_LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
-        return torch.empty_like(out, memory_format=wanted), *kept
+        return _as_suggested(out, input), *kept
 
     return infer
+
+
+def _as_suggested(out: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+    """Contiguous, or channels last where the input is."""
+    wanted = CHANNELS_LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
+    return torch.empty_like(out, memory_format=wanted)
+
+
+def _batch_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
+    d_input, *rest = aten.native_batch_norm_backward.default(grad, input, *args)
+    return d_input if d_input is None else _as_suggested(d_input, input), *rest
 
 
 def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
@@ -130,9 +140,10 @@ def _last_by_columns(op: Infer) -> Infer:
 def _as_a_sum(op: Infer) -> Infer:
     """The result lies as the sum of its two operands does; inference in Python goes by the first that has all dims."""
 
-    def infer(self: torch.Tensor, other: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = op(self, other, *args, **kwargs)
-        return torch.empty_strided(out.shape, (self + other).stride(), dtype=out.dtype, device="meta")
+    def infer(*args: Any, **kwargs: Any) -> Any:
+        out = op(*args, **kwargs)
+        one, other = (a for a in args if isinstance(a, torch.Tensor))
+        return torch.empty_strided(out.shape, (one + other).stride(), dtype=out.dtype, device="meta")
 
     return infer
 
@@ -194,9 +205,9 @@ EVERYWHERE: dict[str, Infer] = {
 CPU: dict[str, Infer] = {
     "aten::convolution": _laid_out_as(0, 1)(aten.convolution.default),
     "aten::reflection_pad2d": _laid_out_as(0)(aten.reflection_pad2d.default),
-    "aten::reflection_pad2d_backward": _laid_out_as(0)(aten.reflection_pad2d_backward.default),
+    "aten::reflection_pad2d_backward": _laid_out_as(1)(aten.reflection_pad2d_backward.default),
     "aten::replication_pad2d": _laid_out_as(0)(aten.replication_pad2d.default),
-    "aten::replication_pad2d_backward": _laid_out_as(0)(aten.replication_pad2d_backward.default),
+    "aten::replication_pad2d_backward": _laid_out_as(1)(aten.replication_pad2d_backward.default),
     "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
     "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
     "aten::roll": _laid_out_as(0)(aten.roll.default),
@@ -206,6 +217,8 @@ CPU: dict[str, Infer] = {
     "aten::normal.Tensor_float": _contiguous(aten.normal.Tensor_float),
     "aten::normal.float_Tensor": _contiguous(aten.normal.float_Tensor),
     "aten::native_dropout_backward": lambda grad, mask, scale: grad * mask.to(grad.dtype),
+    "aten::_log_softmax_backward_data": _contiguous(aten._log_softmax_backward_data.default),
+    "aten::glu_backward": _contiguous(aten.glu_backward.default),
     "aten::log_sigmoid_forward": _contiguous(aten.log_sigmoid_forward.default),
     "aten::poisson": _contiguous(aten.poisson.default),
     "aten::_standard_gamma": _contiguous(aten._standard_gamma.default),
@@ -221,6 +234,7 @@ CPU: dict[str, Infer] = {
     "aten::mse_loss_backward": _of_input(aten.mse_loss_backward.default),
     "aten::smooth_l1_loss_backward": _of_input(aten.smooth_l1_loss_backward.default),
     "aten::native_group_norm_backward": _group_norm_backward,
+    "aten::native_batch_norm_backward": _batch_norm_backward,
     "aten::native_batch_norm": _batch_norm(aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _batch_norm(aten._native_batch_norm_legit.default),
     "aten::_native_batch_norm_legit_functional": _batch_norm(aten._native_batch_norm_legit_functional.default),
@@ -234,7 +248,7 @@ CPU: dict[str, Infer] = {
 _SUMS = (
     "copysign.Tensor", "div.Tensor_mode", "floor_divide", "heaviside", "logaddexp", "logaddexp2", "logical_and",
     "logical_or", "logical_xor", "logit_backward", "hardswish_backward", "hardsigmoid_backward", "xlogy.Tensor",
-    "special_xlog1py",
+    "special_xlog1py", "elu_backward", "softplus_backward",
 )  # fmt: skip
 for _name in _SUMS:
     _base, _, _overload = _name.partition(".")

@@ -357,3 +357,28 @@ def recurrent_modules_under_autocast(device: str) -> Any:
             (half[0].float().sum() + whole[0].float().pow(2).sum()).backward()
         found += [half, whole, half[0].dtype, [g.norm().round(decimals=1) for g in grads(m)]]
     return found
+
+
+@idiom
+def gradients_lie_as_on_a_cpu(device: str) -> Any:
+    torch.manual_seed(0)
+    modules = (
+        nn.BatchNorm2d(4), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.LogSoftmax(1), nn.ELU(), nn.Softplus(),
+        nn.GLU(1), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear"),
+    )  # fmt: skip
+    found: list[Any] = []
+    for module in modules:
+        for last in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
+            x = data(device, 2, 4, 6, 6).contiguous(memory_format=last[0]).requires_grad_()
+            y = module.to(device)(x)
+            (gradient,) = torch.autograd.grad(y, x, data(device, *y.shape).contiguous(memory_format=last[1]))
+            found += [y, y.stride(), gradient, gradient.stride()]
+        module.to("cpu")
+    return found
+
+
+@idiom
+def prelu_under_autocast(device: str) -> Any:
+    with torch.autocast(device, torch.bfloat16):
+        y = nn.PReLU(3).to(device)(nn.functional.conv1d(data(device, 2, 3, 4), torch.ones(3, 3, 1, device=device)))
+    return y, y.dtype
