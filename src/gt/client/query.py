@@ -20,13 +20,11 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call on the worker now and learn its results' geometries and values from the answer."""
     args = tuple(lifted(op, args))
     kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-    template = calls.Template()
-    sent, named = (
-        [sparse.apart(a) for a in args],
-        {k: sparse.apart(v) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY},
-    )
+    sent = [sparse.apart(a) for a in args]
+    named = {k: sparse.apart(v) for k, v in kwargs.items() if k not in calls.CLIENT_ONLY}
     given = calls.tensors_in((*sent, *named.values()))
     operands = [(i, g.to_wire()) for i, g, _ in map(record.operand, given)]
+    template = calls.Template()
     wire_args, wire_kwargs = [template.arg(a, False) for a in sent], {k: template.arg(v, False) for k, v in named.items()}
     site = sites.here(3)
     dtype = geometry.dtype_name(torch.get_default_dtype())

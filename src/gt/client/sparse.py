@@ -92,11 +92,10 @@ def kernels(kind: str, ask: Callable[[OpOverload], Callable[..., Any]]) -> dict[
     found = {
         name: ask(overload(name))
         for name in names
-        if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", f"{kind}CPU") and not name.startswith("is_pinned")
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", f"{kind}CPU")
     }
     found |= {name: _container(overload(name), keys) for name in contained.split()}
-    found["copy_"] = _copying(found["copy_"])
-    return found
+    return found | {"copy_": _copying(found["copy_"]), "is_pinned": lambda self, device=None: False}
 
 
 def _copying(on_worker: Callable[..., Any]) -> Callable[..., Any]:
