@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from gt.client.operators import overload
+
 KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 LOWER = [
     "conv1d",
@@ -198,8 +200,7 @@ def _widest(values: Any) -> torch.dtype:
 
 
 def _kernel(name: str, policy: str) -> Any:
-    base, _, overload = name.partition(".")
-    op = getattr(getattr(torch.ops.aten, base), overload or "default")
+    op = overload(name)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if policy == "lower":

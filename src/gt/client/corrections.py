@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gt.client import session
+from gt.client.operators import overload
 
 aten = torch.ops.aten
 Infer = Callable[..., Any]
@@ -251,8 +252,7 @@ _SUMS = (
     "special_xlog1py", "elu_backward", "softplus_backward",
 )  # fmt: skip
 for _name in _SUMS:
-    _base, _, _overload = _name.partition(".")
-    CPU[f"aten::{_name}"] = _as_a_sum(getattr(getattr(aten, _base), _overload or "default"))
+    CPU[f"aten::{_name}"] = _as_a_sum(overload(_name))
 
 
 def inference(name: str, op: Infer) -> Infer:

@@ -13,6 +13,7 @@ import torch
 
 from gt.client import calls, record
 from gt.client.calls import OpOverload
+from gt.client.operators import overload
 
 Tensor = torch.Tensor
 aten = torch.ops.aten
@@ -75,11 +76,6 @@ CONTAINED = {
         empty.memory_format resize_ resize_as_sparse_"""),
 }  # fmt: skip
 """Overloads without `aten::` whose kernel of containers serves here, for each kind of container."""
-
-
-def overload(name: str) -> OpOverload:
-    base, _, short = name.partition(".")
-    return getattr(getattr(aten, base), short or "default")  # type: ignore[no-any-return]
 
 
 def kernels(kind: str, ask: Callable[[OpOverload], Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

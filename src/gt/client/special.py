@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 from gt.client import geometry, interrupts, record, session, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel, shares_elements
+from gt.client.operators import overload
 from gt.errors import RefusedError
 from gt.wire import instructions as wire
 
@@ -149,8 +150,7 @@ for _name in (
     "resize_",
     "resize_as_",
 ):
-    _base, _, _overload = _name.partition(".")
-    KERNELS[_name] = _geometry_in_place(getattr(getattr(aten, _base), _overload or "default"))
+    KERNELS[_name] = _geometry_in_place(overload(_name))
 
 
 @special("t_")
@@ -196,7 +196,7 @@ def _view(op: OpOverload) -> Kernel:
 
 
 for _name in ("as_strided", "view", "unfold", "_reshape_alias", "view_as_real", "view_as_complex"):
-    KERNELS[_name] = _view(getattr(aten, _name).default)
+    KERNELS[_name] = _view(overload(_name))
 
 
 # -- what the client answers ---------------------------------------------------------------------------------------------

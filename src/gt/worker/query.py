@@ -28,14 +28,14 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[m
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         with graph.all_keys():
             result = worker.runner.run(session, call, ins, [])
-        call.filler.give_back_generators(ins)
-        if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
-            raise NotImplementedError(
-                f"{item.op} resized its out=, which no result tells: give it tensors of the right sizes"
-            )
-        session.operations += 1
-        with graph.all_keys():
-            return _answer(session, item, call, result, ins), []
+            call.filler.give_back_generators(ins)
+            if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
+                raise NotImplementedError(
+                    f"{item.op} resized its out=, which no result tells: give it tensors of the right sizes"
+                )
+            session.operations += 1
+            answer = _answer(session, item, call, result, ins)
+        return answer, []
     except PoisonedError as error:
         return session.report(item.request, error.failure), []
     except Exception as error:
