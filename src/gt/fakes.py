@@ -1,6 +1,8 @@
 """The whole system in one process: the real dispatcher core, real workers, an in-memory transport, a virtual clock.
 
-    with gt.fakes.System() as system:      # gt's tensors now live in this process
+    import gt.fakes
+
+    with gt.fakes.System() as system:  # gt's tensors now live in this process
         ...
 
 Product code: tests, simulations and debuggers use it where processes and sockets would only be in the way.
@@ -16,7 +18,7 @@ from gt.client import session
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
-from gt.wire.transport import Frame
+from gt.wire.codec import Frame
 from gt.worker.execute import Worker
 
 Message = list[memoryview]
@@ -57,6 +59,9 @@ class FakeTransport:
     def receive(self, timeout_s: float | None) -> Message | None:
         self.wait(timeout_s)
         return self.arrived.popleft() if self.arrived else None
+
+    def leave_to_parent(self) -> None:
+        self.closed = True
 
     def close(self) -> None:
         """The peer is gone, as a killed process is."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_ports
+
 PATIENCE_S = 60.0
 
 
@@ -58,10 +60,10 @@ class Service:
 
 
 @contextmanager
-def serving(*arguments: str, **settings: str) -> Iterator[Service]:
+def serving(*arguments: str, scheme: str = "ipc", **settings: str) -> Iterator[Service]:
     """`gt serve` with one worker, ready."""
     with tempfile.TemporaryDirectory(prefix="gt-test-") as folder:
-        address = f"ipc://{folder}/socket"
+        address = f"ipc://{folder}/socket" if scheme == "ipc" else f"tcp://127.0.0.1:{free_ports()}"
         environment = {**os.environ, "GT_ROLE": "dispatcher", **settings}
         command = [sys.executable, "-m", "gt", "serve", "--address", address, "--workers", "1", *arguments]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
@@ -81,4 +83,11 @@ def serving(*arguments: str, **settings: str) -> Iterator[Service]:
 @pytest.fixture
 def service() -> Iterator[Service]:
     with serving() as made:
+        yield made
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def either(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """For what must hold however messages travel."""
+    with serving(scheme=request.param) as made:
         yield made

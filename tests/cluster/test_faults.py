@@ -48,10 +48,10 @@ def listening(answer: bytes = b"") -> Iterator[int]:
 
 
 @pytest.mark.parametrize("stopped", ["worker", "dispatcher"])
-def test_a_process_that_is_stopped_is_lost_within_five_seconds(stopped: str, service: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=service.address)
+def test_a_process_that_is_stopped_is_lost_within_five_seconds(stopped: str, either: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=either.address)
     assert line(client) == "3.0"
-    pid = service.workers()[0] if stopped == "worker" else service.process.pid
+    pid = either.workers()[0] if stopped == "worker" else either.process.pid
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
@@ -75,6 +75,27 @@ def test_a_client_that_is_stopped_for_a_while_goes_on() -> None:
         time.sleep(4.5)  # longer than any heartbeat: what is tested is that nothing happens
         client.send_signal(signal.SIGCONT)
         assert client.communicate("\n", timeout=20) == ("6.0\n", "")
+
+
+def test_a_killed_client_is_gone_also_while_a_child_that_it_forked_lives_on(service: Service) -> None:
+    hold = """
+import os, time, gt
+x = gt.ones(3)
+print(x.sum().item())
+if os.fork() == 0:
+    print(os.getpid())
+time.sleep(60)
+"""
+    client = start(hold, GT_ADDRESS=service.address)
+    assert line(client) == "3.0"
+    child = int(line(client))
+    client.kill()
+    watch = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address)
+    assert line(watch) == "1"
+    assert alive(child)
+    os.kill(child, signal.SIGKILL)
+    client.wait(10)
+    watch.wait(10)
 
 
 def test_a_worker_that_dies_takes_no_dispatcher_along_that_writes_a_log(tmp_path: Path) -> None:

@@ -55,12 +55,12 @@ def test_two_clients_of_100_000_operations_each_never_meet(service: Service) -> 
         assert int(out.split()[2]) <= 4
 
 
-def test_a_killed_client_frees_all_it_had(service: Service) -> None:
+def test_a_killed_client_frees_all_it_had(either: Service) -> None:
     hold = "import gt, time\nx = gt.ones(1000, 1000)\nprint(gt.debug.stats()['sessions'])\ntime.sleep(60)"
     watch = "import gt, time\nwhile True:\n    print(gt.debug.stats()['sessions'])\n    time.sleep(0.05)"
-    watcher = start(watch, GT_ADDRESS=service.address)
+    watcher = start(watch, GT_ADDRESS=either.address)
     assert line(watcher) == "1"
-    holder = start(hold, GT_ADDRESS=service.address)
+    holder = start(hold, GT_ADDRESS=either.address)
     eventually(lambda: line(watcher) == "2")
     holder.kill()
     assert eventually(lambda: line(watcher) == "1") < 5
@@ -69,7 +69,7 @@ def test_a_killed_client_frees_all_it_had(service: Service) -> None:
     watcher.wait()
 
 
-def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(service: Service) -> None:
+def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(either: Service) -> None:
     flood = """
 import gt
 m = gt.full((1500, 1500), 1e-3)
@@ -80,13 +80,13 @@ for _ in range(4000):
 print("queued")
 m.sum().item()
 """
-    client = start(flood, GT_ADDRESS=service.address)
+    client = start(flood, GT_ADDRESS=either.address)
     assert [line(client), line(client)] == ["begun", "queued"]
     client.kill()
     began = time.monotonic()
-    after = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address, GT_CONNECT_TIMEOUT_S="60")
+    after = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=either.address, GT_CONNECT_TIMEOUT_S="60")
     assert line(after) == "1"
-    imports = start("import gt\nprint(1)", GT_ADDRESS=service.address)
+    imports = start("import gt\nprint(1)", GT_ADDRESS=either.address)
     took, began = time.monotonic() - began, time.monotonic()
     assert line(imports) == "1"
     assert took - (time.monotonic() - began) < 5
@@ -108,10 +108,10 @@ except Exception as error:
 """
 
 
-def test_a_worker_that_dies_is_named_within_five_seconds(service: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=service.address)
+def test_a_worker_that_dies_is_named_within_five_seconds(either: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=either.address)
     assert line(client) == "3.0"
-    (worker,) = service.workers()
+    (worker,) = either.workers()
     os.kill(worker, signal.SIGKILL)
     began = time.monotonic()
     said = line(client)
@@ -121,11 +121,11 @@ def test_a_worker_that_dies_is_named_within_five_seconds(service: Service) -> No
     client.wait(10)
 
 
-def test_a_dispatcher_that_dies_is_an_error_within_five_seconds(service: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=service.address)
+def test_a_dispatcher_that_dies_is_an_error_within_five_seconds(either: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=either.address)
     assert line(client) == "3.0"
-    workers = service.workers()
-    service.process.kill()
+    workers = either.workers()
+    either.process.kill()
     began = time.monotonic()
     said = line(client)
     assert time.monotonic() - began < 5
@@ -176,7 +176,7 @@ def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) ->
         assert done.stdout.startswith(f"True ConnectionLostError {address}: tried to connect"), done.stderr
 
 
-def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(service: Service) -> None:
+def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(either: Service) -> None:
     source = """
 import gt, signal, time
 x = gt.ones(2)
@@ -191,7 +191,7 @@ except KeyboardInterrupt:
     print("interrupted")
 print((x + 1).sum().item())
 """
-    client = start(source, GT_ADDRESS=service.address)
+    client = start(source, GT_ADDRESS=either.address)
     assert [line(client), line(client)] == ["2.0", "waiting"]
     time.sleep(0.3)
     began = time.monotonic()

@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from gt.errors import ConfigError, ProtocolError
-from gt.wire import codec, messages
+from gt.wire import addresses, codec, messages
 from gt.wire import instructions as wire
-from gt.wire.transport import check_address, workers_address
 
 GEOMETRY = wire.Geometry((2, 3), (3, 1), 0, "float32")
 ITEMS: list[wire.Instruction] = [
@@ -98,9 +97,9 @@ def test_a_deep_nest_is_no_message() -> None:
 @pytest.mark.parametrize("address", ["", "localhost:1", "tcp://", "tcp://host", "tcp://host:x", "ipc://", "http://a:1"])
 def test_what_is_no_address_is_said_so(address: str) -> None:
     with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
-        check_address(address)
+        addresses.check(address)
 
 
 def test_workers_connect_beside_the_clients() -> None:
-    assert workers_address("tcp://127.0.0.1:7000") == "tcp://127.0.0.1:7001"
-    assert workers_address("ipc:///run/gt/s") == "ipc:///run/gt/s.workers"
+    assert addresses.workers("tcp://127.0.0.1:7000") == "tcp://127.0.0.1:7001"
+    assert addresses.workers("ipc:///run/gt/s") == "ipc:///run/gt/s.workers"

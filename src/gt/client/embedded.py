@@ -14,7 +14,7 @@ from typing import BinaryIO
 from gt.errors import StartError
 
 TAIL_BYTES = 2000
-MAX_FOLDER_BYTES = 107 - len("/gt-12345678/socket.workers")
+MAX_FOLDER_BYTES = 107 - len("/gt-12345678/socket.workers~")
 
 
 class Embedded:

@@ -205,6 +205,11 @@ class Session:
             finally:
                 record.lock.release()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: the conversation is the parent's, and is to end with the parent."""
+        self.closed = True
+        self._transport.leave_to_parent()
+
     def close(self) -> None:
         """Say goodbye: the dispatcher frees all that this session had."""
         with record.lock:
@@ -328,7 +333,9 @@ def _after_fork() -> None:
     record.lock = threading.RLock()
     record.Flush.limit = 0
     Current.forked = True
-    Current.session = None
+    if Current.session is not None:
+        Current.session.leave_to_parent()
+        Current.session = None
     early.Early.service = None
     Current.flusher = None
 

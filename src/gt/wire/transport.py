@@ -1,43 +1,27 @@
-"""How frames travel: ZeroMQ between processes. The in-memory transport of `gt.fakes` has the same shape.
+"""How messages travel: by ZeroMQ over TCP, by Unix sockets between processes of one machine.
 
-A dispatcher has two ROUTER sockets, one for clients and one for workers; their peers have a DEALER each. Who is gone is
-noticed by libzmq itself (a closed connection, or no heartbeat of its own for `LOST_AFTER_MS`), never by how busy a
-peer's Python is.
+A dispatcher has two routers, one for clients and one for workers; each of their peers has one connection. The in-memory
+transport of `gt.fakes` has the shape of a `Transport` too. docs/decisions/010-unix-sockets.md.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import math
-import os
-import socket
 import time
-from collections import deque
 from collections.abc import Sequence
-from functools import partial
-from itertools import chain, repeat
-from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from gt.errors import ConfigError, ConnectionLostError
-
-Frame = bytes | memoryview
-HEARTBEAT_MS = 500
-LOST_AFTER_MS = 2500
-"""A peer that is stopped is noticed after 3 s at the latest, and told by the next probe: 5 s in all are allowed."""
-WATCH_MS = 250
-"""How often one who waits for a message looks whether its peer is still there."""
-COPY_BELOW_BYTES = 1 << 16
+from gt.wire import addresses, tcp, unix
+from gt.wire.codec import Frame
 
 
 class Transport(Protocol):
     """One end of a conversation with a dispatcher."""
 
-    def send(self, frames: Sequence[Frame]) -> None: ...
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Raises ConnectionLostError once the peer is gone."""
+        ...
 
     def wait(self, timeout_s: float | None) -> None:
         """Return when a message may have arrived, the peer may be gone, or `timeout_s` seconds have passed."""
@@ -47,138 +31,34 @@ class Transport(Protocol):
         """The next message, None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
         ...
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: let go of what belongs to the parent, and touch nothing of it."""
+        ...
+
     def close(self) -> None: ...
 
 
-def workers_address(address: str) -> str:
-    """Where the workers of a service connect: the next port, or the socket file beside the clients'."""
-    if address.startswith("ipc://"):
-        return address + ".workers"
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + 1}"
+class Router(Protocol):
+    """A dispatcher's end of its conversations with many peers. It never waits for one of them."""
 
+    @property
+    def poll(self) -> zmq.Socket[bytes] | int:
+        """What is readable when something has arrived: a socket of ZeroMQ's, or a file descriptor."""
+        ...
 
-def check_address(address: str) -> None:
-    """Raises ConfigError for an address that is not `tcp://HOST:PORT` or `ipc://PATH`."""
-    if address.startswith("ipc://") and len(address) > len("ipc://"):
-        return
-    parts = urlsplit(address)
-    try:
-        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None and 0 < parts.port < 65535
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT (a port from 1 to 65534) or ipc://PATH")
+    def take(self) -> list[tuple[bytes, list[memoryview] | None]]:
+        """Some of what has arrived, in order, each with its sender. None: the peer is gone."""
+        ...
 
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        """Send to a peer; False where it is gone."""
+        ...
 
-def _options(sock: zmq.Socket[bytes], heartbeat: bool = True) -> None:
-    sock.setsockopt(zmq.SNDHWM, 0)
-    sock.setsockopt(zmq.RCVHWM, 0)
-    sock.setsockopt(zmq.LINGER, 1000)
-    sock.copy_threshold = COPY_BELOW_BYTES
-    if heartbeat:
-        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
+    def probe(self) -> list[bytes]:
+        """Look who is still there; returns those who are gone and of whom `take` says nothing."""
+        ...
 
-
-_NOW = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_send_frame = zmq.backend.Socket.send
-
-
-def send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
-    """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer.
-
-    One call of C for all frames, in half the time of a loop.
-    """
-    flags = chain(repeat(_MORE, len(frames) - 1), (_NOW,))
-    deque(map(partial(_send_frame, sock), frames, flags, repeat(False)), maxlen=0)
-
-
-def receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
-    """The frames of the next message that has arrived. Raises zmq.Again where there is none."""
-    frame = sock.recv(_NOW, False)
-    frames = [frame.buffer]
-    while frame.more:
-        frame = sock.recv(_NOW, False)
-        frames.append(frame.buffer)
-    return frames
-
-
-class ZmqTransport:
-    """A DEALER that knows when its one peer is gone."""
-
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self.address = address
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        _options(self._socket)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-        self._lost = False
-        self._polled: list[tuple[zmq.Socket[bytes], int]] = [(self._socket, int(zmq.POLLIN))]
-        self._socket.connect(address)
-        try:
-            self._shake_hands(timeout_s)
-        except BaseException:
-            self.close()
-            raise
-
-    def _shake_hands(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0 and self._monitor.poll(math.ceil(left * 1000)):
-            event = recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                return
-            if event != zmq.EVENT_CLOSED:
-                break
-        raise ConnectionLostError(
-            f"{self.address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:g} s"
-        )
-
-    def send(self, frames: Sequence[Frame]) -> None:
-        if self._lost:
-            raise self._gone()
-        try:
-            send(self._socket, frames)
-        except zmq.Again:
-            self._lost = True
-            raise self._gone() from None
-
-    def wait(self, timeout_s: float | None) -> None:
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        while not self._lost and (left := deadline - time.monotonic()) > 0:
-            if zmq.zmq_poll(self._polled, math.ceil(min(WATCH_MS, left * 1000))):
-                return
-            self._watch()
-
-    def receive(self, timeout_s: float | None) -> list[memoryview] | None:
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            try:
-                return receive(self._socket)
-            except zmq.Again:
-                if self._lost:
-                    raise self._gone() from None
-            self._watch()
-            if not self._lost:  # else look once more for what came before
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return None
-                self.wait(left)
-
-    def _watch(self) -> None:
-        """Hear of the connection's end."""
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            self._lost = self._lost or event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
-
-    def _gone(self) -> ConnectionLostError:
-        return ConnectionLostError(f"{self.address}: the dispatcher is gone; every tensor of this session went with it")
-
-    def close(self) -> None:
-        self._socket.disable_monitor()
-        self._socket.close()
+    def close(self) -> None: ...
 
 
 def connect(address: str, role: str, timeout_s: float) -> Transport:
@@ -186,99 +66,20 @@ def connect(address: str, role: str, timeout_s: float) -> Transport:
 
     Raises ConfigError for a bad address, ConnectionLostError within `timeout_s` seconds where nobody answers.
     """
-    check_address(address)
+    addresses.check(address)
     deadline = time.monotonic() + timeout_s
-    target = address if role == "client" else workers_address(address)
-    _reach(target, address, timeout_s)
-    return ZmqTransport(target, max(0.1, deadline - time.monotonic()))
+    target = address if role == "client" else addresses.workers(address)
+    if address.startswith(addresses.IPC):
+        return unix.UnixTransport(target, address, deadline)
+    return tcp.TcpTransport(target, address, deadline)
 
 
-def _reach(address: str, service: str, timeout_s: float) -> None:
-    """Fail with the operating system's reason where there is nothing to connect to."""
-    try:
-        if address.startswith("ipc://"):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.settimeout(timeout_s)
-                probe.connect(address.removeprefix("ipc://"))
-        else:
-            parts = urlsplit(address)
-            socket.create_connection((parts.hostname, parts.port), timeout_s).close()  # type: ignore[arg-type]
-    except OSError as error:
-        raise ConnectionLostError(
-            f"{address}: tried to connect for {timeout_s:g} s: {error.strerror or error}."
-            f" Is `gt serve --address {service}` running?"
-        ) from None
+def listen(address: str, notice_stopped: bool) -> Router:
+    """Listen at `address`. A peer that is stopped (Ctrl-Z, a debugger) is gone after a while where `notice_stopped` says so.
 
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.IPv4Address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_served(path: str) -> bool:
-    """Whether a process listens on a Unix socket: libzmq would take it over without a word."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
-
-
-class Router:
-    """A dispatcher's end: a ROUTER that tells a peer that is gone from one that is slow.
-
-    Without `heartbeat` a peer is gone when its connection is closed, as it is when its process ends. One that is stopped
-    (Ctrl-Z, a debugger) stays.
+    Raises ConfigError for an address that is not private, ConnectionLostError for one that is taken.
     """
-
-    def __init__(self, address: str, heartbeat: bool = True) -> None:
-        check_address(address)
-        self.address = address
-        self._private(address)
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        _options(self.socket, heartbeat)
-        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        try:
-            self.socket.bind(address)
-        except zmq.ZMQError as error:
-            self.socket.close()
-            raise ConnectionLostError(f"{address}: cannot listen there: {error.strerror}") from None
-
-    @staticmethod
-    def _private(address: str) -> None:
-        if address.startswith("tcp://"):
-            if not _is_loopback(urlsplit(address).hostname or ""):
-                raise ConfigError(f"{address}: only loopback addresses are served (keys for others come later)")
-            return
-        if _is_served(address.removeprefix("ipc://")):
-            raise ConnectionLostError(f"{address}: cannot listen there: another service does")
-        folder = Path(address.removeprefix("ipc://")).parent
-        mode = os.stat(folder).st_mode & 0o777 if folder.is_dir() else None
-        if mode is None or mode & 0o077:
-            raise ConfigError(f"{folder}: the folder of an ipc socket must exist and be private (mode 0700)")
-
-    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
-        """Send to a peer; False where it is gone."""
-        try:
-            send(self.socket, [peer, *frames])
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.ENOTCONN):
-                return False
-            raise
-        return True
-
-    def receive(self) -> tuple[bytes, list[memoryview]] | None:
-        """The next message that has arrived and its sender, None where there is none."""
-        try:
-            peer, *frames = receive(self.socket)
-        except zmq.Again:
-            return None
-        return bytes(peer), frames
-
-    def close(self) -> None:
-        self.socket.close()
-        if self.address.startswith("ipc://"):
-            Path(self.address.removeprefix("ipc://")).unlink(missing_ok=True)
+    addresses.check_private(address)
+    if address.startswith(addresses.IPC):
+        return unix.UnixRouter(address, notice_stopped)
+    return tcp.TcpRouter(address, notice_stopped)

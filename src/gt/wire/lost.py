@@ -1,0 +1,29 @@
+"""What is said of a dispatcher that cannot be reached, does not answer, or is gone."""
+
+from __future__ import annotations
+
+from gt.errors import ConnectionLostError
+
+WATCH_S = 0.25
+"""How often one who waits for a message looks whether its peer is still there."""
+
+
+def unreachable(address: str, service: str, timeout_s: float, error: OSError) -> ConnectionLostError:
+    return ConnectionLostError(
+        f"{address}: tried to connect for {timeout_s:g} s: {error.strerror or error}."
+        f" Is `gt serve --address {service}` running?"
+    )
+
+
+def unanswered(address: str, timeout_s: float) -> ConnectionLostError:
+    return ConnectionLostError(
+        f"{address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:g} s"
+    )
+
+
+def gone(address: str) -> ConnectionLostError:
+    return ConnectionLostError(f"{address}: the dispatcher is gone; every tensor of this session went with it")
+
+
+def taken(address: str, why: str) -> ConnectionLostError:
+    return ConnectionLostError(f"{address}: cannot listen there: {why}")

@@ -1,0 +1,189 @@
+"""Messages over TCP, by ZeroMQ: a dispatcher has ROUTERs, each peer a DEALER.
+
+Who is gone is noticed by libzmq itself (a closed connection, or no heartbeat of its own for `LOST_AFTER_MS`), never by
+how busy a peer's Python is.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain, repeat
+from urllib.parse import urlsplit
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from gt.wire import codec, lost, messages
+from gt.wire.codec import Frame
+
+HEARTBEAT_MS = 500
+LOST_AFTER_MS = 2500
+"""A peer that is stopped is noticed after 3 s at the latest, and told by the next probe: 5 s in all are allowed."""
+COPY_BELOW_BYTES = 1 << 16
+
+_NOW = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_send_frame = zmq.backend.Socket.send
+
+
+def _options(sock: zmq.Socket[bytes], heartbeat: bool = True) -> None:
+    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.LINGER, 1000)
+    sock.copy_threshold = COPY_BELOW_BYTES
+    if heartbeat:
+        sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, LOST_AFTER_MS)
+
+
+def _send(sock: zmq.Socket[bytes], frames: Sequence[Frame]) -> None:
+    """Send without waiting: there is no high-water mark, so zmq.Again means that there is no peer.
+
+    One call of C for all frames, in half the time of a loop.
+    """
+    flags = chain(repeat(_MORE, len(frames) - 1), (_NOW,))
+    deque(map(partial(_send_frame, sock), frames, flags, repeat(False)), maxlen=0)
+
+
+def _receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
+    """The frames of the next message that has arrived. Raises zmq.Again where there is none."""
+    frame = sock.recv(_NOW, False)
+    frames = [frame.buffer]
+    while frame.more:
+        frame = sock.recv(_NOW, False)
+        frames.append(frame.buffer)
+    return frames
+
+
+class TcpTransport:
+    """A DEALER that knows when its one peer is gone."""
+
+    def __init__(self, address: str, service: str, deadline: float) -> None:
+        self.address = address
+        _reach(address, service, deadline - time.monotonic())
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        _options(self._socket)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._lost = False
+        self._polled: list[tuple[zmq.Socket[bytes], int]] = [(self._socket, int(zmq.POLLIN))]
+        self._socket.connect(address)
+        try:
+            self._shake_hands(max(0.1, deadline - time.monotonic()))
+        except BaseException:
+            self.close()
+            raise
+
+    def _shake_hands(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0 and self._monitor.poll(math.ceil(left * 1000)):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                return
+            if event != zmq.EVENT_CLOSED:
+                break
+        raise lost.unanswered(self.address, timeout_s)
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        if self._lost:
+            raise lost.gone(self.address)
+        try:
+            _send(self._socket, frames)
+        except zmq.Again:
+            self._lost = True
+            raise lost.gone(self.address) from None
+
+    def wait(self, timeout_s: float | None) -> None:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not self._lost and (left := deadline - time.monotonic()) > 0:
+            if zmq.zmq_poll(self._polled, math.ceil(min(lost.WATCH_S, left) * 1000)):
+                return
+            self._watch()
+
+    def receive(self, timeout_s: float | None) -> list[memoryview] | None:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                return _receive(self._socket)
+            except zmq.Again:
+                if self._lost:
+                    raise lost.gone(self.address) from None
+            self._watch()
+            if not self._lost:  # else look once more for what came before
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self.wait(left)
+
+    def _watch(self) -> None:
+        """Hear of the connection's end."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._lost = self._lost or event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
+
+    def leave_to_parent(self) -> None:
+        """Nothing: libzmq's threads are not in this process, and without them nothing of it may be touched."""
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._socket.close()
+
+
+def _reach(address: str, service: str, timeout_s: float) -> None:
+    """Fail with the operating system's reason where there is nothing to connect to."""
+    parts = urlsplit(address)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout_s).close()
+    except OSError as error:
+        raise lost.unreachable(address, service, timeout_s, error) from None
+
+
+class TcpRouter:
+    """A ROUTER that tells a peer that is gone from one that is slow.
+
+    Without `notice_stopped` a peer is gone when its connection is closed, as it is when its process ends.
+    """
+
+    def __init__(self, address: str, notice_stopped: bool) -> None:
+        self.poll: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._peers: set[bytes] = set()
+        _options(self.poll, notice_stopped)
+        self.poll.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            self.poll.bind(address)
+        except zmq.ZMQError as error:
+            self.poll.close()
+            raise lost.taken(address, error.strerror or str(error)) from None
+
+    def take(self) -> list[tuple[bytes, list[memoryview] | None]]:
+        try:
+            sender, *frames = _receive(self.poll)
+        except zmq.Again:
+            return []
+        peer = bytes(sender)
+        self._peers.add(peer)
+        return [(peer, frames)]
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        try:
+            _send(self.poll, [peer, *frames])
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.ENOTCONN):
+                self._peers.discard(peer)
+                return False
+            raise
+        return True
+
+    def probe(self) -> list[bytes]:
+        """Find peers that are gone: sending to one fails."""
+        ping = [codec.encode(messages.Ping())]
+        return [peer for peer in sorted(self._peers) if not self.send(peer, ping)]
+
+    def close(self) -> None:
+        self.poll.close()

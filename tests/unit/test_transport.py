@@ -1,0 +1,166 @@
+"""Messages between a dispatcher and its peers, by either transport: whole, in order, and nobody waits for a third."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gt.errors import ConnectionLostError
+from gt.wire import addresses, codec, messages, unix
+from gt.wire.transport import Router, Transport, connect, listen
+from tests.conftest import free_ports
+
+PATIENCE_S = 20.0
+Message = tuple[bytes, list[bytes] | None]
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    tmp_path.chmod(0o700)
+    return f"ipc://{tmp_path}/socket" if request.param == "ipc" else f"tcp://127.0.0.1:{free_ports()}"
+
+
+class Side:
+    """A dispatcher's side: a router and what it has taken, in order."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.router: Router = listen(address, notice_stopped=True)
+        self.arrived: list[tuple[bytes, list[memoryview] | None]] = []
+
+    def until(self, what: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not what():
+            assert time.monotonic() < end
+            self.arrived += self.router.take()
+
+    def next(self) -> Message:
+        self.until(lambda: bool(self.arrived))
+        peer, frames = self.arrived.pop(0)
+        return peer, None if frames is None else [bytes(f) for f in frames]
+
+    def join(self) -> tuple[Transport, bytes]:
+        """A new peer and its name."""
+        with ThreadPoolExecutor(1) as executor:
+            made = executor.submit(connect, self.address, "client", PATIENCE_S)
+            self.until(made.done)
+        peer = made.result()
+        peer.send([b"hello"])
+        name, frames = self.next()
+        assert frames == [b"hello"]
+        return peer, name
+
+
+@pytest.fixture
+def side(address: str) -> Iterator[Side]:
+    made = Side(address)
+    with closing(made.router):
+        yield made
+
+
+def pieces(seed: int) -> list[bytes]:
+    """The frames of a message: few or more than one call of the system takes, empty ones and large ones."""
+    rng = random.Random(seed)
+    count = rng.choice([1, 1, 2, 5, 3000])
+    most = rng.choice([0, 1, 300, 70_000, 3_000_000]) if count < 10 else 50
+    return [rng.randbytes(rng.randint(0, most)) for _ in range(count)]
+
+
+def test_messages_arrive_whole_and_in_order_both_ways(side: Side) -> None:
+    peer, name = side.join()
+    with closing(peer):
+        sent = [pieces(seed) for seed in range(60)]
+        sender = threading.Thread(target=lambda: [peer.send(frames) for frames in sent])
+        sender.start()
+        assert [side.next() for _ in sent] == [(name, frames) for frames in sent]
+        sender.join()
+        for frames in sent:
+            assert side.router.send(name, frames)
+        answers = ThreadPoolExecutor(1).submit(lambda: [peer.receive(PATIENCE_S) for _ in sent])
+        side.until(answers.done)
+        assert [[bytes(f) for f in answer or []] for answer in answers.result()] == sent
+
+
+def test_who_does_not_read_keeps_nobody_waiting_and_gets_all_of_it_later(side: Side) -> None:
+    (deaf, name), (other, its_name) = side.join(), side.join()
+    with closing(deaf), closing(other):
+        large = [os.urandom(1 << 20)] * 30
+        assert side.router.send(name, large)
+        assert side.router.send(name, [b"last"])
+        assert side.router.send(its_name, [b"answer"])
+        assert other.receive(PATIENCE_S) == [b"answer"]
+        reader = ThreadPoolExecutor(1).submit(lambda: (deaf.receive(PATIENCE_S), deaf.receive(PATIENCE_S)))
+        side.until(reader.done)
+        assert reader.result() == (large, [b"last"])
+
+
+def test_a_peer_that_leaves_is_gone_and_the_others_stay(side: Side) -> None:
+    (leaver, name), (other, its_name) = side.join(), side.join()
+    leaver.close()
+    gone: list[bytes] = []
+
+    def noticed() -> bool:
+        gone.extend(peer for peer, frames in side.arrived if frames is None)
+        gone.extend(side.router.probe())
+        return bool(gone)
+
+    side.until(noticed)
+    assert gone == [name]
+    assert not side.router.send(name, [b"to nobody"])
+    with closing(other):
+        assert side.router.send(its_name, [b"still there"])
+        while (heard := other.receive(PATIENCE_S)) == [codec.encode(messages.Ping())]:
+            pass
+        assert heard == [b"still there"]
+
+
+def test_a_dispatcher_that_leaves_is_gone_once_all_that_it_said_is_heard(side: Side) -> None:
+    peer, name = side.join()
+    with closing(peer):
+        assert side.router.send(name, [b"first"])
+        assert peer.receive(PATIENCE_S) == [b"first"]
+        assert side.router.send(name, [b"last words"])
+        side.router.close()
+        assert peer.receive(PATIENCE_S) == [b"last words"]
+        with pytest.raises(ConnectionLostError, match="the dispatcher is gone"):
+            peer.receive(PATIENCE_S)
+        with pytest.raises(ConnectionLostError, match="the dispatcher is gone"):
+            peer.send([b"to nobody"])
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", unix.GREETING + b"\xff" * 100], ids=["stranger", "no length"])
+def test_what_speaks_otherwise_is_shown_the_door_and_counted(said: bytes, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    side = Side(f"ipc://{tmp_path}/socket")
+    peer, name = side.join()
+    with closing(side.router), closing(peer), socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(addresses.path(side.address)))
+        stranger.sendall(said)
+        (first, frames), (second, end) = side.next(), side.next()
+        assert (frames, end) == ([], None)
+        assert first == second != name
+        assert side.router.send(name, [b"still here"])
+        assert peer.receive(PATIENCE_S) == [b"still here"]
+
+
+def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    side = Side(address)
+    with pytest.raises(ConnectionLostError, match="another service does"):
+        listen(address, notice_stopped=True)
+    peer, _ = side.join()
+    peer.close()
+    side.router.close()
+    assert list(tmp_path.iterdir()) == []
