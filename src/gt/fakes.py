@@ -18,7 +18,7 @@ from gt.client import session
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
-from gt.wire.codec import Frame
+from gt.wire.shared import Frame, mapped
 from gt.worker.execute import Worker
 
 Message = list[memoryview]
@@ -46,7 +46,7 @@ class FakeTransport:
     def send(self, frames: Sequence[Frame]) -> None:
         if self.closed:
             raise ConnectionLostError("fake: this transport is closed")
-        self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in frames]))
+        self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in mapped(frames)]))
 
     def wait(self, timeout_s: float | None) -> None:
         self.system.settle()
@@ -112,7 +112,7 @@ class System:
             peer, frames = self.inbox.popleft()
             try:
                 message = codec.from_client(frames[0] if frames else b"")
-                self.act(core.FromClientEvent(peer, message, frames[1:]))
+                self.act(core.FromClientEvent(peer, message, [*frames[1:]]))
             except ProtocolError:
                 self.act(core.Malformed(peer))
             return True
@@ -134,7 +134,7 @@ class System:
     def act(self, event: core.Event) -> None:
         """Let the dispatcher decide, and deliver what it says."""
         for action in self.dispatcher.step(event):
-            frames = [memoryview(codec.encode(action.message)), *action.frames]
+            frames = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
             if isinstance(action, core.TellWorker):
                 if action.peer in self.queues:
                     self.queues[action.peer].append(frames)

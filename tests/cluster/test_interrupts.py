@@ -79,7 +79,6 @@ print("imported")
 try:
     while True:
         gt.ones(2).sum().item()
-        print("started")
 except KeyboardInterrupt:
     print("interrupted")
 print(gt.ones(2).sum().item())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 
 from gt.errors import ConnectionLostError
 from gt.wire import addresses, codec, messages, unix
+from gt.wire.shared import SEALS, SHARE_FROM_BYTES, Frame, Shared, mapped, share
+from gt.wire.stream import SHARED
 from gt.wire.transport import Router, Transport, connect, listen
 from tests.conftest import free_ports
 
@@ -35,7 +39,7 @@ class Side:
     def __init__(self, address: str) -> None:
         self.address = address
         self.router: Router = listen(address, notice_stopped=True)
-        self.arrived: list[tuple[bytes, list[memoryview] | None]] = []
+        self.arrived: list[tuple[bytes, list[Frame] | None]] = []
 
     def until(self, what: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE_S
@@ -46,7 +50,7 @@ class Side:
     def next(self) -> Message:
         self.until(lambda: bool(self.arrived))
         peer, frames = self.arrived.pop(0)
-        return peer, None if frames is None else [bytes(f) for f in frames]
+        return peer, None if frames is None else [bytes(f) for f in mapped(frames)]
 
     def join(self) -> tuple[Transport, bytes]:
         """A new peer and its name."""
@@ -67,12 +71,17 @@ def side(address: str) -> Iterator[Side]:
         yield made
 
 
-def pieces(seed: int) -> list[bytes]:
-    """The frames of a message: few or more than one call of the system takes, empty ones and large ones."""
+def pieces(seed: int) -> list[Frame]:
+    """The frames of a message: few or more than one call of the system takes, empty ones and large ones, shared ones."""
     rng = random.Random(seed)
     count = rng.choice([1, 1, 2, 5, 3000])
     most = rng.choice([0, 1, 300, 70_000, 3_000_000]) if count < 10 else 50
-    return [rng.randbytes(rng.randint(0, most)) for _ in range(count)]
+    made = [memoryview(rng.randbytes(rng.randint(0, most))) for _ in range(count)]
+    return [made[0], *(share(f) if rng.random() < 0.7 else f for f in made[1:])]
+
+
+def bytes_of(frames: Sequence[Frame] | None) -> list[bytes]:
+    return [bytes(f) for f in mapped(frames or [])]
 
 
 def test_messages_arrive_whole_and_in_order_both_ways(side: Side) -> None:
@@ -81,13 +90,13 @@ def test_messages_arrive_whole_and_in_order_both_ways(side: Side) -> None:
         sent = [pieces(seed) for seed in range(60)]
         sender = threading.Thread(target=lambda: [peer.send(frames) for frames in sent])
         sender.start()
-        assert [side.next() for _ in sent] == [(name, frames) for frames in sent]
+        assert [side.next() for _ in sent] == [(name, bytes_of(frames)) for frames in sent]
         sender.join()
         for frames in sent:
             assert side.router.send(name, frames)
         answers = ThreadPoolExecutor(1).submit(lambda: [peer.receive(PATIENCE_S) for _ in sent])
         side.until(answers.done)
-        assert [[bytes(f) for f in answer or []] for answer in answers.result()] == sent
+        assert list(map(bytes_of, answers.result())) == list(map(bytes_of, sent))
 
 
 def test_who_does_not_read_keeps_nobody_waiting_and_gets_all_of_it_later(side: Side) -> None:
@@ -152,6 +161,51 @@ def test_what_speaks_otherwise_is_shown_the_door_and_counted(said: bytes, tmp_pa
         assert peer.receive(PATIENCE_S) == [b"still here"]
 
 
+def descriptor(seals: int, size: int = SHARE_FROM_BYTES) -> int:
+    file = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(file, size)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    return file
+
+
+SHRINKING = "could be taken away from who reads it"
+UNSAFE: dict[str, Callable[[], list[int]]] = {
+    "none": lambda: [],
+    SHRINKING: lambda: [descriptor(fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)],
+    "of another size": lambda: [descriptor(SEALS, SHARE_FROM_BYTES - 1)],
+    "no memory": lambda: [os.open("/dev/null", os.O_RDONLY)],
+    "many": lambda: [descriptor(SEALS) for _ in range(251)],
+}
+
+
+@pytest.mark.parametrize("what", UNSAFE)
+def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    side = Side(f"ipc://{tmp_path}/socket")
+    files = UNSAFE[what]()
+    head = struct.pack("<3Q", 2, 0, SHARE_FROM_BYTES | SHARED)
+    with closing(side.router), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(addresses.path(side.address)))
+        peer.sendall(unix.GREETING)
+        for some in (files[:200], files[200:]):
+            socket.send_fds(peer, [head[:1] if len(files) > 200 else head], some)
+        for file in files:
+            os.close(file)
+        (_, frames), (_, end) = side.next(), side.next()
+        assert (frames, end) == ([], None)
+
+
+def test_what_was_shared_can_be_written_to_for_oneself_and_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    frame = share(memoryview(bytes(range(256)) * (SHARE_FROM_BYTES // 256)))
+    assert isinstance(frame, Shared)
+    first, second = frame.map(), frame.map()
+    del frame
+    assert len(os.listdir("/proc/self/fd")) == before
+    first[7] = 99
+    assert (first[7], second[7]) == (99, 7)
+
+
 def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket"
@@ -160,6 +214,8 @@ def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_
     side = Side(address)
     with pytest.raises(ConnectionLostError, match="another service does"):
         listen(address, notice_stopped=True)
+    _, frames = side.next()  # of the one that looked whether somebody listens
+    assert frames is None
     peer, _ = side.join()
     peer.close()
     side.router.close()

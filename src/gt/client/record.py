@@ -18,6 +18,7 @@ from gt.client import geometry
 from gt.client.geometry import Geometry
 from gt.errors import RefusedError
 from gt.wire import instructions as wire
+from gt.wire.shared import Frame, share
 
 META = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
 Operand = tuple[int, Geometry, int]
@@ -30,7 +31,7 @@ A storage's end stands in it where the program let go of the storage, so that a 
 _free = segment.append
 sent: list[wire.Instruction] = []
 """The segment that was sent last."""
-frames: list[bytes | memoryview] = []
+frames: list[Frame] = []
 """The bytes of the segment's uploads; appended to together with the segment, under `lock`."""
 lock = threading.RLock()
 """Guards what must change together: `frames` with `segment`, and everything a flush does."""
@@ -190,11 +191,11 @@ def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...]
     record(wire.Op(call, ids[0] if len(ids) == 1 else ids, args, site))
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
+def bytes_of(tensor: torch.Tensor) -> Frame:
     """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
     whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
     flat = whole.as_strided((whole.numel(),), (1,))
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return share(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
 
 
 UPLOAD_AT_ONCE_BYTES = 1 << 20

@@ -17,9 +17,10 @@ from gt.dispatcher.slices import Slice, cut
 from gt.errors import ProtocolError
 from gt.wire import messages
 from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
+from gt.wire.shared import Frame
 
 Peer = bytes
-Frames = list[memoryview]
+Frames = list[Frame]
 WINDOW = 4
 OTHER_SIDE = "that is where this service's {} connect, and {} did: give the address that `gt serve` was given"
 NO_WORKER = "the service has no worker: add one with `gt worker --connect ADDRESS`"

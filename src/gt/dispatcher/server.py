@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from gt.dispatcher import core
 from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
 from gt.wire import addresses, codec, messages
-from gt.wire.codec import Frame
+from gt.wire.shared import Frame, Shared
 from gt.wire.transport import listen
 
 
@@ -31,7 +32,7 @@ class Server:
         self.heartbeat_s = heartbeat_s
 
     def run(self, alive: Callable[[], bool]) -> None:
-        poller = zmq.Poller()
+        poller = select.poll() if isinstance(self.clients.poll, int) else zmq.Poller()
         poller.register(self.clients.poll, zmq.POLLIN)
         poller.register(self.workers.poll, zmq.POLLIN)
         beat = time.monotonic()
@@ -54,16 +55,16 @@ class Server:
             for peer, frames in self.clients.take():
                 self.act(core.ClientGone(peer) if frames is None else self._client_event(peer, frames))
 
-    def _client_event(self, peer: bytes, frames: list[memoryview]) -> core.Event:
+    def _client_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
         try:
-            message = codec.from_client(frames[0] if frames else b"")
+            message = codec.from_client(_first(frames))
         except ProtocolError:
             return core.Malformed(peer)
         return core.FromClientEvent(peer, message, frames[1:])
 
-    def _worker_event(self, peer: bytes, frames: list[memoryview]) -> core.Event:
+    def _worker_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
         try:
-            message = codec.from_worker(frames[0] if frames else b"")
+            message = codec.from_worker(_first(frames))
         except ProtocolError:
             return core.Malformed(peer)
         return core.FromWorkerEvent(peer, message, frames[1:])
@@ -104,3 +105,8 @@ class Server:
             self.log.close()
         self.clients.close()
         self.workers.close()
+
+
+def _first(frames: list[Frame]) -> bytes | memoryview:
+    """The frame that is the message itself; empty where there is none."""
+    return frames[0] if frames and not isinstance(frames[0], Shared) else b""

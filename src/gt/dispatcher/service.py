@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,8 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent:
     `data_dirs`: folders that workers may read and write; None (embedded): what this user may.
     """
     values = settings()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection a peer, a descriptor a large frame
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
     dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
     heartbeat_s = min(values.heartbeat_s, PARENT_POLL_S) if parent else values.heartbeat_s

@@ -8,17 +8,18 @@ from gt.errors import ProtocolError
 from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Run
+from gt.wire.shared import Frame
 
 
 class Slice(msgspec.Struct, frozen=True):
     """A part of a batch, packed, with the frames it needs. `ends`: the number of the batch that is done with it, or 0."""
 
     items: msgspec.Raw
-    frames: list[memoryview]
+    frames: list[Frame]
     ends: int
 
 
-def cut(run: Run, frames: list[memoryview], size: int) -> list[Slice]:
+def cut(run: Run, frames: list[Frame], size: int) -> list[Slice]:
     """Slices of at most `size` instructions; a batch that is no longer than one is not looked into.
 
     Raises ProtocolError where a batch that must be cut is malformed.
@@ -30,8 +31,8 @@ def cut(run: Run, frames: list[memoryview], size: int) -> list[Slice]:
     return [_slice(p, frames, run.seq if p is pieces[-1] else 0) for p in pieces]
 
 
-def _slice(items: list[wire.Instruction], frames: list[memoryview], ends: int) -> Slice:
-    own: list[memoryview] = []
+def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> Slice:
+    own: list[Frame] = []
     renumbered: list[wire.Instruction] = []
     for item in items:
         if isinstance(item, (wire.Upload, wire.SetRandomState)):

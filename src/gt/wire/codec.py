@@ -11,7 +11,6 @@ from gt.wire.instructions import Instruction
 from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
 
 M = TypeVar("M")
-Frame = bytes | memoryview
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import zmq
 
 from gt.wire import addresses, tcp, unix
-from gt.wire.codec import Frame
+from gt.wire.shared import Frame
 
 
 class Transport(Protocol):
@@ -46,7 +46,7 @@ class Router(Protocol):
         """What is readable when something has arrived: a socket of ZeroMQ's, or a file descriptor."""
         ...
 
-    def take(self) -> list[tuple[bytes, list[memoryview] | None]]:
+    def take(self) -> list[tuple[bytes, list[Frame] | None]]:
         """Some of what has arrived, in order, each with its sender. None: the peer is gone."""
         ...
 

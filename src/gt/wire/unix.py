@@ -1,8 +1,7 @@
 """Messages between processes of one machine, by Unix sockets: a message wakes its receiver and nobody else.
 
-A message travels as the number of its frames, their lengths in bytes (each a little-endian uint64), and the frames. Before
-the first message each side sends `GREETING`. Who is gone is noticed by the closed connection, which the end of a process
-closes; who is stopped, by what the system says of the process at the other end.
+Before its first message (`gt.wire.stream`) each side sends `GREETING`. Who is gone is noticed by the closed connection,
+which the end of a process closes; who is stopped, by what the system says of the process at the other end.
 """
 
 from __future__ import annotations
@@ -12,78 +11,18 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gt.errors import ProtocolError
 from gt.wire import addresses, lost
-from gt.wire.codec import Frame
+from gt.wire.shared import Frame, Shared
+from gt.wire.stream import Incoming, Outgoing, receive
 
 GREETING = b"gt unix1"
-PIECE_BYTES = 1 << 16
-MAX_FRAMES = 1 << 20
-MAX_VECTORS = 1024
-"""What one `sendmsg` takes (IOV_MAX)."""
 LOST_AFTER_S = 2.0
 """A peer that is stopped for so long is gone. Noticed and told within 5 s, with a look each second."""
-_WORD = 8
-
-
-def _head(frames: Sequence[Frame]) -> bytes:
-    return struct.pack(f"<{len(frames) + 1}Q", len(frames), *map(len, frames))
-
-
-def _send(sock: socket.socket, pieces: Sequence[Frame]) -> list[Frame]:
-    """Send what the system takes now; returns the rest. Raises ConnectionError where the peer is gone."""
-    try:
-        sent = sock.sendmsg(pieces[:MAX_VECTORS])
-    except BlockingIOError:
-        return list(pieces)
-    for whole, piece in enumerate(pieces):
-        if sent < len(piece):
-            return [memoryview(piece)[sent:], *pieces[whole + 1 :]]
-        sent -= len(piece)
-    return []
-
-
-class Messages:
-    """Puts messages together from the bytes of a connection, in whatever pieces they come."""
-
-    def __init__(self) -> None:
-        self._begun = bytearray()
-        self._needed = 0
-        """So many bytes make the next step, a head or a message, whole."""
-
-    def take(self, data: bytes) -> Iterator[list[memoryview]]:
-        """The messages that are whole with `data`. Raises ProtocolError for what no message begins with."""
-        if self._begun:
-            self._begun += data
-            if len(self._begun) < self._needed:
-                return
-            view, self._begun = memoryview(self._begun), bytearray()
-        else:
-            view = memoryview(data)
-        while len(view):
-            ends = self._ends(view)
-            if len(view) < ends[-1]:
-                self._begun, self._needed = bytearray(view), ends[-1]
-                return
-            yield [view[begin:end] for begin, end in pairwise(ends)]
-            view = view[ends[-1] :]
-
-    @staticmethod
-    def _ends(view: memoryview) -> list[int]:
-        """Where the head of the next message ends and where each of its frames, as far as can be told yet."""
-        if len(view) < _WORD:
-            return [_WORD]
-        count = int.from_bytes(view[:_WORD], "little")
-        if count > MAX_FRAMES:
-            raise ProtocolError(f"a message of {count} frames")
-        head = _WORD * (count + 1)
-        if len(view) < head:
-            return [head]
-        return list(accumulate(struct.unpack(f"<{count}Q", view[_WORD:head]), initial=head))
 
 
 class Stops:
@@ -124,8 +63,8 @@ class UnixTransport:
             raise
         self._socket.setblocking(False)
         self._stops = Stops(self._socket)
-        self._messages = Messages()
-        self._arrived: deque[list[memoryview]] = deque()
+        self._messages = Incoming()
+        self._arrived: deque[list[Frame]] = deque()
         self._lost = False
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(self._socket, select.POLLIN)
@@ -141,14 +80,13 @@ class UnixTransport:
             raise lost.unanswered(self.address, timeout_s)
 
     def send(self, frames: Sequence[Frame]) -> None:
-        pieces: list[Frame] = [_head(frames), *frames]
-        while pieces and not self._lost:
-            try:
-                pieces = _send(self._socket, pieces)
-            except ConnectionError:
-                self._lost = True
-            while pieces and not self._lost and not self._writable.poll(lost.WATCH_S * 1000):
-                self._lost = self._stops.too_long()
+        outgoing = Outgoing(frames)
+        try:
+            while not self._lost and not outgoing.send(self._socket):
+                while not self._lost and not self._writable.poll(lost.WATCH_S * 1000):
+                    self._lost = self._stops.too_long()
+        except ConnectionError:
+            self._lost = True
         if self._lost:
             raise lost.gone(self.address)
 
@@ -163,7 +101,7 @@ class UnixTransport:
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while not self._arrived and not self._lost:
             try:
-                data = self._socket.recv(PIECE_BYTES)
+                data, files = receive(self._socket)
             except BlockingIOError:
                 if (left := deadline - time.monotonic()) <= 0:
                     return None
@@ -172,10 +110,10 @@ class UnixTransport:
                 self._lost = True
             else:
                 self._lost = not data
-                self._arrived.extend(self._messages.take(data))
+                self._arrived.extend(self._messages.take(data, files))
         if not self._arrived:
             raise lost.gone(self.address)
-        return self._arrived.popleft()
+        return [f.map() if type(f) is Shared else memoryview(f) for f in self._arrived.popleft()]
 
     def leave_to_parent(self) -> None:
         self._socket.close()
@@ -185,24 +123,25 @@ class UnixTransport:
 
 
 class Peer:
-    """One connection of a router. `unsent` is what its system would not take yet."""
+    """One connection of a router. `unsent`: what the system would not take yet; `waits`: it is asked to say when it does."""
 
     def __init__(self, name: bytes, sock: socket.socket) -> None:
         self.name = name
         self.socket = sock
         self.stops = Stops(sock)
-        self.messages = Messages()
+        self.messages = Incoming()
         self.greeting = b""
-        self.unsent: list[Frame] = []
+        self.unsent: deque[Outgoing] = deque()
+        self.waits = False
 
-    def take(self, data: bytes) -> Iterator[list[memoryview]]:
+    def take(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
         """Raises ProtocolError for what is no peer of this protocol."""
         if len(self.greeting) < len(GREETING):
             missing = len(GREETING) - len(self.greeting)
             self.greeting, data = self.greeting + data[:missing], data[missing:]
             if not GREETING.startswith(self.greeting):
                 raise ProtocolError("no greeting")
-        return self.messages.take(data)
+        return self.messages.take(data, files)
 
 
 class UnixRouter:
@@ -244,15 +183,15 @@ class UnixRouter:
                 return False
         return True
 
-    def take(self) -> list[tuple[bytes, list[memoryview] | None]]:
-        """What each peer that has sent something has sent, up to `PIECE_BYTES` of it."""
-        taken: list[tuple[bytes, list[memoryview] | None]] = []
+    def take(self) -> list[tuple[bytes, list[Frame] | None]]:
+        """What each peer that has sent something has sent, up to `stream.PIECE_BYTES` of it."""
+        taken: list[tuple[bytes, list[Frame] | None]] = []
         for file, event in self._epoll.poll(0):
             peer = self._by_file.get(file)
             if peer is None:
                 self._accept()
                 continue
-            if event & select.EPOLLOUT and not self._send_rest(peer):
+            if event & select.EPOLLOUT and not self._send_to(peer):
                 taken.append((peer.name, None))
             elif event & ~select.EPOLLOUT:
                 taken += self._take_from(peer)
@@ -268,46 +207,45 @@ class UnixRouter:
         peer = Peer(b"%d" % self._opened, sock)
         self._peers[peer.name] = self._by_file[sock.fileno()] = peer
         self._epoll.register(sock, select.EPOLLIN)
-        self._put(peer, [GREETING])
+        with suppress(ConnectionError):  # who is gone again is found so where it is read from
+            sock.send(GREETING)
 
-    def _take_from(self, peer: Peer) -> Iterator[tuple[bytes, list[memoryview] | None]]:
+    def _take_from(self, peer: Peer) -> list[tuple[bytes, list[Frame] | None]]:
+        taken: list[tuple[bytes, list[Frame] | None]] = []
         try:
-            data = peer.socket.recv(PIECE_BYTES)
-            for message in peer.take(data):
-                yield peer.name, message
+            data, files = receive(peer.socket)
+            taken += [(peer.name, frames) for frames in peer.take(data, files)]
         except BlockingIOError:
-            return
+            return taken
         except ProtocolError:
-            yield peer.name, []  # which is no message either
+            taken.append((peer.name, []))  # which is no message either
             data = b""
         except ConnectionError:
             data = b""
         if not data:
             self._drop(peer)
-            yield peer.name, None
+            taken.append((peer.name, None))
+        return taken
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         found = self._peers.get(peer)
-        return found is not None and self._put(found, [_head(frames), *frames])
+        if found is None:
+            return False
+        found.unsent.append(Outgoing(frames))
+        return found.waits or self._send_to(found)
 
-    def _put(self, peer: Peer, pieces: Sequence[Frame]) -> bool:
-        """Send, or keep what cannot be sent yet. False where the peer is gone."""
-        if peer.unsent:
-            peer.unsent += pieces
-            return True
+    def _send_to(self, peer: Peer) -> bool:
+        """Send what the system takes now, and the rest when it takes more. False where the peer is gone."""
         try:
-            peer.unsent = _send(peer.socket, pieces)
+            while peer.unsent and peer.unsent[0].send(peer.socket):
+                peer.unsent.popleft()
         except ConnectionError:
             self._drop(peer)
             return False
-        if peer.unsent:
-            self._epoll.modify(peer.socket, select.EPOLLIN | select.EPOLLOUT)
+        if bool(peer.unsent) is not peer.waits:
+            peer.waits = not peer.waits
+            self._epoll.modify(peer.socket, select.EPOLLIN | (select.EPOLLOUT if peer.waits else 0))
         return True
-
-    def _send_rest(self, peer: Peer) -> bool:
-        unsent, peer.unsent = peer.unsent, []
-        self._epoll.modify(peer.socket, select.EPOLLIN)
-        return self._put(peer, unsent)
 
     def _drop(self, peer: Peer) -> None:
         del self._peers[peer.name], self._by_file[peer.socket.fileno()]

@@ -30,7 +30,7 @@ def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequenc
         if len(data) != source.numel() * dtype.itemsize:
             raise ProtocolError(f"an upload of {len(data)} bytes for {source.numel()} elements of {dtype}")
         if len(data):
-            source = torch.frombuffer(bytearray(data), dtype=dtype).reshape(item.geometry.size)
+            source = torch.frombuffer(bytearray(data) if data.readonly else data, dtype=dtype).reshape(item.geometry.size)
         if item.id in session.memory.storages:
             session.memory.tensor(item.id, item.geometry).copy_(source)
             return

@@ -1,0 +1,89 @@
+"""Large frames between processes of one machine: they lie in memory of the system's, and what travels is a descriptor of it.
+
+The bytes are written once, by who makes the frame, and are sealed then: nobody can change them or take them away from who
+maps them (`memfd_create`, file seals).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from typing import final
+
+from gt.errors import ProtocolError
+
+SHARE_FROM_BYTES = 1 << 20
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
+@final
+class Shared:
+    """A frame that lies in shared memory. It owns the descriptor `file`; `size` is in bytes."""
+
+    __slots__ = ("file", "size")
+
+    def __init__(self, file: int, size: int = 0) -> None:
+        self.file = file
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __del__(self, close: object = os.close) -> None:
+        close(self.file)  # type: ignore[operator]
+
+    def checked(self, size: int) -> Shared:
+        """As a frame of `size` bytes. Raises ProtocolError for what could change or end under who reads it."""
+        try:
+            sealed = fcntl.fcntl(self.file, fcntl.F_GET_SEALS) & SEALS == SEALS
+        except OSError:
+            sealed = False
+        if not sealed or not 0 < size == os.fstat(self.file).st_size:
+            raise ProtocolError("a descriptor that is no frame")
+        self.size = size
+        return self
+
+    def map(self) -> memoryview:
+        """The bytes. Whoever writes to them changes them for nobody else.
+
+        Python's own `mmap` would keep a descriptor for as long as a program keeps what it has fetched.
+        """
+        rights, private = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
+        address = _libc.mmap(None, self.size, rights, private, self.file, 0)
+        if address == _FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        mapped = (ctypes.c_ubyte * self.size).from_address(address)
+        weakref.finalize(mapped, _libc.munmap, address, self.size).atexit = False
+        return memoryview(mapped).cast("B")
+
+
+Frame = bytes | memoryview | Shared
+
+
+def share(data: memoryview) -> Frame:
+    """A copy of some bytes as a frame: large ones in shared memory, where the system has any."""
+    if len(data) < SHARE_FROM_BYTES:
+        return bytes(data)
+    try:
+        made = Shared(os.memfd_create("gt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), len(data))
+        written = 0
+        while written < len(data):
+            written += os.write(made.file, data[written:])
+        fcntl.fcntl(made.file, fcntl.F_ADD_SEALS, SEALS)
+    except OSError:
+        return bytes(data)
+    return made
+
+
+def mapped(frames: Sequence[Frame]) -> list[bytes | memoryview]:
+    """Frames whose bytes can be read."""
+    return [f.map() if type(f) is Shared else f for f in frames]

@@ -1,0 +1,125 @@
+"""Messages as the bytes of a Unix stream socket.
+
+A message travels as the number of its frames, their sizes in bytes (each a little-endian uint64), and the frames. Of a
+frame in shared memory a descriptor travels instead, and its size is marked.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from gt.errors import ProtocolError
+from gt.wire.shared import Frame, Shared, mapped
+
+PIECE_BYTES = 1 << 16
+MAX_FRAMES = 1 << 20
+MAX_VECTORS, MAX_FILES = 1024, 250
+"""What one `sendmsg` takes (IOV_MAX, SCM_MAX_FD)."""
+SHARED = 1 << 63
+_WORD = 8
+_CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+_MORE_BYTES = socket.CMSG_SPACE(MAX_FILES * array("i").itemsize)
+
+
+class Outgoing:
+    """A message, or what is left of it to send. The descriptors of its shared frames travel with its first byte."""
+
+    __slots__ = ("files", "pieces")
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.files = [f for f in frames if type(f) is Shared]
+        if len(self.files) > MAX_FILES:
+            self.files, frames = [], mapped(frames)
+        sizes = [*map(len, frames)]
+        if self.files:
+            sizes = [size | SHARED if type(f) is Shared else size for f, size in zip(frames, sizes, strict=True)]
+            frames = [f for f in frames if type(f) is not Shared]
+        self.pieces: list[Any] = [struct.pack(f"<{len(sizes) + 1}Q", len(sizes), *sizes), *frames]
+
+    def send(self, sock: socket.socket) -> bool:
+        """Send what the system takes now; whether that is all of it. Raises ConnectionError where the peer is gone."""
+        rights = [(*_RIGHTS, array("i", [f.file for f in self.files]))] if self.files else ()
+        try:
+            sent = sock.sendmsg(self.pieces[:MAX_VECTORS], rights)
+        except BlockingIOError:
+            return False
+        self.files = []
+        for whole, piece in enumerate(self.pieces):
+            if sent < len(piece):
+                self.pieces = [memoryview(piece)[sent:], *self.pieces[whole + 1 :]]
+                return False
+            sent -= len(piece)
+        return True
+
+
+def receive(sock: socket.socket) -> tuple[bytes, list[Shared]]:
+    """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it."""
+    data, more, flags, _ = sock.recvmsg(PIECE_BYTES, _MORE_BYTES, _CLOSE_ON_EXEC)
+    files = [Shared(f) for level, kind, content in more if (level, kind) == _RIGHTS for f in array("i", content)]
+    if flags & _TRUNCATED:
+        raise ProtocolError("descriptors were lost")
+    return data, files
+
+
+class Incoming:
+    """Puts messages together from the bytes of a connection, in whatever pieces they come."""
+
+    def __init__(self) -> None:
+        self._begun = bytearray()
+        self._needed = 0
+        """So many bytes make the next step, a head or a message, whole."""
+        self._files: deque[Shared] = deque()
+
+    def take(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
+        """The messages that are whole with `data`. Raises ProtocolError for what no message is made of."""
+        self._files += files
+        if len(self._files) > MAX_FILES:
+            raise ProtocolError("descriptors without frames")
+        if self._begun:
+            self._begun += data
+            if len(self._begun) < self._needed:
+                return []
+            view, self._begun = memoryview(self._begun), bytearray()
+        else:
+            view = memoryview(data)
+        found: list[list[Frame]] = []
+        while len(view):
+            begin, sizes = _head(view)
+            end = begin + sum(sizes)
+            if end >= SHARED:
+                end = begin + sum(size for size in sizes if size < SHARED)
+            if end > len(view):
+                self._begun, self._needed = bytearray(view), end
+                break
+            found.append(self._frames(view, begin, sizes))
+            view = view[end:]
+        return found
+
+    def _frames(self, view: memoryview, begin: int, sizes: tuple[int, ...]) -> list[Frame]:
+        frames: list[Frame] = []
+        for size in sizes:
+            if size < SHARED:
+                frames.append(view[begin : begin + size])
+                begin += size
+            elif self._files:
+                frames.append(self._files.popleft().checked(size - SHARED))
+            else:
+                raise ProtocolError("a frame without its descriptor")
+        return frames
+
+
+def _head(view: memoryview) -> tuple[int, tuple[int, ...]]:
+    """Where the head of a message ends, and the sizes of its frames once all of it is there."""
+    if len(view) < _WORD:
+        return _WORD, ()
+    count = int.from_bytes(view[:_WORD], "little")
+    if count > MAX_FRAMES:
+        raise ProtocolError(f"a message of {count} frames")
+    end = _WORD * (count + 1)
+    return end, struct.unpack_from(f"<{count}Q", view, _WORD) if len(view) >= end else ()
