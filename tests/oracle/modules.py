@@ -4,7 +4,7 @@
 
 A module is built twice from one seed, here and remotely, and once more moved by `.to("remote")`; results, buffers and
 gradients (of parameters and inputs) must be the CPU's. An optimizer takes several steps in each of its implementations;
-parameters and state must be the CPU's. Nothing may give a wrong value; what GT refuses stands in `REFUSED`.
+parameters and state must be the CPU's. Nothing is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 import gt  # noqa: F401 - registers the device
 from gt.client.modules import LOOPS
 from tests.oracle.operators import Outcome, compare, to_remote
-
-REFUSED: dict[tuple[str, str], str] = {}
-"""(entry, direction) -> why GT refuses it. This table may only shrink."""
 
 # -- modules -------------------------------------------------------------------------------------------------------------
 
@@ -301,11 +298,8 @@ def check_all(database: Database, entries: Iterable[Any], most: int | None = Non
 
 
 def surprises(outcomes: list[Outcome]) -> list[str]:
-    """What contradicts the table: a wrong value anywhere, a failure that is not listed, a listed entry that passes."""
-    listed = [o for o in outcomes if (o.entry, o.direction) in REFUSED]
-    told = [f"{o.direction} {o.entry} passes: take it off the table" for o in listed if o.verdict == "passed"]
-    failed = [o for o in outcomes if o.verdict == "wrong" or (o.verdict == "refused" and o not in listed)]
-    return told + [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in failed]
+    """Wrong values and refusals."""
+    return [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in outcomes if o.verdict != "passed"]
 
 
 def main() -> int:
