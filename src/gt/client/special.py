@@ -125,6 +125,23 @@ def local_scalar_dense(self: Tensor) -> Any:
     return fetch(self).item()
 
 
+# -- what autocast reaches into ------------------------------------------------------------------------------------------
+
+
+def _apart_under_autocast(op: OpOverload) -> Kernel:
+    """For the kernels that call operators which autocast casts, below autograd: the worker knows of no autocast."""
+    whole, parts = kernel(op), torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return op._op_dk(parts, *args, **kwargs) if torch.is_autocast_enabled("remote") else whole(*args, **kwargs)
+
+    return run
+
+
+for _name in ("_trilinear", "linalg_pinv.atol_rtol_tensor"):
+    KERNELS[_name] = _apart_under_autocast(overload(_name))
+
+
 # -- geometry in place: the tensor that the caller holds changes ---------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ behind an opaque handle until the client's autograd lets go of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 
 from gt.client import calls, counting, geometry, record, sites
 from gt.client.calls import Call, OpOverload
@@ -42,10 +43,11 @@ HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
     forward, recurrent = _Forward(op), op._schema.name.startswith(RECURRENT)
+    parts = CELLS.get(op._schema.name, op.decompose)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if _wants_parts() or (recurrent and torch.is_autocast_enabled("remote")) or counting.wants_parts(op, args, kwargs):
-            return op.decompose(*args, **kwargs)
+            return parts(*args, **kwargs)
         args = tuple(lifted(op, args))
         tensors = calls.tensors_in((*args, *kwargs.values()))
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
@@ -231,7 +233,7 @@ def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wan
 # -- cells that PyTorch fuses on its accelerators only --------------------------------------------------------------------
 
 
-def lstm_cell(
+def fused_lstm_cell(
     input_gates: torch.Tensor,
     hidden_gates: torch.Tensor,
     cx: torch.Tensor,
@@ -245,7 +247,7 @@ def lstm_cell(
     return o.sigmoid() * cy.tanh(), cy, gates
 
 
-def gru_cell(
+def fused_gru_cell(
     input_gates: torch.Tensor,
     hidden_gates: torch.Tensor,
     hx: torch.Tensor,
@@ -259,6 +261,33 @@ def gru_cell(
     update = (from_hidden[1] + from_input[1]).sigmoid()
     new = (from_input[2] + from_hidden[2] * reset).tanh()
     return (hx - new) * update + new, new
+
+
+def lstm_cell(
+    input: torch.Tensor,
+    hx: Sequence[torch.Tensor],
+    w_ih: torch.Tensor,
+    w_hh: torch.Tensor,
+    b_ih: torch.Tensor | None = None,
+    b_hh: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`lstm_cell` from its parts. What PyTorch takes it apart to on accelerators adds the biases after autocast's casts."""
+    return fused_lstm_cell(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh), hx[1])[:2]
+
+
+def gru_cell(
+    input: torch.Tensor,
+    hx: torch.Tensor,
+    w_ih: torch.Tensor,
+    w_hh: torch.Tensor,
+    b_ih: torch.Tensor | None = None,
+    b_hh: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`gru_cell` from its parts, as the CPU computes it."""
+    return fused_gru_cell(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh), hx)[0]
+
+
+CELLS: dict[str, Callable[..., Any]] = {"aten::lstm_cell": lstm_cell, "aten::gru_cell": gru_cell}
 
 
 def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -282,8 +311,8 @@ def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
 
 
 PARTS: dict[str, Callable[..., Any]] = {
-    "_thnn_fused_lstm_cell": lstm_cell,
-    "_thnn_fused_gru_cell": gru_cell,
+    "_thnn_fused_lstm_cell": fused_lstm_cell,
+    "_thnn_fused_gru_cell": fused_gru_cell,
     "tensor_split.tensor_indices_or_sections": tensor_split,
     "one_hot": one_hot,
 }

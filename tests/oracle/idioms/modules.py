@@ -297,7 +297,8 @@ def counted_operations(device: str) -> Any:
     torch.manual_seed(0)
     x = data(device, 2, 5, 8).requires_grad_()
     attention, layer, gru = nn.MultiheadAttention(8, 2), nn.TransformerEncoderLayer(8, 2, 16), nn.GRU(8, 3)
-    cell, lstm, linear = nn.RNNCell(8, 3).to(device), nn.LSTM(8, 3).to(device), nn.Linear(8, 3).to(device)
+    lstm, linear = nn.LSTM(8, 3).to(device), nn.Linear(8, 3).to(device)
+    cells = [kind(8, 3).to(device) for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)]
     for module in (attention, layer, gru):
         module.to(device)
     before, q, attend = linear(x).sum(), x.view(2, 1, 5, 8), F.scaled_dot_product_attention
@@ -305,16 +306,15 @@ def counted_operations(device: str) -> Any:
         lambda: before, lambda: linear(x).sum(), lambda: linear(x.detach().mT.contiguous().mT).sum(),
         lambda: linear(x[0]).sum(), lambda: attention(x, x, x)[0].sum(), lambda: layer(x).sum(), lambda: gru(x)[0].sum(),
         lambda: lstm(x)[0].sum(), lambda: attend(q, q, q).sum(), lambda: attend(q, q, q, None, 0.5).sum(),
-        lambda: attend(x, x, x).sum(),
+        lambda: attend(x, x, x).sum(), lambda: cells[0](x[0]).sum(), lambda: cells[1](x[0])[0].sum(),
+        lambda: cells[2](x[0]).sum(),
     )  # fmt: skip
     found: list[Any] = []
     for call in (*calls, *calls[1:]):  # a call that was met before counts the same
         with FlopCounterMode(display=False) as counter:
             call().backward()
         found.append({scope: {str(op): n for op, n in ops.items()} for scope, ops in counter.get_flop_counts().items()})
-    with FlopCounterMode(display=False) as counter:
-        cell(x[0]).sum().backward()
-    return [sorted(counts.items()) for counts in found], counter.get_total_flops(), linear(x)
+    return [sorted(counts.items()) for counts in found], linear(x)
 
 
 @idiom
@@ -356,6 +356,20 @@ def recurrent_modules_under_autocast(device: str) -> Any:
             )
             (half[0].float().sum() + whole[0].float().pow(2).sum()).backward()
         found += [half, whole, half[0].dtype, [g.norm().round(decimals=1) for g in grads(m)]]
+    return found
+
+
+@idiom
+def cells_and_bilinear_under_autocast(device: str) -> Any:
+    found: list[Any] = []
+    for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Bilinear):
+        torch.manual_seed(0)
+        m, x = kind(*(8, 8, 5) if kind is nn.Bilinear else (8, 6)).to(device), data(device, 4, 8).requires_grad_()
+        with torch.autocast(device, torch.bfloat16):
+            made = m(x, x) if kind is nn.Bilinear else m(x)
+        outs = made if isinstance(made, tuple) else (made,)
+        sum(out.float().pow(2).sum() for out in outs).backward()
+        found += [outs, x.grad, grads(m)]
     return found
 
 
