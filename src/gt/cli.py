@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"gt: {error.filename}: {error.strerror}", file=sys.stderr)
+        print("gt", *filter(None, (error.filename, error.strerror)), sep=": ", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

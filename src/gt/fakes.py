@@ -18,10 +18,10 @@ from gt.client import session
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
-from gt.wire.shared import Frame, mapped
+from gt.wire.shared import Frame, inline, mapped
 from gt.worker.execute import Worker
 
-Message = list[memoryview]
+Message = list[Frame]
 
 
 class FakeClock:
@@ -111,8 +111,8 @@ class System:
         if self.inbox:
             peer, frames = self.inbox.popleft()
             try:
-                message = codec.from_client(frames[0] if frames else b"")
-                self.act(core.FromClientEvent(peer, message, [*frames[1:]]))
+                message = codec.from_client(inline(frames[0] if frames else b""))
+                self.act(core.FromClientEvent(peer, message, frames[1:]))
             except ProtocolError:
                 self.act(core.Malformed(peer))
             return True
@@ -123,7 +123,7 @@ class System:
         if not self.queues[peer]:
             return False
         frames = self.queues[peer].popleft()
-        message = codec.to_worker(frames[0])
+        message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
             done, data = self.workers[peer].take(message, frames[1:])
             self.act(core.FromWorkerEvent(peer, done, data))
@@ -134,7 +134,7 @@ class System:
     def act(self, event: core.Event) -> None:
         """Let the dispatcher decide, and deliver what it says."""
         for action in self.dispatcher.step(event):
-            frames = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
+            frames: Message = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
             if isinstance(action, core.TellWorker):
                 if action.peer in self.queues:
                     self.queues[action.peer].append(frames)

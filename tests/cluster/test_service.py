@@ -176,6 +176,21 @@ def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) ->
         assert done.stdout.startswith(f"True ConnectionLostError {address}: tried to connect"), done.stderr
 
 
+def test_what_is_fetched_lies_in_memory_as_kernels_expect_it(either: Service) -> None:
+    source = """
+import torch, gt
+for n in (1, 300, 5_000, 10_000, 70_000, 300_000):
+    x = torch.randn(n, dtype=torch.complex128)
+    y = x.to("remote").cpu()
+    assert (y.data_ptr() % 64, torch.equal(x, y)) == (0, True), n
+    assert torch.equal(y[torch.arange(0, n, 7)], x[::7])  # by kernels that load 16 bytes at a time
+    y[0] = 1
+print((x.to("remote") * 2)[-1].item() == x[-1].item() * 2)
+"""
+    done = start(source, GT_ADDRESS=either.address)
+    assert done.communicate(timeout=60) == ("True\n", "")
+
+
 def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(either: Service) -> None:
     source = """
 import gt, signal, time

@@ -206,6 +206,24 @@ def test_what_was_shared_can_be_written_to_for_oneself_and_leaves_no_descriptor(
     assert (first[7], second[7]) == (99, 7)
 
 
+def test_a_file_that_is_no_socket_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ConnectionLostError, match="File exists"):
+        listen(f"ipc://{tmp_path}/notes", notice_stopped=True)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("notes", "mine")]
+
+
+def test_a_service_that_ends_leaves_the_socket_of_the_next_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    first = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
+    (tmp_path / "socket").unlink()
+    second = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
+    first.close()
+    assert (tmp_path / "socket").is_socket()
+    second.close()
+
+
 def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket"

@@ -15,6 +15,7 @@ from gt.client import (
     autocast,
     calls,
     counting,
+    destructors,
     engine,
     interrupts,
     linear,
@@ -31,6 +32,7 @@ from gt.client import (
 from gt.client.kernels import Kernel, kernel
 from gt.client.query import query
 from gt.wire import instructions as wire
+from gt.wire.shared import inline
 
 _libraries: list[torch.library.Library] = []
 """Kernels live as long as the library object that registered them."""
@@ -61,7 +63,7 @@ class Backend(_DummyBackendModule):
     def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
         """The state of the session's generator, as uint8 on the CPU."""
         _, state = session.current().ask(wire.GetRandomState)
-        return torch.frombuffer(bytearray(state), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(inline(state)), dtype=torch.uint8)
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
         with record.lock:
@@ -236,6 +238,7 @@ def install() -> None:
     scripts.install()
     engine.install()
     interrupts.install()
+    destructors.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
     torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

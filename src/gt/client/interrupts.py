@@ -12,28 +12,23 @@ import _signal  # type: ignore[import-not-found]  # what `signal` wraps, at a te
 import _thread
 import ctypes
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from types import FrameType
 from typing import Any, ClassVar
 
-import numpy
-
-from gt.client import record
-
-HELD = (int(signal.SIGINT), int(signal.SIGALRM))
-"""Ctrl-C, and the alarm with which programs limit how long something may take."""
-KEEP_FROM_BYTES = 1 << 16
+_NAMES = ("INT", "ALRM", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "VTALRM", "PROF", "WINCH", "CONT", "TSTP", "IO")
+HELD = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES)
+"""Signals for which programs have handlers of their own, which may raise and may use the session: Ctrl-C, the alarm that
+limits how long something takes, the one that says: save what you have."""
 _main = threading.main_thread().ident
 
 
 class HeldBack:
-    """`with HeldBack():` signals whose handlers may raise are handled at its end. Does nothing on other threads."""
+    """`with HeldBack():` signals that have handlers are handled at its end. Does nothing on other threads."""
 
-    __slots__ = ("_arrived", "_handlers", "_holds", "_outer")
+    __slots__ = ("_arrived", "_handlers", "_holds", "_leaves", "_outer")
     innermost: ClassVar[HeldBack | None] = None
 
     def __enter__(self) -> None:
@@ -41,6 +36,7 @@ class HeldBack:
             self._arrived: list[int] = []
             self._handlers: list[tuple[int, Any]] = []
             self._outer = HeldBack.innermost
+            self._leaves = False
             try:
                 self.hold()
             except BaseException:
@@ -50,6 +46,7 @@ class HeldBack:
 
     def __exit__(self, *_: object) -> None:
         if threading.get_ident() == _main:
+            self._leaves = True
             try:
                 self.let_through()
             finally:
@@ -97,6 +94,8 @@ class LetThrough:
 
     def __enter__(self) -> None:
         self._held = HeldBack.innermost if threading.get_ident() == _main else None
+        if self._held is not None and (self._held._leaves or not self._held._holds):
+            self._held = None  # a handler waits, which was let through
         if self._held is not None:
             self._held.let_through()
 
@@ -110,7 +109,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if HeldBack.takes(number):
         return
     if _is_asked_by_torch():
-        _thread.start_new_thread(_interrupt_again, ())
+        _thread.start_new_thread(interrupt_again, ())
         return
     signal.default_int_handler(number, frame)
 
@@ -129,51 +128,12 @@ def _native_stack(depth: int = 64) -> list[str]:
     return [(line or b"").decode(errors="replace") for line in libc.backtrace_symbols(addresses, found)[:found]]
 
 
-class Received(numpy.ndarray[Any, Any]):
-    """The bytes of a message, of which PyZMQ looks for signals when it frees them. `buried` keeps them until it may."""
-
-    buried: ClassVar[list[object]] = []
-
-    def __del__(self) -> None:
-        self.buried.append(self.base)
-
-
-def keep(frame: memoryview) -> bytes | Received:
-    """What a program may hold of a received message, and drop when it likes: a copy, or of much the message itself."""
-    return bytes(frame) if len(frame) < KEEP_FROM_BYTES else numpy.frombuffer(frame, numpy.uint8).view(Received)
-
-
-_other_hook = sys.unraisablehook
-
-
-def _unraisable(
-    info: Any,
-    other: Any = _other_hook,
-    end_of_holder: Any = record.Holder.__del__,
-    at_the_end: Callable[[], bool] = sys.is_finalizing,
-) -> None:
-    """A Ctrl-C that arrives in a destructor would be lost, since nobody can catch what that raises: it is raised again.
-
-    What it takes at its definition is there when the interpreter ends, which takes the names of modules away.
-    """
-    of_holder = info.object is end_of_holder
-    if info.exc_type is KeyboardInterrupt:
-        number = getattr(info.exc_traceback.tb_frame.f_locals["self"], "id", None) if of_holder else None
-        if number is not None:
-            record.segment.append(number)  # perhaps once more: a storage that is gone cannot be freed
-        _thread.start_new_thread(_interrupt_again, ())
-    elif not (of_holder and info.exc_type is AttributeError):  # it came before the holder had its id
-        if at_the_end() and "'remote' backend" in str(info.exc_value):
-            info.exc_value.args = ("a destructor computes with a remote tensor, and the session ended with the program",)
-        other(info)
-
-
-def _interrupt_again() -> None:
+def interrupt_again() -> None:
     time.sleep(0.001)  # the main thread leaves the hook, from where it could not raise either
     _thread.interrupt_main()
 
 
 def install() -> None:
-    sys.unraisablehook = _unraisable
+    """Take the place of Python's own handler."""
     with HeldBack():
-        pass  # takes the place of Python's own handler
+        pass

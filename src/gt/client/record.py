@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 import torch
 
-from gt.client import geometry
+from gt.client import geometry, interrupts
 from gt.client.geometry import Geometry
 from gt.errors import RefusedError
 from gt.wire import instructions as wire
@@ -203,9 +203,9 @@ UPLOAD_AT_ONCE_BYTES = 1 << 20
 
 def upload(source: torch.Tensor, number: int, spec: Geometry, site: int) -> None:
     """Record that the elements of a CPU tensor go into a storage, seen through `spec`."""
-    data = bytes_of(source.to(spec.dtype))
-    with lock:
-        frames.append(data)
+    with lock, interrupts.HeldBack():  # which would leave what was shared without an owner
+        frames.append(bytes_of(source.to(spec.dtype)))
+        large = len(frames[-1]) >= UPLOAD_AT_ONCE_BYTES
         segment.append(wire.Upload(number, spec.to_wire(), len(frames) - 1, site))
-    if len(data) >= UPLOAD_AT_ONCE_BYTES or len(segment) >= Flush.limit:
+    if large or len(segment) >= Flush.limit:
         Flush.send()

@@ -26,6 +26,7 @@ from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
+from gt.wire.shared import Frame, Shared, inline
 from gt.wire.transport import Transport, connect
 
 FORKED = (
@@ -58,7 +59,7 @@ class Session:
         self._transport = transport
         self._heavy: deque[tuple[int, int]] = deque()
         """Batches under way that carry bytes, and how many."""
-        self._answers: dict[int, tuple[messages.Answer, bytes | interrupts.Received] | None] = {}
+        self._answers: dict[int, tuple[messages.Answer, bytes | Shared] | None] = {}
         self._welcome: messages.Welcome | None = None
         try:
             self._open(timeout_s)
@@ -122,7 +123,7 @@ class Session:
             self._heavy.popleft()
         return sum(size for _, size in self._heavy) if self._heavy else 0
 
-    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | interrupts.Received]:
+    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | Shared]:
         """Record a request, send all that came before it, and wait for its answer and its bytes.
 
         Ctrl-C abandons the wait alone.
@@ -149,20 +150,18 @@ class Session:
             with interrupts.LetThrough():
                 self._transport.wait(timeout_s)
         with interrupts.HeldBack():
-            interrupts.Received.buried.clear()
             return self._take_in()
 
     def _take_in(self) -> bool:
         received = self._transport.receive(0.0)
         if received is None:
             return False
-        message = codec.to_client(received[0])
+        message = codec.to_client(inline(received[0]))
         if isinstance(message, messages.Done):
             self.done = max(self.done, message.seq)
             for answer in message.answers:
                 if answer.request in self._answers:
-                    data = interrupts.keep(received[1 + answer.frame]) if answer.frame >= 0 else b""
-                    self._answers[answer.request] = (answer, data)
+                    self._answers[answer.request] = (answer, _kept(received[1 + answer.frame]) if answer.frame >= 0 else b"")
         elif isinstance(message, messages.Welcome):
             self._welcome = message
         elif isinstance(message, messages.SessionLost):
@@ -223,6 +222,11 @@ class Session:
             self._transport.close()
 
 
+def _kept(frame: Frame) -> bytes | Shared:
+    """What a program may hold of a message, and drop when it likes: PyZMQ looks for signals when it frees one."""
+    return frame if isinstance(frame, Shared) else bytes(frame)
+
+
 def exception(failure: messages.Failure) -> BaseException:
     """The exception that a failure on the worker stands for: PyTorch's own type where there is one."""
     kinds = (builtins, torch, torch._C, errors)
@@ -264,14 +268,14 @@ def current() -> Session:
 def _open_default() -> None:
     address = settings().address
     if address:
-        join(address)
+        join(address, first=True)
         return
     service = early.take()
     service.wait_ready(START_TIMEOUT_S)
-    join(service.address, START_TIMEOUT_S, embedded=True)
+    join(service.address, START_TIMEOUT_S, embedded=True, first=True)
 
 
-def join(address: str, timeout_s: float | None = None, embedded: bool = False) -> Session:
+def join(address: str, timeout_s: float | None = None, embedded: bool = False, first: bool = False) -> Session:
     """Open a session on a running service; the session before it, if any, is closed.
 
     Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
@@ -279,7 +283,11 @@ def join(address: str, timeout_s: float | None = None, embedded: bool = False) -
     timeout_s = settings().connect_timeout_s if timeout_s is None else timeout_s
     if Current.forked:
         raise ForkError(FORKED)
-    session = use(Session(connect(address, "client", timeout_s), address, timeout_s, embedded))
+    session = Session(connect(address, "client", timeout_s), address, timeout_s, embedded)
+    if first and Current.session is not None:  # opened meanwhile, by the handler of a signal
+        session.close()
+        return Current.session
+    use(session)
     if not embedded:
         if settings().instruction_log:
             text = f"GT_INSTRUCTION_LOG does nothing here: it is the service at {address} that may write a log (`gt serve`)"

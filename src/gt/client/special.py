@@ -3,18 +3,20 @@ client answers without a worker."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client import geometry, interrupts, record, session, sites, tensors
+from gt.client import geometry, record, session, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel, shares_elements
 from gt.client.operators import overload
 from gt.errors import RefusedError
 from gt.wire import instructions as wire
+from gt.wire.shared import Shared
 
 Tensor = torch.Tensor
 CPU = torch.device("cpu")
@@ -44,8 +46,11 @@ def fetch(tensor: Tensor) -> Tensor:
     if not tensor.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
-    writable = isinstance(data, interrupts.Received) and data.flags.writeable
-    return torch.frombuffer(data if writable else bytearray(data), dtype=spec.dtype).view(spec.size)
+    if isinstance(data, Shared):
+        return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
+    made = torch.empty(spec.size, dtype=spec.dtype)  # whose memory is aligned as the kernels of a CPU expect it
+    ctypes.memmove(made.data_ptr(), data, made.nbytes)
+    return made
 
 
 WIDEST = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}

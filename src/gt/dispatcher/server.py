@@ -13,7 +13,7 @@ from gt.dispatcher import core
 from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
 from gt.wire import addresses, codec, messages
-from gt.wire.shared import Frame, Shared
+from gt.wire.shared import Frame, inline
 from gt.wire.transport import listen
 
 
@@ -57,14 +57,14 @@ class Server:
 
     def _client_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
         try:
-            message = codec.from_client(_first(frames))
+            message = codec.from_client(inline(frames[0] if frames else b""))
         except ProtocolError:
             return core.Malformed(peer)
         return core.FromClientEvent(peer, message, frames[1:])
 
     def _worker_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
         try:
-            message = codec.from_worker(_first(frames))
+            message = codec.from_worker(inline(frames[0] if frames else b""))
         except ProtocolError:
             return core.Malformed(peer)
         return core.FromWorkerEvent(peer, message, frames[1:])
@@ -105,8 +105,3 @@ class Server:
             self.log.close()
         self.clients.close()
         self.workers.close()
-
-
-def _first(frames: list[Frame]) -> bytes | memoryview:
-    """The frame that is the message itself; empty where there is none."""
-    return frames[0] if frames and not isinstance(frames[0], Shared) else b""

@@ -32,13 +32,12 @@ def cut(run: Run, frames: list[Frame], size: int) -> list[Slice]:
 
 
 def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> Slice:
-    own: list[Frame] = []
+    numbers: dict[int, int] = {}
     renumbered: list[wire.Instruction] = []
     for item in items:
         if isinstance(item, (wire.Upload, wire.SetRandomState)):
             if not 0 <= item.frame < len(frames):
                 raise ProtocolError(f"an instruction names frame {item.frame} of {len(frames)}")
-            own.append(frames[item.frame])
-            item = msgspec.structs.replace(item, frame=len(own) - 1)
+            item = msgspec.structs.replace(item, frame=numbers.setdefault(item.frame, len(numbers)))
         renumbered.append(item)
-    return Slice(codec.pack(renumbered), own, ends)
+    return Slice(codec.pack(renumbered), [frames[f] for f in numbers], ends)

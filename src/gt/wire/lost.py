@@ -25,5 +25,9 @@ def gone(address: str) -> ConnectionLostError:
     return ConnectionLostError(f"{address}: the dispatcher is gone; every tensor of this session went with it")
 
 
+def broken(address: str, error: OSError) -> ConnectionLostError:
+    return ConnectionLostError(f"{address}: {error.strerror} in this process; every tensor of this session is lost with it")
+
+
 def taken(address: str, why: str) -> ConnectionLostError:
     return ConnectionLostError(f"{address}: cannot listen there: {why}")

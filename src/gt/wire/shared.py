@@ -12,6 +12,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
+from io import FileIO
 from typing import final
 
 from gt.errors import ProtocolError
@@ -27,27 +28,30 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 @final
 class Shared:
-    """A frame that lies in shared memory. It owns the descriptor `file`; `size` is in bytes."""
+    """A frame that lies in shared memory; `size` is in bytes, 0 until it is known."""
 
-    __slots__ = ("file", "size")
+    __slots__ = ("_file", "size")
 
     def __init__(self, file: int, size: int = 0) -> None:
-        self.file = file
+        self._file = FileIO(file)  # whose end in C closes it, also where a Ctrl-C cuts `__del__` short
         self.size = size
 
     def __len__(self) -> int:
         return self.size
 
-    def __del__(self, close: object = os.close) -> None:
-        close(self.file)  # type: ignore[operator]
+    def __del__(self) -> None:
+        self._file.close()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def checked(self, size: int) -> Shared:
         """As a frame of `size` bytes. Raises ProtocolError for what could change or end under who reads it."""
         try:
-            sealed = fcntl.fcntl(self.file, fcntl.F_GET_SEALS) & SEALS == SEALS
+            sealed = fcntl.fcntl(self._file, fcntl.F_GET_SEALS) & SEALS == SEALS
         except OSError:
             sealed = False
-        if not sealed or not 0 < size == os.fstat(self.file).st_size:
+        if not sealed or not SHARE_FROM_BYTES <= size == os.fstat(self.fileno()).st_size:
             raise ProtocolError("a descriptor that is no frame")
         self.size = size
         return self
@@ -58,12 +62,19 @@ class Shared:
         Python's own `mmap` would keep a descriptor for as long as a program keeps what it has fetched.
         """
         rights, private = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
-        address = _libc.mmap(None, self.size, rights, private, self.file, 0)
-        if address == _FAILED:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        address = _libc.mmap(None, self.size, rights, private, self.fileno(), 0)
+        if address == _FAILED:  # a process has so many mappings (vm.max_map_count), or so much address space
+            return self._copy()
         mapped = (ctypes.c_ubyte * self.size).from_address(address)
         weakref.finalize(mapped, _libc.munmap, address, self.size).atexit = False
         return memoryview(mapped).cast("B")
+
+    def _copy(self) -> memoryview:
+        whole = memoryview(bytearray(self.size))
+        done = 0
+        while done < self.size:
+            done += os.preadv(self.fileno(), [whole[done:]], done)
+        return whole
 
 
 Frame = bytes | memoryview | Shared
@@ -77,11 +88,18 @@ def share(data: memoryview) -> Frame:
         made = Shared(os.memfd_create("gt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), len(data))
         written = 0
         while written < len(data):
-            written += os.write(made.file, data[written:])
-        fcntl.fcntl(made.file, fcntl.F_ADD_SEALS, SEALS)
+            written += os.write(made.fileno(), data[written:])
+        fcntl.fcntl(made.fileno(), fcntl.F_ADD_SEALS, SEALS)
     except OSError:
         return bytes(data)
     return made
+
+
+def inline(frame: Frame) -> bytes | memoryview:
+    """A frame that is a message itself, which never is a shared one. Raises ProtocolError."""
+    if isinstance(frame, Shared):
+        raise ProtocolError("a message in shared memory")
+    return frame
 
 
 def mapped(frames: Sequence[Frame]) -> list[bytes | memoryview]:

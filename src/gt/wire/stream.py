@@ -6,6 +6,8 @@ frame in shared memory a descriptor travels instead, and its size is marked.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 from array import array
@@ -24,15 +26,16 @@ SHARED = 1 << 63
 _WORD = 8
 _CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-_MORE_BYTES = socket.CMSG_SPACE(MAX_FILES * array("i").itemsize)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FILES * array("i").itemsize)
 
 
 class Outgoing:
     """A message, or what is left of it to send. The descriptors of its shared frames travel with its first byte."""
 
-    __slots__ = ("files", "pieces")
+    __slots__ = ("files", "frames", "pieces")
 
     def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames = frames
         self.files = [f for f in frames if type(f) is Shared]
         if len(self.files) > MAX_FILES:
             self.files, frames = [], mapped(frames)
@@ -42,13 +45,20 @@ class Outgoing:
             frames = [f for f in frames if type(f) is not Shared]
         self.pieces: list[Any] = [struct.pack(f"<{len(sizes) + 1}Q", len(sizes), *sizes), *frames]
 
+    def _rights(self) -> list[tuple[int, int, array[int]]]:
+        return [(*_RIGHTS, array("i", [f.fileno() for f in self.files]))] if self.files else []
+
     def send(self, sock: socket.socket) -> bool:
         """Send what the system takes now; whether that is all of it. Raises ConnectionError where the peer is gone."""
-        rights = [(*_RIGHTS, array("i", [f.file for f in self.files]))] if self.files else ()
         try:
-            sent = sock.sendmsg(self.pieces[:MAX_VECTORS], rights)
+            sent = sock.sendmsg(self.pieces[:MAX_VECTORS], self._rights())
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            self.__init__(mapped(self.frames))  # type: ignore[misc]  # this user has too many descriptors on their way
+            return self.send(sock)
         self.files = []
         for whole, piece in enumerate(self.pieces):
             if sent < len(piece):
@@ -58,12 +68,15 @@ class Outgoing:
         return True
 
 
-def receive(sock: socket.socket) -> tuple[bytes, list[Shared]]:
-    """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it."""
-    data, more, flags, _ = sock.recvmsg(PIECE_BYTES, _MORE_BYTES, _CLOSE_ON_EXEC)
-    files = [Shared(f) for level, kind, content in more if (level, kind) == _RIGHTS for f in array("i", content)]
+def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
+    """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it: those of one `sendmsg` at most.
+
+    Raises OSError where this process may not open as many files, which leaves the stream broken.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(PIECE_BYTES, _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
+    files = [Shared(f) for level, kind, content in ancillary if (level, kind) == _RIGHTS for f in array("i", content)]
     if flags & _TRUNCATED:
-        raise ProtocolError("descriptors were lost")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return data, files
 
 
@@ -76,7 +89,7 @@ class Incoming:
         """So many bytes make the next step, a head or a message, whole."""
         self._files: deque[Shared] = deque()
 
-    def take(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
+    def add(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
         """The messages that are whole with `data`. Raises ProtocolError for what no message is made of."""
         self._files += files
         if len(self._files) > MAX_FILES:

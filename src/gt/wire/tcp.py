@@ -100,17 +100,15 @@ class TcpTransport:
             raise lost.gone(self.address) from None
 
     def wait(self, timeout_s: float | None) -> None:
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        while not self._lost and (left := deadline - time.monotonic()) > 0:
-            if zmq.zmq_poll(self._polled, math.ceil(min(lost.WATCH_S, left) * 1000)):
-                return
+        left = lost.WATCH_S if timeout_s is None else min(lost.WATCH_S, timeout_s)
+        if not self._lost and not zmq.zmq_poll(self._polled, math.ceil(left * 1000)):
             self._watch()
 
-    def receive(self, timeout_s: float | None) -> list[memoryview] | None:
+    def receive(self, timeout_s: float | None) -> list[Frame] | None:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
-                return _receive(self._socket)
+                return [*_receive(self._socket)]
             except zmq.Again:
                 if self._lost:
                     raise lost.gone(self.address) from None

@@ -24,10 +24,10 @@ class Transport(Protocol):
         ...
 
     def wait(self, timeout_s: float | None) -> None:
-        """Return when a message may have arrived, the peer may be gone, or `timeout_s` seconds have passed."""
+        """Return when a message may have arrived or the peer may be gone, and after `timeout_s` seconds or earlier."""
         ...
 
-    def receive(self, timeout_s: float | None) -> list[memoryview] | None:
+    def receive(self, timeout_s: float | None) -> list[Frame] | None:
         """The next message, None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
         ...
 

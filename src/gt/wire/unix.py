@@ -6,6 +6,8 @@ which the end of a process closes; who is stopped, by what the system says of th
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import struct
@@ -18,9 +20,10 @@ from pathlib import Path
 from gt.errors import ProtocolError
 from gt.wire import addresses, lost
 from gt.wire.shared import Frame, Shared
-from gt.wire.stream import Incoming, Outgoing, receive
+from gt.wire.stream import Incoming, Outgoing, read
 
 GREETING = b"gt unix1"
+BACKLOG, RETRY_S = 4096, 0.01
 LOST_AFTER_S = 2.0
 """A peer that is stopped for so long is gone. Noticed and told within 5 s, with a look each second."""
 
@@ -36,7 +39,7 @@ class Stops:
     def too_long(self) -> bool:
         """Whether it is stopped now, and was at every look for `LOST_AFTER_S` seconds."""
         try:
-            stopped = self._stat.read_text(errors="replace").rpartition(")")[2].split()[0] == "T"
+            stopped = self._stat.read_text(errors="replace").rpartition(")")[2].split()[0] in "tT"
         except (OSError, IndexError):  # it has ended, or is of a container that this process does not see
             stopped = False
         now = time.monotonic()
@@ -45,30 +48,33 @@ class Stops:
 
 
 class UnixTransport:
-    """A connection to a dispatcher."""
+    """A connection to a dispatcher. A send is not to be cut short: its caller holds back what a signal could raise."""
 
     def __init__(self, address: str, service: str, deadline: float) -> None:
         self.address = address
         timeout_s = deadline - time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(timeout_s)
-            try:
-                self._socket.connect(str(addresses.path(address)))
-            except OSError as error:
-                raise lost.unreachable(address, service, timeout_s, error) from None
+            self._connect(deadline, service, timeout_s)
             self._greet(timeout_s)
         except BaseException:
             self._socket.close()
             raise
         self._socket.setblocking(False)
         self._stops = Stops(self._socket)
-        self._messages = Incoming()
+        self._incoming = Incoming()
         self._arrived: deque[list[Frame]] = deque()
         self._lost = False
-        self._readable, self._writable = select.poll(), select.poll()
-        self._readable.register(self._socket, select.POLLIN)
-        self._writable.register(self._socket, select.POLLOUT)
+
+    def _connect(self, deadline: float, service: str, timeout_s: float) -> None:
+        self._socket.settimeout(timeout_s)
+        while True:
+            try:
+                return self._socket.connect(str(addresses.path(self.address)))
+            except OSError as error:
+                if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # others are before us
+                    raise lost.unreachable(self.address, service, timeout_s, error) from None
+            time.sleep(RETRY_S)
 
     def _greet(self, timeout_s: float) -> None:
         try:
@@ -79,11 +85,16 @@ class UnixTransport:
         if answer != GREETING:
             raise lost.unanswered(self.address, timeout_s)
 
+    def _poll(self, event: int, timeout_s: float) -> bool:
+        poll = select.poll()  # a new one: a signal's handler may wait inside of a wait
+        poll.register(self._socket, event)
+        return bool(poll.poll(timeout_s * 1000))
+
     def send(self, frames: Sequence[Frame]) -> None:
         outgoing = Outgoing(frames)
         try:
             while not self._lost and not outgoing.send(self._socket):
-                while not self._lost and not self._writable.poll(lost.WATCH_S * 1000):
+                while not self._lost and not self._poll(select.POLLOUT, lost.WATCH_S):
                     self._lost = self._stops.too_long()
         except ConnectionError:
             self._lost = True
@@ -91,29 +102,31 @@ class UnixTransport:
             raise lost.gone(self.address)
 
     def wait(self, timeout_s: float | None) -> None:
-        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        while not self._lost and not self._arrived and (left := deadline - time.monotonic()) > 0:
-            if self._readable.poll(min(lost.WATCH_S, left) * 1000):
-                return
-            self._lost = self._stops.too_long()
+        if not self._lost and not self._arrived:
+            left = lost.WATCH_S if timeout_s is None else min(lost.WATCH_S, timeout_s)
+            if not self._poll(select.POLLIN, left):
+                self._lost = self._stops.too_long()
 
-    def receive(self, timeout_s: float | None) -> list[memoryview] | None:
+    def receive(self, timeout_s: float | None) -> list[Frame] | None:
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while not self._arrived and not self._lost:
             try:
-                data, files = receive(self._socket)
+                data, files = read(self._socket)
             except BlockingIOError:
                 if (left := deadline - time.monotonic()) <= 0:
                     return None
                 self.wait(left)
             except ConnectionError:
                 self._lost = True
+            except OSError as error:
+                self._lost = True
+                raise lost.broken(self.address, error) from None
             else:
                 self._lost = not data
-                self._arrived.extend(self._messages.take(data, files))
+                self._arrived.extend(self._incoming.add(data, files))
         if not self._arrived:
             raise lost.gone(self.address)
-        return [f.map() if type(f) is Shared else memoryview(f) for f in self._arrived.popleft()]
+        return self._arrived.popleft()
 
     def leave_to_parent(self) -> None:
         self._socket.close()
@@ -129,19 +142,19 @@ class Peer:
         self.name = name
         self.socket = sock
         self.stops = Stops(sock)
-        self.messages = Incoming()
+        self.incoming = Incoming()
         self.greeting = b""
         self.unsent: deque[Outgoing] = deque()
         self.waits = False
 
-    def take(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
+    def add(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
         """Raises ProtocolError for what is no peer of this protocol."""
         if len(self.greeting) < len(GREETING):
             missing = len(GREETING) - len(self.greeting)
             self.greeting, data = self.greeting + data[:missing], data[missing:]
             if not GREETING.startswith(self.greeting):
                 raise ProtocolError("no greeting")
-        return self.messages.take(data, files)
+        return self.incoming.add(data, files)
 
 
 class UnixRouter:
@@ -153,33 +166,44 @@ class UnixRouter:
         self._peers: dict[bytes, Peer] = {}
         self._by_file: dict[int, Peer] = {}
         self._opened = 0
+        self._listens = True
         self._listener = self._listen(address)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self.poll = self._epoll.fileno()
 
     def _listen(self, address: str) -> socket.socket:
-        """Take the path over from a service that is gone, not from one that is there. It appears when it can be used."""
-        if self._is_served():
-            raise lost.taken(address, "another service does")
+        """Take the path over from a service that is gone, and from nothing else. It appears when it can be used."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
-        beside = self._path.with_name(self._path.name + "~")
+        beside = self._path.with_name(f"{self._path.name}~")
         try:
+            if self._is_served():
+                raise OSError("another service does")
             beside.unlink(missing_ok=True)
             listener.bind(str(beside))
-            listener.listen()
-            beside.rename(self._path)
+            listener.listen(BACKLOG)
+            self._inode = beside.stat().st_ino
+            try:
+                os.link(beside, self._path)
+            finally:
+                beside.unlink()
         except OSError as error:
             listener.close()
             raise lost.taken(address, error.strerror or str(error)) from None
         return listener
 
     def _is_served(self) -> bool:
+        """Whether somebody listens at the path. What a service has left there that is gone is removed."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
             try:
                 probe.connect(str(self._path))
+            except BlockingIOError:  # so many wait for it
+                return True
             except OSError:
+                if self._path.is_socket():
+                    self._path.unlink()
                 return False
         return True
 
@@ -200,7 +224,10 @@ class UnixRouter:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # who was there has left, or there are too many: those who are here go on
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # those who are here go on; the next heartbeat looks again
+                self._epoll.unregister(self._listener)
+                self._listens = False
             return
         sock.setblocking(False)
         self._opened += 1
@@ -213,14 +240,14 @@ class UnixRouter:
     def _take_from(self, peer: Peer) -> list[tuple[bytes, list[Frame] | None]]:
         taken: list[tuple[bytes, list[Frame] | None]] = []
         try:
-            data, files = receive(peer.socket)
-            taken += [(peer.name, frames) for frames in peer.take(data, files)]
+            data, files = read(peer.socket)
+            taken += [(peer.name, frames) for frames in peer.add(data, files)]
         except BlockingIOError:
             return taken
         except ProtocolError:
             taken.append((peer.name, []))  # which is no message either
             data = b""
-        except ConnectionError:
+        except OSError:
             data = b""
         if not data:
             self._drop(peer)
@@ -239,7 +266,7 @@ class UnixRouter:
         try:
             while peer.unsent and peer.unsent[0].send(peer.socket):
                 peer.unsent.popleft()
-        except ConnectionError:
+        except OSError:
             self._drop(peer)
             return False
         if bool(peer.unsent) is not peer.waits:
@@ -252,6 +279,9 @@ class UnixRouter:
         peer.socket.close()
 
     def probe(self) -> list[bytes]:
+        if not self._listens:
+            self._epoll.register(self._listener, select.EPOLLIN)
+            self._listens = True
         stopped = [p for p in self._peers.values() if self._notice_stopped and p.stops.too_long()]
         for peer in stopped:
             self._drop(peer)
@@ -262,4 +292,6 @@ class UnixRouter:
             self._drop(peer)
         self._listener.close()
         self._epoll.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()

@@ -18,6 +18,7 @@ from gt.errors import ProtocolError
 from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
+from gt.wire.shared import Frame
 from gt.worker.memory import PoisonedError
 from gt.worker.prepare import Call
 from gt.worker.requests import HANDLERS
@@ -54,7 +55,7 @@ class Worker:
         self.runner.random.end_session(number)
 
     def take(
-        self, message: Execute, frames: Sequence[memoryview], ended: Callable[[int], bool] = lambda session: False
+        self, message: Execute, frames: Sequence[Frame], ended: Callable[[int], bool] = lambda session: False
     ) -> tuple[Done, list[Any]]:
         """Execute what a message asks for; returns the message that reports it, and its frames.
 
@@ -72,7 +73,7 @@ class Worker:
         return Done(message.session, message.seq, answers), data
 
     def execute(
-        self, session: int, items: list[wire.Instruction], frames: Sequence[memoryview], ended: Callable[[int], bool]
+        self, session: int, items: list[wire.Instruction], frames: Sequence[Frame], ended: Callable[[int], bool]
     ) -> list[Reply]:
         """Run instructions in order; returns the answers to the requests among them."""
         state = self.sessions.get(session)
@@ -87,7 +88,7 @@ class Worker:
         self.runner.random.give_back()
         return replies
 
-    def _run_items(self, state: Session, items: list[wire.Instruction], frames: Sequence[memoryview]) -> list[Reply]:
+    def _run_items(self, state: Session, items: list[wire.Instruction], frames: Sequence[Frame]) -> list[Reply]:
         replies: list[Reply] = []
         storages, ways = state.memory.storages, state.direct
         for item in items:
@@ -107,7 +108,7 @@ class Worker:
                 replies.append(reply)
         return replies
 
-    def _handle(self, state: Session, item: Any, frames: Sequence[memoryview]) -> Reply | None:
+    def _handle(self, state: Session, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
             return state.report(item.request, state.failed_check), []
         try:

@@ -9,6 +9,7 @@ import torch
 
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer
+from gt.wire.shared import Frame
 from gt.worker import graph, sparse
 from gt.worker.memory import PoisonedError, geometry_of
 from gt.worker.prepare import Call
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gt.worker.execute import Worker
 
 
-def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[memoryview]) -> Reply:
+def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[Frame]) -> Reply:
     try:
         define = wire.Define(
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype

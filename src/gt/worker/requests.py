@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer
+from gt.wire.shared import Frame, Shared, inline
 from gt.worker import files
 from gt.worker.memory import PoisonedError, allocate, bytes_of, dtype_of
 from gt.worker.query import query
@@ -19,18 +21,12 @@ from gt.worker.session import Reply, Session, failure_of
 if TYPE_CHECKING:
     from gt.worker.execute import Worker
 
-Handler = Callable[["Worker", Session, Any, Sequence[memoryview]], Reply | None]
+Handler = Callable[["Worker", Session, Any, Sequence[Frame]], Reply | None]
 
 
-def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequence[memoryview]) -> None:
+def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequence[Frame]) -> None:
     try:
-        data = frames[item.frame]
-        dtype = dtype_of(item.geometry.dtype)
-        source = torch.empty(item.geometry.size, dtype=dtype)
-        if len(data) != source.numel() * dtype.itemsize:
-            raise ProtocolError(f"an upload of {len(data)} bytes for {source.numel()} elements of {dtype}")
-        if len(data):
-            source = torch.frombuffer(bytearray(data) if data.readonly else data, dtype=dtype).reshape(item.geometry.size)
+        source = _uploaded(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
         if item.id in session.memory.storages:
             session.memory.tensor(item.id, item.geometry).copy_(source)
             return
@@ -43,7 +39,17 @@ def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequenc
         session.fail([item.id], error, "upload", item.site)
 
 
-def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[memoryview]) -> Reply:
+def _uploaded(frame: Frame, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    count = math.prod(size)
+    if len(frame) != count * dtype.itemsize:
+        raise ProtocolError(f"an upload of {len(frame)} bytes for {count} elements of {dtype}")
+    if not count:
+        return torch.empty(size, dtype=dtype)
+    data = frame.map() if isinstance(frame, Shared) else bytearray(frame)
+    return torch.frombuffer(data, dtype=dtype).reshape(size)
+
+
+def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[Frame]) -> Reply:
     try:
         tensor = session.memory.tensor(item.id, item.geometry)
         return Answer(item.request), [bytes_of(tensor)]
@@ -53,7 +59,7 @@ def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[
         return Answer(item.request, failure=failure_of(error, "fetch", 0)), []
 
 
-def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Sequence[memoryview]) -> None:
+def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
     try:
         tensor = files.load(files.check(item.path, worker.data_dirs), item.name, item.geometry, worker.device)
         session.memory.put(item.id, item.geometry, tensor)
@@ -61,7 +67,7 @@ def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Se
         session.fail([item.id], error, "load file", item.site)
 
 
-def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Sequence[memoryview]) -> Reply:
+def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
     try:
         tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
         files.save(files.check(item.path, worker.data_dirs), tensors, item.metadata)
@@ -72,23 +78,23 @@ def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Se
         return Answer(item.request, failure=failure_of(error, "save file", 0)), []
 
 
-def _seed(worker: Worker, session: Session, item: wire.Seed, frames: Sequence[memoryview]) -> None:
+def _seed(worker: Worker, session: Session, item: wire.Seed, frames: Sequence[Frame]) -> None:
     worker.runner.random.seed(session.number, item.seed)
 
 
-def _get_random_state(worker: Worker, session: Session, item: wire.GetRandomState, frames: Sequence[memoryview]) -> Reply:
+def _get_random_state(worker: Worker, session: Session, item: wire.GetRandomState, frames: Sequence[Frame]) -> Reply:
     return Answer(item.request), [memoryview(worker.runner.random.state(session.number).numpy().tobytes())]
 
 
-def _set_random_state(worker: Worker, session: Session, item: wire.SetRandomState, frames: Sequence[memoryview]) -> None:
+def _set_random_state(worker: Worker, session: Session, item: wire.SetRandomState, frames: Sequence[Frame]) -> None:
     try:
-        state = torch.frombuffer(bytearray(frames[item.frame]), dtype=torch.uint8)
+        state = torch.frombuffer(bytearray(inline(frames[item.frame])), dtype=torch.uint8)
         worker.runner.random.set_state(session.number, state)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (IndexError, ProtocolError, RuntimeError, TypeError, ValueError) as error:
         session.fail([], error, "set_rng_state", 0)
 
 
-def _synchronize(worker: Worker, session: Session, item: wire.Synchronize, frames: Sequence[memoryview]) -> Reply:
+def _synchronize(worker: Worker, session: Session, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:
     failure = session.failures[0] if session.failures else None
     session.failures.clear()
     session.failed_check = None
@@ -100,7 +106,7 @@ def _synchronize(worker: Worker, session: Session, item: wire.Synchronize, frame
     return Answer(item.request, failure=failure), []
 
 
-def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[memoryview]) -> Reply:
+def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[Frame]) -> Reply:
     stats: dict[str, int | float | str] = {
         "storages": len(session.memory.storages),
         "bytes": session.memory.size_bytes(),

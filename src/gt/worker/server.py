@@ -11,6 +11,7 @@ import torch
 from gt.config import settings
 from gt.errors import ConfigError, ConnectionLostError, GTError
 from gt.wire import codec, messages
+from gt.wire.shared import Frame, inline
 from gt.wire.transport import Transport, connect
 from gt.worker.execute import Worker
 
@@ -51,7 +52,7 @@ def _register(transport: Transport, worker: Worker, address: str) -> None:
     received = transport.receive(settings().connect_timeout_s)
     if received is None:
         raise ConnectionLostError(f"{address}: the dispatcher did not answer")
-    answer = codec.to_worker(received[0])
+    answer = codec.to_worker(inline(received[0]))
     if isinstance(answer, messages.Rejected):
         raise GTError(f"{address}: {answer.reason}")
 
@@ -61,11 +62,11 @@ class Inbox:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._arrived: deque[tuple[messages.ToWorker, list[memoryview]]] = deque()
+        self._arrived: deque[tuple[messages.ToWorker, list[Frame]]] = deque()
         self._ended: set[int] = set()
         self._look_at = 0.0
 
-    def next(self) -> tuple[messages.ToWorker, list[memoryview]]:
+    def next(self) -> tuple[messages.ToWorker, list[Frame]]:
         """The next message; waits for it."""
         while not self._arrived:
             self._take(None)
@@ -87,7 +88,7 @@ class Inbox:
         received = self._transport.receive(timeout_s)
         if received is None:
             return False
-        message: messages.ToWorker = codec.to_worker(received[0])
+        message: messages.ToWorker = codec.to_worker(inline(received[0]))
         if isinstance(message, messages.EndSession):
             self._ended.add(message.session)
         self._arrived.append((message, received[1:]))
@@ -97,12 +98,16 @@ class Inbox:
 def serve(transport: Transport, worker: Worker) -> None:
     """Execute what comes until the dispatcher says stop, or is gone."""
     inbox = Inbox(transport)
-    while True:
-        message, frames = inbox.next()
-        if isinstance(message, messages.Execute):
-            done, data = worker.take(message, frames, inbox.has_ended)
-            transport.send([codec.encode(done), *data])
-        elif isinstance(message, messages.EndSession):
-            worker.end_session(message.session)
-        elif isinstance(message, messages.Stop):
-            return
+    while _serve_one(transport, worker, inbox):
+        pass
+
+
+def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
+    """Nothing of a message is kept while the next is waited for. False where it says stop."""
+    message, frames = inbox.next()
+    if isinstance(message, messages.Execute):
+        done, data = worker.take(message, frames, inbox.has_ended)
+        transport.send([codec.encode(done), *data])
+    elif isinstance(message, messages.EndSession):
+        worker.end_session(message.session)
+    return not isinstance(message, messages.Stop)
