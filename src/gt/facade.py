@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn.utils import prune
 
 from gt import places, stand_ins
 from gt.client import query
-from gt.loader import SAMPLERS, DataLoader, random_split
+from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
 from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
 
 FACTORIES = {
@@ -149,7 +150,20 @@ def _get_rng_state() -> torch.Tensor:
     return torch.remote.get_rng_state()  # type: ignore[attr-defined,no-any-return]
 
 
+def _drawing_from_session(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions of torch that draw on the CPU."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with session_randomness():
+            return function(*args, **kwargs)
+
+    return call
+
+
 def _set_rng_state(new_state: torch.Tensor) -> None:
+    if torch.remote.get_rng_state().shape == torch.default_generator.get_state().shape:  # type: ignore[attr-defined]
+        torch.Generator().set_state(new_state.cpu())  # which looks at it
     torch.remote.set_rng_state(new_state)  # type: ignore[attr-defined]
 
 
@@ -233,8 +247,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.random": {**RANDOM, "fork_rng": _fork_rng},
     "torch.jit": {"load": _load_script},
     "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
+    "torch.nn.utils.prune": {"random_structured": _drawing_from_session(prune.random_structured)},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
+    "torch.utils.data.dataloader": {"DataLoader": DataLoader},
+    "torch.utils.data.dataset": {"random_split": random_split},
     "torch.utils.data.sampler": SAMPLERS,
 }
 for _module, _names in FACTORIES.items():

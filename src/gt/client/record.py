@@ -53,8 +53,8 @@ class Holder(msgspec.Struct, gc=False):
     id: int
     spec: Geometry
 
-    def __del__(self) -> None:
-        _free(self.id)
+    def __del__(self, free: Callable[[int], None] = _free) -> None:
+        free(self.id)
 
 
 torch.Tensor._gt = None  # type: ignore[attr-defined]

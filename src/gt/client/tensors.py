@@ -16,6 +16,7 @@ from gt.client import linear, nodes, record
 Tensor = torch.Tensor
 _numpy = Tensor.numpy
 _array = Tensor.__array__
+_wrap_array = Tensor.__array_wrap__
 _get_data = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
 
 
@@ -76,6 +77,11 @@ def _to_numpy(self: Tensor, *, force: bool = False) -> numpy.ndarray[Any, Any]:
         return _numpy(self, force=force)
     if self.requires_grad and not force:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+    for bit, is_set in (("conj", self.is_conj()), ("neg", self.is_neg())):
+        if is_set and not force:
+            name = "conjugate" if bit == "conj" else "negative"
+            way = f"Use tensor.resolve_{bit}().numpy() instead."
+            raise RuntimeError(f"Can't call numpy() on Tensor that has {name} bit set. {way}")
     return _numpy(self.detach().cpu(), force=force)
 
 
@@ -85,6 +91,12 @@ def _to_array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> nump
         return _array(self, dtype)  # type: ignore[no-any-return]
     found = self.numpy()
     return found if dtype is None else found.astype(dtype, copy=False)
+
+
+def _from_array(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """What a function of NumPy's made of this tensor is where the tensor is."""
+    made = _wrap_array(self, *args, **kwargs)
+    return made.to("remote") if self.device.type == "remote" and isinstance(made, Tensor) else made
 
 
 def _print_locally() -> None:
@@ -132,5 +144,6 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
     Tensor.data = property(_get_data, _set_data)  # type: ignore[assignment]
     Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
     Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
+    Tensor.__array_wrap__ = _from_array  # type: ignore[method-assign,assignment]
     _print_locally()
     _watch_default_dtype(default_dtype_changed)
