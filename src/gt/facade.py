@@ -94,12 +94,14 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
     return convert
 
 
-def _remotely(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of torch that makes tensors inside, which are to be remote."""
+def _within(
+    context: Callable[[], contextlib.AbstractContextManager[Any]], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A function of torch that makes tensors inside, or draws, which is to be done under a context."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with default_device():
+        with context():
             return function(*args, **kwargs)
 
     return call
@@ -148,17 +150,6 @@ def _set_default_tensor_type(t: Any) -> None:
 
 def _get_rng_state() -> torch.Tensor:
     return torch.remote.get_rng_state()  # type: ignore[attr-defined,no-any-return]
-
-
-def _drawing_from_session(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For functions of torch that draw on the CPU."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with session_randomness():
-            return function(*args, **kwargs)
-
-    return call
 
 
 def _set_rng_state(new_state: torch.Tensor) -> None:
@@ -246,8 +237,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
     "torch.random": {**RANDOM, "fork_rng": _fork_rng},
     "torch.jit": {"load": _load_script},
-    "torch.nn.init": {"sparse_": _remotely(torch.nn.init.sparse_)},
-    "torch.nn.utils.prune": {"random_structured": _drawing_from_session(prune.random_structured)},
+    "torch.nn.init": {"sparse_": _within(default_device, torch.nn.init.sparse_)},
+    "torch.nn.utils.prune": {"random_structured": _within(session_randomness, prune.random_structured)},
     "torch.serialization": {"load": _load},
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
     "torch.utils.data.dataloader": {"DataLoader": DataLoader},

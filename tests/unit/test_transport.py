@@ -29,7 +29,6 @@ Message = tuple[bytes, list[bytes] | None]
 
 @pytest.fixture(params=["ipc", "tcp"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    tmp_path.chmod(0o700)
     return f"ipc://{tmp_path}/socket" if request.param == "ipc" else f"tcp://127.0.0.1:{free_ports()}"
 
 
@@ -148,7 +147,6 @@ def test_a_dispatcher_that_leaves_is_gone_once_all_that_it_said_is_heard(side: S
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", unix.GREETING + b"\xff" * 100], ids=["stranger", "no length"])
 def test_what_speaks_otherwise_is_shown_the_door_and_counted(said: bytes, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     side = Side(f"ipc://{tmp_path}/socket")
     peer, name = side.join()
     with closing(side.router), closing(peer), socket.socket(socket.AF_UNIX) as stranger:
@@ -180,7 +178,6 @@ UNSAFE: dict[str, Callable[[], list[int]]] = {
 
 @pytest.mark.parametrize("what", UNSAFE)
 def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     side = Side(f"ipc://{tmp_path}/socket")
     files = UNSAFE[what]()
     head = struct.pack("<3Q", 2, 0, SHARE_FROM_BYTES | SHARED)
@@ -207,7 +204,6 @@ def test_what_was_shared_can_be_written_to_for_oneself_and_leaves_no_descriptor(
 
 
 def test_a_file_that_is_no_socket_stays_as_it_is(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ConnectionLostError, match="File exists"):
         listen(f"ipc://{tmp_path}/notes", notice_stopped=True)
@@ -215,7 +211,6 @@ def test_a_file_that_is_no_socket_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_service_that_ends_leaves_the_socket_of_the_next_one(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     first = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
     (tmp_path / "socket").unlink()
     second = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
@@ -225,7 +220,6 @@ def test_a_service_that_ends_leaves_the_socket_of_the_next_one(tmp_path: Path) -
 
 
 def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
     address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gt.errors import StartError
+from gt.wire import addresses
 
 TAIL_BYTES = 2000
 MAX_FOLDER_BYTES = 107 - len("/gt-12345678/socket.workers~")
@@ -31,7 +32,7 @@ class Embedded:
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until it listens. Raises StartError with what it printed, if it ended or took too long."""
         deadline = time.monotonic() + timeout_s
-        path = Path(self.address.removeprefix("ipc://"))
+        path = addresses.path(self.address)
         while not path.exists():
             if self.process.poll() is not None:
                 raise StartError(f"the embedded service ended with code {self.process.returncode}:\n{self._said()}")
@@ -58,7 +59,7 @@ class Embedded:
 
 
 def _address(folder: Path) -> str:
-    return f"ipc://{folder}/socket"
+    return f"{addresses.IPC}{folder}/socket"
 
 
 def _place() -> str:

@@ -93,9 +93,9 @@ class LetThrough:
     __slots__ = ("_held",)
 
     def __enter__(self) -> None:
-        self._held = HeldBack.innermost if threading.get_ident() == _main else None
-        if self._held is not None and (self._held._leaves or not self._held._holds):
-            self._held = None  # a handler waits, which was let through
+        held = HeldBack.innermost if threading.get_ident() == _main else None
+        # where it does not hold, or no longer, it is a handler that waits, which was let through
+        self._held = held if held is not None and held._holds and not held._leaves else None
         if self._held is not None:
             self._held.let_through()
 

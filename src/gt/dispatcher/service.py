@@ -16,6 +16,7 @@ from gt.config import settings
 from gt.dispatcher.core import Dispatcher, Expect
 from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
+from gt.wire import addresses
 
 
 class Ended(KeyboardInterrupt):
@@ -73,8 +74,8 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent:
         _ignore_signals()
         server.close()
         _stop(workers)
-        if parent is not None and address.startswith("ipc://"):
-            shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)
+        if parent is not None and address.startswith(addresses.IPC):
+            shutil.rmtree(addresses.path(address).parent, ignore_errors=True)
 
 
 PARENT_POLL_S = 0.3

@@ -36,9 +36,10 @@ class Outgoing:
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.frames = frames
+        self._pack(frames if sum(type(f) is Shared for f in frames) <= MAX_FILES else mapped(frames))
+
+    def _pack(self, frames: Sequence[Frame]) -> None:
         self.files = [f for f in frames if type(f) is Shared]
-        if len(self.files) > MAX_FILES:
-            self.files, frames = [], mapped(frames)
         sizes = [*map(len, frames)]
         if self.files:
             sizes = [size | SHARED if type(f) is Shared else size for f, size in zip(frames, sizes, strict=True)]
@@ -57,7 +58,7 @@ class Outgoing:
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:
                 raise
-            self.__init__(mapped(self.frames))  # type: ignore[misc]  # this user has too many descriptors on their way
+            self._pack(mapped(self.frames))  # this user has too many descriptors on their way
             return self.send(sock)
         self.files = []
         for whole, piece in enumerate(self.pieces):

@@ -15,7 +15,7 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire.instructions import Geometry
 from gt.wire.messages import Failure
-from gt.wire.shared import SHARE_FROM_BYTES, Frame, share
+from gt.wire.shared import Frame, share
 
 DTYPES: dict[str, torch.dtype] = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 MAX_VIEWS = 64  # of one storage; a growing cache seen through ever new sizes must not keep them all
@@ -95,9 +95,6 @@ def _with_bits(tensor: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return torch._neg_view(tensor) if geometry.neg else tensor
 
 
-_bytes_at = ctypes.pythonapi.PyBytes_FromStringAndSize
-_bytes_at.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
-_bytes_at.restype = ctypes.py_object
 _memory_at = ctypes.pythonapi.PyMemoryView_FromMemory
 _memory_at.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 _memory_at.restype = ctypes.py_object
@@ -108,8 +105,6 @@ def bytes_of(tensor: torch.Tensor) -> Frame:
     """A copy of the elements, row-major."""
     if not (tensor.is_cpu and tensor.is_contiguous()) or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-    if tensor.nbytes < SHARE_FROM_BYTES:
-        return _bytes_at(tensor.data_ptr(), tensor.nbytes)  # type: ignore[no-any-return]
     return share(_memory_at(tensor.data_ptr(), tensor.nbytes, _TO_READ))
 
 
