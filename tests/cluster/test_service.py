@@ -363,6 +363,35 @@ for count in (100_000, 900_000):
     assert max(grown.values()) < 8 << 20, grown
 
 
+def test_freed_memory_stays_with_the_worker_until_its_session_ends(service: Service) -> None:
+    source = """
+import gt
+for count in (1, 64 << 20):
+    gt.ones(count).sum().item()
+    gt.remote.synchronize()
+    print("freed")
+    input()
+"""
+    client = subprocess.Popen(
+        [sys.executable, "-u", "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GT_ADDRESS": service.address},
+    )
+    assert client.stdin is not None
+    assert line(client) == "freed"
+    (worker,) = service.workers()
+    before = resident_bytes(worker)
+    client.stdin.write("\n")
+    client.stdin.flush()
+    assert line(client) == "freed"
+    assert resident_bytes(worker) - before > 250 << 20
+    client.communicate("\n", timeout=10)
+    eventually(lambda: resident_bytes(worker) - before < 20 << 20, 5)
+
+
 def test_files_are_read_where_the_worker_sees_them_and_streamed_where_not(tmp_path: Path, run_python: Run) -> None:
     source = """
 import sys, torch, gt
