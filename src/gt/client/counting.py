@@ -21,10 +21,10 @@ def wants_parts(op: calls.OpOverload, args: tuple[Any, ...], kwargs: dict[str, A
     """Whether a counter is on that would see the parts of this call on a CPU."""
     if not linear.Registration.counters or calls.op_name(op) in FUSED_ON_CPUS:
         return False
-    return op is not aten.scaled_dot_product_attention.default or not _is_fused(args, kwargs)
+    return op is not aten.scaled_dot_product_attention.default or not is_fused(args, kwargs)
 
 
-def _is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a CPU has one kernel for this attention: it is asked with tensors whose elements are never looked at."""
 
     def stand_in(value: Any) -> Any:

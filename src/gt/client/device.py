@@ -20,6 +20,7 @@ from gt.client import (
     interrupts,
     linear,
     modules,
+    parts,
     record,
     scripts,
     session,
@@ -127,7 +128,7 @@ class DeviceGuard(torch._C._acc.DeviceGuard):
     type_ = itertools.repeat(torch._C._autograd.DeviceType.PrivateUse1).__next__  # type: ignore[assignment]
 
 
-OWN = {*special.KERNELS, *whole.PARTS, "linear_backward"}
+OWN = {*special.KERNELS, *parts.PARTS, "linear_backward"}
 
 
 REFUSED = ("quantize_per", "_nested_from", "_nested_tensor_from_tensor", "_nested_view", "to_mkldnn")
@@ -185,7 +186,7 @@ def _register() -> None:
         short = op.name().removeprefix("aten::")
         for key in ("PrivateUse1", "AutogradPrivateUse1"):
             library.impl(short, whole.kernel(op), key)
-    for short, function in whole.PARTS.items():
+    for short, function in parts.PARTS.items():
         library.impl(short, function, "AutogradPrivateUse1")
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):

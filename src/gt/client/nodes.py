@@ -29,40 +29,42 @@ def _linear(made: Tensor, node: Any) -> str:
         return "ViewBackward0"
 
 
-def _attention(made: Tensor, args: Any, kwargs: Any) -> str:
-    dropout = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
-    fused = made.dim() == 4 and not dropout
-    return "ScaledDotProductFlashAttentionForCpuBackward0" if fused else "UnsafeViewBackward0"
+def _attention(made: Tensor, node: Any) -> str:
+    dropout = node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0)
+    fused = made.dim() == 4 and not dropout and 3 not in node.wanted  # the mask
+    if fused:
+        return "ScaledDotProductFlashAttentionForCpuBackward0"
+    return "UnsafeViewBackward0" if made.dtype in (torch.float32, torch.float64) else "ToCopyBackward0"
 
 
-def _recurrent(steps_first: str, batch_first: str) -> Callable[[Tensor, Any, Any], str]:
+def _recurrent(steps_first: str, batch_first: str) -> Callable[[Tensor, Any], str]:
     """The outputs of a recurrent operator, by their layout (the last argument); its states are stacked."""
 
-    def name(made: Tensor, args: Any, kwargs: Any) -> str:
-        outputs = batch_first if args[-1] else "CatBackward0" if args[-2] else steps_first
+    def name(made: Tensor, node: Any) -> str:
+        outputs = batch_first if node.args[-1] else "CatBackward0" if node.args[-2] else steps_first
         return outputs if made.output_nr == 0 else "StackBackward0"
 
     return name
 
 
 _gru = _recurrent("StackBackward0", "TransposeBackward1")
-WHOLE: dict[str, Callable[[Tensor, Any, Any], str]] = {
+WHOLE: dict[str, Callable[[Tensor, Any], str]] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::lstm.input": _recurrent("MkldnnRnnLayerBackward0", "TransposeBackward0"),
     "aten::gru.input": _gru,
     "aten::rnn_tanh.input": _gru,
     "aten::rnn_relu.input": _gru,
-    "aten::lstm_cell": lambda made, args, kwargs: ("MulBackward0", "AddBackward0")[made.output_nr],
-    "aten::gru_cell": lambda made, args, kwargs: "AddBackward0",
-    "aten::rnn_tanh_cell": lambda made, args, kwargs: "TanhBackward0",
-    "aten::rnn_relu_cell": lambda made, args, kwargs: "ReluBackward0",
+    "aten::lstm_cell": lambda made, node: ("MulBackward0", "AddBackward0")[made.output_nr],
+    "aten::gru_cell": lambda made, node: "AddBackward0",
+    "aten::rnn_tanh_cell": lambda made, node: "TanhBackward0",
+    "aten::rnn_relu_cell": lambda made, node: "ReluBackward0",
 }
 
 
 def _whole(made: Tensor, node: Any) -> str:
     """Recurrent operators on packed data, which have no row, end in a concatenation of the steps."""
     name = WHOLE.get(node.call.op.name())
-    return "CatBackward0" if name is None else name(made, node.args, node.kwargs)
+    return "CatBackward0" if name is None else name(made, node)
 
 
 NODES: dict[str, Callable[[Tensor, Any], str]] = {

@@ -7,16 +7,17 @@ behind an opaque handle until the client's autograd lets go of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
 
 from gt.client import calls, counting, geometry, record, sites
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
 from gt.client.lifting import lifted
+from gt.client.parts import CELLS
 
 aten = torch.ops.aten
 WHOLE: tuple[OpOverload, ...] = (
@@ -52,7 +53,8 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         tensors = calls.tensors_in((*args, *kwargs.values()))
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return forward.run(args, kwargs, tensors, ())[0]
-        results = _Whole.apply(forward, args, kwargs, *tensors)  # type: ignore[no-untyped-call]
+        step = _step(op, args, kwargs, tensors)
+        results = _Whole.apply(forward, args, kwargs, step, *tensors[::step])  # type: ignore[no-untyped-call]
         return results if len(op._schema.returns) > 1 else results[0]
 
     return run
@@ -63,8 +65,15 @@ def _wants_parts() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
+def _step(op: OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> int:
+    """-1 where the last operand's gradient comes first, which tells in a sum of those of a tensor that stands twice."""
+    repeated = len({id(t) for t in tensors}) < len(tensors)
+    attends = repeated and op is aten.scaled_dot_product_attention.default
+    return -1 if attends and not counting.is_fused(args, kwargs) else 1
+
+
 class _Forward:
-    """The forward calls of one operator, by the geometry and literals of their arguments."""
+    """The forward and backward calls of one operator, by the geometry and literals of their arguments."""
 
     def __init__(self, op: OpOverload) -> None:
         self.op = op
@@ -94,17 +103,17 @@ class _Forward:
         number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), graph_of)
         return Call(number, outs, None, None)
 
-    def backward(
-        self, handle: torch.Tensor, grads: list[torch.Tensor | None], specs: list[Geometry], wanted: list[int]
-    ) -> list[torch.Tensor]:
+    def backward(self, ctx: Any, tensors: list[torch.Tensor], handle: torch.Tensor, grads: Any) -> list[torch.Tensor]:
         given = [handle, *(g for g in grads if g is not None)]
         operands = [record.operand(t) for t in given]
         ins = [g for _, g, _ in operands]
-        key = (tuple(ins), tuple(g is None for g in grads), tuple(specs), tuple(wanted))
+        specs = [record.operand(t)[1] for t in tensors]
+        key = (tuple(ins), tuple(g is None for g in grads), tuple(specs), ctx.wanted, ctx.literals)
         call = self.backward_cache.get(key)
         if call is None:
-            outs = [_gradient_of(specs[i]) for i in wanted]
-            number = calls.define(self.op, (handle, *grads, wanted), {}, ins, list(outs), frozenset(), name="gt::backward")
+            outs: list[Geometry | None] = [*_gradients(self.op, ctx, specs, grads)]
+            arguments = (handle, *grads, list(ctx.wanted))
+            number = calls.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
             call = self.backward_cache[key] = Call(number, outs, None, None)
         made = [record.make(spec) for spec in call.outs]
         record.record_op(call.number, made, tuple(i for i, _, _ in operands), sites.here(3))
@@ -124,26 +133,56 @@ def _literals(values: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
+@contextmanager
+def _on_fakes() -> Iterator[None]:
+    """What is made here has no elements and goes the ways of a CPU. Its errors are raised, and not printed as well."""
+    # late import: 0.5 s that only programs with such operators need to spend
+    from torch._subclasses import fake_tensor
+
+    logged, fake_tensor.log.disabled = fake_tensor.log.disabled, True
+    try:
+        with torch.utils._python_dispatch._disable_current_modes(), fake_tensor.FakeTensorMode():
+            yield
+    finally:
+        fake_tensor.log.disabled = logged
+
+
+def _fakes(specs: Iterable[Geometry]) -> list[torch.Tensor]:
+    return [torch.empty_strided(s.size, s.stride, dtype=s.dtype) for s in specs]
+
+
+def _geometries(tensors: Any) -> list[Geometry]:
+    return [geometry.intern(t.shape, t.stride(), 0, t.dtype) for t in tensors]
+
+
 def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[Geometry]) -> list[Geometry]:
     """Geometries of the results, as a CPU lays them out."""
     if op._overloadname == "data":
         return _packed_results(args)
-    # late import: 0.5 s that only programs with such operators need to spend
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    with torch.no_grad(), _on_fakes():
+        fakes = iter(_fakes(specs))
+        out = op(*_with_tensors(_without_tensors(args), fakes), **_with_tensors(_without_tensors(kwargs), fakes))
+        return _geometries(out if isinstance(out, tuple) else (out,))
 
-    disabled = torch.utils._python_dispatch._disable_current_modes
-    with torch.no_grad(), disabled(), FakeTensorMode() as mode:
-        fakes = iter([torch.empty_strided(s.size, s.stride, dtype=s.dtype) for s in specs])
 
-        def convert(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return next(fakes)
-            return [convert(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-        del mode
-        out = op(*[convert(a) for a in args], **{k: convert(v) for k, v in kwargs.items()})
-    flat = out if isinstance(out, (tuple, list)) else (out,)
-    return [geometry.intern(t.shape, t.stride(), 0, t.dtype) for t in flat]
+def _gradients(op: OpOverload, ctx: Any, specs: list[Geometry], grads: list[torch.Tensor | None]) -> list[Geometry]:
+    """Geometries of the operands' gradients, as a CPU lays them out."""
+    if op._overloadname == "data":
+        return [_gradient_of(specs[i]) for i in ctx.wanted]
+    given = [None if g is None else record.operand(g)[1] for g in grads]
+    with torch.enable_grad(), _on_fakes():
+        operands = _fakes(specs)
+        for index in ctx.wanted:
+            operands[index].requires_grad_()
+        fakes = iter(operands)
+        out = op(*_with_tensors(ctx.args, fakes), **_with_tensors(ctx.kwargs, fakes))
+        outs = out if isinstance(out, tuple) else (out,)
+        pairs = [(o, *_fakes([g])) for o, g in zip(outs, given, strict=True) if g is not None and o.requires_grad]
+        wanted = [operands[i] for i in ctx.wanted]
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True
+        )
+        return _geometries(found)
 
 
 def _packed_results(args: Any) -> list[Geometry]:
@@ -162,10 +201,13 @@ def _gradient_of(spec: Geometry) -> Geometry:
 
 class _Whole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, forward: _Forward, args: Any, kwargs: Any, *tensors: torch.Tensor) -> Any:
-        graph_of = tuple(i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed)
-        results, handle = forward.run(args, kwargs, list(tensors), graph_of)
+    def forward(ctx: Any, forward: _Forward, args: Any, kwargs: Any, step: int, *ordered: torch.Tensor) -> Any:
+        """`ordered`: the operands, backwards where `step` is -1."""
+        tensors = ordered[::step]
+        wanted = tuple(i for i, needed in enumerate(ctx.needs_input_grad[4:][::step]) if needed)
+        results, handle = forward.run(args, kwargs, list(tensors), wanted)
         ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
+        ctx.wanted, ctx.step, ctx.literals = wanted, step, (_literals(args), _literals(kwargs.items()))
         ctx.save_for_backward(*tensors, handle)
         ctx.set_materialize_grads(False)
         return results if isinstance(results, tuple) else (results,)
@@ -173,16 +215,14 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         *tensors, handle = ctx.saved_tensors
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
         if torch.is_grad_enabled():
-            found = _differentiable(ctx, tensors, list(grads), wanted)
+            found = _differentiable(ctx, tensors, list(grads), ctx.wanted)
         else:
-            specs = [record.operand(t)[1] for t in tensors]
-            found = ctx.call.backward(handle, list(grads), specs, wanted)
+            found = ctx.call.backward(ctx, tensors, handle, list(grads))
         gradients: list[torch.Tensor | None] = [None] * len(tensors)
-        for position, gradient in zip(wanted, found, strict=True):
+        for position, gradient in zip(ctx.wanted, found, strict=True):
             gradients[position] = gradient
-        return (None, None, None, *gradients)
+        return (None, None, None, None, *gradients[:: ctx.step])
 
 
 class _Hole:
@@ -209,7 +249,7 @@ def _with_tensors(value: Any, tensors: Any) -> Any:
     return value
 
 
-def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wanted: list[int]) -> Any:
+def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wanted: Sequence[int]) -> Any:
     """Gradients that can be differentiated again: by the operator's own parts.
 
     With respect to views, one for each operand, since a tensor may stand in several places or follow from another operand.
@@ -228,92 +268,3 @@ def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wan
         allow_unused=True,
         materialize_grads=True,
     )
-
-
-# -- cells that PyTorch fuses on its accelerators only --------------------------------------------------------------------
-
-
-def fused_lstm_cell(
-    input_gates: torch.Tensor,
-    hidden_gates: torch.Tensor,
-    cx: torch.Tensor,
-    input_bias: torch.Tensor | None = None,
-    hidden_bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`_thnn_fused_lstm_cell` from its parts, as the CPU computes it."""
-    gates = _biased(hidden_gates, hidden_bias) + _biased(input_gates, input_bias)
-    i, f, g, o = gates.unsafe_chunk(4, 1)
-    cy = f.sigmoid() * cx + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cy.tanh(), cy, gates
-
-
-def fused_gru_cell(
-    input_gates: torch.Tensor,
-    hidden_gates: torch.Tensor,
-    hx: torch.Tensor,
-    input_bias: torch.Tensor | None = None,
-    hidden_bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`_thnn_fused_gru_cell` from its parts, as the CPU computes it."""
-    from_input = _biased(input_gates, input_bias).unsafe_chunk(3, 1)
-    from_hidden = _biased(hidden_gates, hidden_bias).unsafe_chunk(3, 1)
-    reset = (from_hidden[0] + from_input[0]).sigmoid()
-    update = (from_hidden[1] + from_input[1]).sigmoid()
-    new = (from_input[2] + from_hidden[2] * reset).tanh()
-    return (hx - new) * update + new, new
-
-
-def lstm_cell(
-    input: torch.Tensor,
-    hx: Sequence[torch.Tensor],
-    w_ih: torch.Tensor,
-    w_hh: torch.Tensor,
-    b_ih: torch.Tensor | None = None,
-    b_hh: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`lstm_cell` from its parts. What PyTorch takes it apart to on accelerators adds the biases after autocast's casts."""
-    return fused_lstm_cell(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh), hx[1])[:2]
-
-
-def gru_cell(
-    input: torch.Tensor,
-    hx: torch.Tensor,
-    w_ih: torch.Tensor,
-    w_hh: torch.Tensor,
-    b_ih: torch.Tensor | None = None,
-    b_hh: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`gru_cell` from its parts, as the CPU computes it."""
-    return fused_gru_cell(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh), hx)[0]
-
-
-CELLS: dict[str, Callable[..., Any]] = {"aten::lstm_cell": lstm_cell, "aten::gru_cell": gru_cell}
-
-
-def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return gates if bias is None else gates + bias
-
-
-def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """The CPU reads the places to split from memory; here they are fetched."""
-    return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
-
-
-def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
-    """On an accelerator PyTorch asks for the largest class only: negative ones would give nothing and no error."""
-    if num_classes == -1 and self.numel() and self.dtype is torch.int64:
-        smallest, largest = torch.stack(torch.aminmax(self)).tolist()
-        if smallest < 0:
-            raise RuntimeError("Class values must be non-negative.")
-        num_classes = largest + 1
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd  # not `decompose`, which has another rule, for compilers
-    return aten.one_hot.default._op_dk(composite, self, num_classes)  # type: ignore[no-any-return]
-
-
-PARTS: dict[str, Callable[..., Any]] = {
-    "_thnn_fused_lstm_cell": fused_lstm_cell,
-    "_thnn_fused_gru_cell": fused_gru_cell,
-    "tensor_split.tensor_indices_or_sections": tensor_split,
-    "one_hot": one_hot,
-}
-"""Operators that are made of others here: their gradients follow from the parts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -30,10 +31,27 @@ def double_backward(device: str) -> Any:
 
 @idiom
 def attention_of_one_tensor(device: str) -> Any:
-    x = data(device, 1, 2, 4, 8).requires_grad_()
-    out = F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(4, 4, device=device), dropout_p=0.0)
-    (g,) = torch.autograd.grad(out.pow(2).sum(), x)
-    return out, g
+    """Its three gradients meet in one sum, in an order that depends on the kernel."""
+    found = []
+    for dims, dropout, learned in itertools.product((3, 4), (0.0, 0.3), (False, True)):
+        x = data(device, *(2, 3, 4, 8)[-dims:]).requires_grad_()
+        mask = data(device, 4, 4).requires_grad_(learned)
+        torch.manual_seed(0)
+        out = F.scaled_dot_product_attention(x, x, x, mask, dropout_p=dropout) + x.sin()
+        found.append(torch.autograd.grad(out.pow(2).sum(), [x, mask] if learned else [x]))
+    return found
+
+
+@idiom
+def how_gradients_of_attention_lie(device: str) -> Any:
+    found = []
+    for dropout, learned, dtype in itertools.product((0.0, 0.3), (False, True), (torch.float32, torch.bfloat16)):
+        q, k, v = [data(device, 2, 3, 4, 8).to(dtype).requires_grad_() for _ in range(3)]
+        mask = data(device, 4, 4).to(dtype).requires_grad_(learned)
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
+        grads = torch.autograd.grad(out, [q, k, v], torch.ones_like(out))
+        found.append([grad.stride() for grad in grads] + [repr(out).partition("grad_fn")[2]])
+    return found
 
 
 @idiom
