@@ -64,7 +64,16 @@ def test_values_and_gradients_are_the_cpus_to_the_bit(
         out = linear(*leaves)
         cotangent = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(dtype).to(device)
         out.backward(cotangent)
-        found[device] = [out.detach().cpu(), *(t.grad.cpu() for t in leaves if t.grad is not None)]
+        with torch.no_grad():
+            unwatched = linear(*leaves)
+        with torch.inference_mode():
+            inferred = linear(*leaves)
+        found[device] = [
+            out.detach().cpu(),
+            unwatched.cpu(),
+            inferred.cpu(),
+            *(t.grad.cpu() for t in leaves if t.grad is not None),
+        ]
         assert [t.grad is not None for t in leaves] == [t.requires_grad for t in leaves]
     for a, b in zip(found["cpu"], found["remote"], strict=True):
         assert torch.equal(a, b)

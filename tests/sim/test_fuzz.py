@@ -68,12 +68,14 @@ class Junk:
     def instruction(self) -> wire.Instruction:
         pick, call = self.pick, self.pick.randrange(6)
         op, shapes = pick.choice(OPS), self.some(self.geometry)
-        graph_of = tuple(self.some(lambda: pick.choice([0, 1, -1, 99]), 1)) if pick.random() < 0.2 else ()
+        requires_grad = tuple(self.some(lambda: pick.choice([0, 1, -1, 99]), 1)) if pick.random() < 0.2 else ()
         path = pick.choice(["/etc/passwd", "/nowhere/x", "", "\0", "/dev/null", "../../etc/passwd"])
         dtype = pick.choice(["float32", "float64", "int64", "nonsense"])
         request, outs = pick.randrange(1000), self.some(self.geometry)
         makers: list[Any] = [
-            lambda: wire.Define(call, op, self.some(self.arg), self.kwargs(), shapes, outs, graph_of, dtype),
+            lambda: wire.Define(
+                call, op, self.some(self.arg), self.kwargs(), shapes, outs, requires_grad, pick.random() < 0.5, dtype
+            ),
             lambda: wire.Op(
                 call, tuple(self.some(self.id)), [*self.some(self.id), *self.some(self.number)], pick.choice(INTS)
             ),
@@ -180,7 +182,9 @@ def test_the_default_dtype_of_one_session_is_not_anothers() -> None:
     for _ in range(3):
         for dtype, client in clients.items():
             out = wire.Geometry((), (), 0, dtype)
-            divide = wire.Define(3, "aten::div.Tensor", [wire.In(0), wire.In(1)], {}, [SCALAR, SCALAR], [out], (), dtype)
+            divide = wire.Define(
+                3, "aten::div.Tensor", [wire.In(0), wire.In(1)], {}, [SCALAR, SCALAR], [out], default_dtype=dtype
+            )
             client.start(3)
             items = [divide] if client.seq < 3 else []
             client.run([*items, wire.Op(3, 50, (1, 1), 0), wire.Fetch(client.seq, 50, out), 50])

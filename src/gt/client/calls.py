@@ -92,7 +92,8 @@ def define(
     ins: list[Geometry],
     outs: list[Geometry | None],
     vary: frozenset[int],
-    graph_of: tuple[int, ...] = (),
+    requires_grad: tuple[int, ...] = (),
+    grad_mode: bool = False,
     name: str | None = None,
 ) -> int:
     """Record the definition of a call and return its number."""
@@ -111,7 +112,8 @@ def define(
                 {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
                 [g.to_wire() for g in ins],
                 [None if g is None else g.to_wire() for g in outs],
-                graph_of,
+                requires_grad,
+                grad_mode,
                 geometry.dtype_name(torch.get_default_dtype()),
             )
         )

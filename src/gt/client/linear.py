@@ -27,7 +27,7 @@ _linear_backward = kernel(aten.linear_backward.default)
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad and torch.is_grad_enabled():
+    if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad:
         # so does `matmul` for a weight that is trained, and the bits depend on it
         rows = _linear(input.reshape(-1, input.shape[-1]), weight)
         out = rows.view(*input.shape[:-1], *weight.shape[:-1])

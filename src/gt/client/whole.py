@@ -51,8 +51,9 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
             return parts(*args, **kwargs)
         args = tuple(lifted(op, args))
         tensors = calls.tensors_in((*args, *kwargs.values()))
-        if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return forward.run(args, kwargs, tensors, ())[0]
+        wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
+        if not (wanted and torch.is_grad_enabled()):
+            return forward.run(args, kwargs, tensors, wanted, torch.is_grad_enabled())[0]
         step = _step(op, args, kwargs, tensors)
         results = _Whole.apply(forward, args, kwargs, step, *tensors[::step])  # type: ignore[no-untyped-call]
         return results if len(op._schema.returns) > 1 else results[0]
@@ -81,26 +82,32 @@ class _Forward:
         self.backward_cache = calls.new_cache()
 
     def run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[torch.Tensor], graph_of: tuple[int, ...]
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        wanted: tuple[int, ...],
+        grad_mode: bool,
     ) -> tuple[Any, torch.Tensor | None]:
+        """The results, and the handle of their graph where one is to be kept; `wanted`: operands that require gradients."""
         operands = [record.operand(t) for t in tensors]
         specs = [g for _, g, _ in operands]
-        key = (tuple(specs), graph_of, _literals(args), _literals(kwargs.items()))
+        key = (tuple(specs), wanted, grad_mode, _literals(args), _literals(kwargs.items()))
         call = self.cache.get(key)
         if call is None:
-            call = self.cache[key] = self._define(args, kwargs, specs, graph_of)
+            call = self.cache[key] = self._define(args, kwargs, specs, wanted, grad_mode)
         outs = [record.make(spec) for spec in call.outs]
         # `calls.define` leaves these to each operation
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
         record.record_op(call.number, outs, (*(i for i, _, _ in operands), *numbers), sites.here(3))
-        handle = outs.pop() if graph_of else None
+        handle = outs.pop() if wanted and grad_mode else None
         return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
 
     def _define(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], graph_of: tuple[int, ...]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], wanted: tuple[int, ...], grad_mode: bool
     ) -> Call:
-        outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if graph_of else [])]
-        number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), graph_of)
+        outs: list[Geometry | None] = [*_results(self.op, args, kwargs, specs), *([HANDLE] if wanted and grad_mode else [])]
+        number = calls.define(self.op, args, kwargs, specs, outs, frozenset(), wanted, grad_mode)
         return Call(number, outs, None, None)
 
     def backward(self, ctx: Any, tensors: list[torch.Tensor], handle: torch.Tensor, grads: Any) -> list[torch.Tensor]:
@@ -205,7 +212,7 @@ class _Whole(torch.autograd.Function):
         """`ordered`: the operands, backwards where `step` is -1."""
         tensors = ordered[::step]
         wanted = tuple(i for i, needed in enumerate(ctx.needs_input_grad[4:][::step]) if needed)
-        results, handle = forward.run(args, kwargs, list(tensors), wanted)
+        results, handle = forward.run(args, kwargs, list(tensors), wanted, True)
         ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
         ctx.wanted, ctx.step, ctx.literals = wanted, step, (_literals(args), _literals(kwargs.items()))
         ctx.save_for_backward(*tensors, handle)

@@ -90,8 +90,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     `op` is an ATen overload (`aten::mul.Tensor`) or one of GT's own (`gt::...`), looked up in the op table.
     `ins` holds the geometry of every operand, `outs` that of every result: None stands for an undefined result.
-    `graph_of`: operands whose gradients will be asked for. Where there are any, the call is run under autograd and its
-    last result is an opaque handle on what backward needs.
+    `requires_grad`: the operands that do, and `grad_mode`: whether it is enabled, of a composite that travels whole, since
+    some kernels go by each. Where both are there, the last result is an opaque handle on what backward needs.
     `default_dtype` is the client's, which decides what an int divided by an int gives.
     """
 
@@ -101,7 +101,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     kwargs: dict[str, Arg]
     ins: list[Geometry]
     outs: list[Geometry | None]
-    graph_of: tuple[int, ...] = ()
+    requires_grad: tuple[int, ...] = ()
+    grad_mode: bool = False
     default_dtype: str = "float32"
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):

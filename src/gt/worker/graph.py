@@ -32,10 +32,10 @@ def all_keys() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def autograd() -> Iterator[None]:
-    """Undo it, and record a graph. Backward stays on this thread."""
+def autograd(grad_mode: bool = True) -> Iterator[None]:
+    """Undo it, and record a graph in `grad_mode`. Backward stays on this thread."""
     multithreaded = torch.autograd.set_multithreading_enabled(False)
-    with all_keys(), multithreaded, torch.enable_grad():
+    with all_keys(), multithreaded, torch.set_grad_enabled(grad_mode):
         yield
 
 

@@ -237,8 +237,8 @@ class Call:
     """A prepared call. `verified` turns true when its first results were found to be what the client expects."""
 
     __slots__ = (
-        "copies", "default_dtype", "define", "draws", "filler", "ins", "mask", "name", "op", "out_numbers", "outs",
-        "positional", "raw", "resized", "saves_graph", "verified", "written",
+        "autograd", "copies", "default_dtype", "define", "draws", "filler", "ins", "mask", "name", "op", "out_numbers",
+        "outs", "positional", "raw", "resized", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -249,14 +249,14 @@ class Call:
         self.raw = getattr(self.op, "_op", self.op)
         self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
         self.default_dtype = _dtype(define.default_dtype)
-        self.positional = self.filler.positional and not define.graph_of and self.default_dtype is DEFAULT_DTYPE
+        self.autograd = bool(define.requires_grad) or define.grad_mode
+        self.positional = self.filler.positional and not self.autograd and self.default_dtype is DEFAULT_DTYPE
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
         self.written, self.resized = written(self.op, define.args, define.kwargs)
         self.mask = mask(self.op, define.args)
-        self.draws = draws(self.op) or bool(define.graph_of)
-        self.saves_graph = bool(define.graph_of)
+        self.draws = draws(self.op) or self.autograd
         self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""

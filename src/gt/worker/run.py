@@ -37,19 +37,21 @@ class Runner:
     def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.draws:
             self.random.borrow(session.number)
-        if call.saves_graph:
-            return self._run_with_graph(call, ins, numbers)
+        if call.autograd:
+            return self._run_with_autograd(call, ins, numbers)
         if call.positional:
             return call.raw(*ins)
         args, kwargs = call.filler.fill(ins, numbers)
         return call.raw(*args, **kwargs)
 
-    def _run_with_graph(self, call: Call, ins: list[Any], numbers: Sequence[Any]) -> list[Any]:
-        leaves = graph.leaves(ins, call.define.graph_of)
+    def _run_with_autograd(self, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        leaves = graph.leaves(ins, call.define.requires_grad)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.filler.fill(seen, numbers)
-        with graph.autograd():
+        with graph.autograd(call.define.grad_mode):
             result = call.op(*args, **kwargs)
+            if not (call.define.grad_mode and call.define.requires_grad):
+                return result
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
             return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
 

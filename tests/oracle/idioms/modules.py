@@ -134,6 +134,20 @@ def rnn(device: str) -> Any:
 
 
 @idiom
+def recurrent_networks_without_gradients(device: str) -> Any:
+    """Their weights would have some, and the kernels go by that."""
+    torch.manual_seed(0)
+    found = []
+    for kind, layers in itertools.product((nn.RNN, nn.GRU, nn.LSTM), (1, 2)):
+        network = kind(4, 6, layers, batch_first=True, dropout=0.1 * (layers - 1)).eval().to(device)
+        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with mode():
+                found.append(network(data(device, 3, 5, 4)))
+        found.append(network.requires_grad_(False)(data(device, 3, 5, 4)))
+    return found
+
+
+@idiom
 def lstm(device: str) -> Any:
     return _recurrent(nn.LSTM, device, bidirectional=True)
 
