@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from gt.client import session
 from gt.client.operators import overload
@@ -52,9 +53,12 @@ def _as_suggested(out: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(out, memory_format=wanted)
 
 
-def _batch_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
-    d_input, *rest = aten.native_batch_norm_backward.default(grad, input, *args)
-    return d_input if d_input is None else _as_suggested(d_input, input), *rest
+def _batch_norm_backward(op: Infer) -> Infer:
+    def infer(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
+        d_input, *rest = op(grad, input, *args)
+        return d_input if d_input is None else _as_suggested(d_input, input), *rest
+
+    return infer
 
 
 def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
@@ -77,9 +81,16 @@ def _of_input(op: Infer) -> Infer:
 
 
 def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
-    """Only the gradients that are asked for."""
+    """Only the gradients that are asked for; by columns where the products of a CPU make them so."""
+    columns = input.dim() == 2 and not input.is_contiguous() and input.t().is_contiguous()
+    d_input = _by_columns(grad, input) if columns else grad.new_empty(input.shape)
+    d_weight = grad.new_empty(weight.shape) if weight.is_contiguous() else _by_columns(grad, weight)
     bias = grad.new_empty(weight.shape[:-1]) if mask[2] else None
-    return grad.new_empty(input.shape) if mask[0] else None, grad.new_empty(weight.shape) if mask[1] else None, bias
+    return d_input if mask[0] else None, d_weight if mask[1] else None, bias
+
+
+def _by_columns(grad: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
+    return grad.new_empty(operand.shape[::-1]).t()
 
 
 def _index_put(op: Infer) -> Infer:
@@ -124,8 +135,7 @@ def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    last = CHANNELS_LAST.get(tensor.dim())
-    return last is not None and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
+    return tensor.dim() in CHANNELS_LAST and suggest_memory_format(tensor) is CHANNELS_LAST[tensor.dim()]
 
 
 def _last_by_columns(op: Infer) -> Infer:
@@ -209,6 +219,11 @@ CPU: dict[str, Infer] = {
     "aten::reflection_pad2d_backward": _laid_out_as(1)(aten.reflection_pad2d_backward.default),
     "aten::replication_pad2d": _laid_out_as(0)(aten.replication_pad2d.default),
     "aten::replication_pad2d_backward": _laid_out_as(1)(aten.replication_pad2d_backward.default),
+    "aten::reflection_pad3d": _laid_out_as(0)(aten.reflection_pad3d.default),
+    "aten::reflection_pad3d_backward": _laid_out_as(1)(aten.reflection_pad3d_backward.default),
+    "aten::replication_pad3d": _laid_out_as(0)(aten.replication_pad3d.default),
+    "aten::replication_pad3d_backward": _laid_out_as(1)(aten.replication_pad3d_backward.default),
+    "aten::max_unpool2d": _laid_out_as(0)(aten.max_unpool2d.default),
     "aten::pixel_shuffle": _laid_out_as(0)(aten.pixel_shuffle.default),
     "aten::channel_shuffle": _laid_out_as(0)(aten.channel_shuffle.default),
     "aten::roll": _laid_out_as(0)(aten.roll.default),
@@ -232,10 +247,13 @@ CPU: dict[str, Infer] = {
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
     "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
-    "aten::mse_loss_backward": _of_input(aten.mse_loss_backward.default),
-    "aten::smooth_l1_loss_backward": _of_input(aten.smooth_l1_loss_backward.default),
+    "aten::mse_loss_backward": _contiguous(_of_input(aten.mse_loss_backward.default)),
+    "aten::smooth_l1_loss_backward": _contiguous(_of_input(aten.smooth_l1_loss_backward.default)),
+    "aten::huber_loss_backward": _contiguous(aten.huber_loss_backward.default),
+    "aten::binary_cross_entropy_backward": lambda grad, input, *args: torch.empty_like(input),
     "aten::native_group_norm_backward": _group_norm_backward,
-    "aten::native_batch_norm_backward": _batch_norm_backward,
+    "aten::native_batch_norm_backward": _batch_norm_backward(aten.native_batch_norm_backward.default),
+    "aten::batch_norm_backward": _batch_norm_backward(aten.batch_norm_backward.default),
     "aten::native_batch_norm": _batch_norm(aten.native_batch_norm.default),
     "aten::_native_batch_norm_legit": _batch_norm(aten._native_batch_norm_legit.default),
     "aten::_native_batch_norm_legit_functional": _batch_norm(aten._native_batch_norm_legit_functional.default),
@@ -249,7 +267,7 @@ CPU: dict[str, Infer] = {
 _SUMS = (
     "copysign.Tensor", "div.Tensor_mode", "floor_divide", "heaviside", "logaddexp", "logaddexp2", "logical_and",
     "logical_or", "logical_xor", "logit_backward", "hardswish_backward", "hardsigmoid_backward", "xlogy.Tensor",
-    "special_xlog1py", "elu_backward", "softplus_backward",
+    "special_xlog1py", "elu_backward", "softplus_backward", "hardtanh_backward",
 )  # fmt: skip
 for _name in _SUMS:
     CPU[f"aten::{_name}"] = _as_a_sum(overload(_name))
