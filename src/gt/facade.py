@@ -63,8 +63,14 @@ def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.get("device")
-        kwargs["device"] = default_device() if given is None else placed(given)
-        return factory(*args, **kwargs)
+        if given is not None:
+            return factory(*args, **{**kwargs, "device": placed(given)})
+        try:
+            return factory(*args, **{**kwargs, "device": default_device()})
+        except TypeError as error:
+            refusal = error
+        factory(*args, **kwargs)  # which says it in words that do not speak of a device
+        raise refusal
 
     return make
 
@@ -107,10 +113,10 @@ def _within(
     return call
 
 
-def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tensor:
-    if isinstance(mean, torch.Tensor) or isinstance(std, torch.Tensor):
-        return torch.normal(mean, std, *args, **kwargs)
-    return remote_by_default(torch.normal)(mean, std, *args, **kwargs)  # type: ignore[no-any-return]
+@functools.wraps(torch.normal)
+def _normal(*args: Any, **kwargs: Any) -> torch.Tensor:
+    follows = any(isinstance(a, torch.Tensor) for a in (*args, *kwargs.values()))
+    return (torch.normal if follows else remote_by_default(torch.normal))(*args, **kwargs)
 
 
 def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:

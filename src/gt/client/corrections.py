@@ -104,6 +104,20 @@ def _index_put(op: Infer) -> Infer:
     return infer
 
 
+def _scatter(part: Infer) -> Callable[[Infer], Infer]:
+    """What is written must be of the size of the part that it goes to, which there must be."""
+
+    def row(op: Infer) -> Infer:
+        def infer(self: torch.Tensor, src: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if part(self, *args, **kwargs).shape != src.shape:
+                raise RuntimeError("another size")
+            return op(self, src, *args, **kwargs)
+
+        return infer
+
+    return row
+
+
 def _attention(*args: Any, **kwargs: Any) -> Any:
     """Weights (the eleventh argument asks for them) are no tensor at all where they are not wanted."""
     out, weights = aten._native_multi_head_attention.default(*args, **kwargs)
@@ -210,6 +224,9 @@ EVERYWHERE: dict[str, Infer] = {
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),
     "aten::_index_put_impl_": _index_put(aten._index_put_impl_.default),
+    "aten::select_scatter": _scatter(aten.select.int)(aten.select_scatter.default),
+    "aten::slice_scatter": _scatter(aten.slice.Tensor)(aten.slice_scatter.default),
+    "aten::diagonal_scatter": _scatter(aten.diagonal.default)(aten.diagonal_scatter.default),
     "aten::_native_multi_head_attention": _attention,
     "aten::_embedding_bag_backward": _bag_backward,
 }

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import increment_version
 from torch.utils import deterministic
 
-from gt.client import calls, doubts, record, session, sites
+from gt.client import calls, doubts, record, session, sites, trials
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
 from gt.client.lifting import lift, lifted
 from gt.client.query import query, with_generator
@@ -110,6 +110,7 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 
 def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     """Find the call by its key, make the results, append one instruction."""
+    narrow = _narrow(op) if trials.converts(op) else None
     vary, trusted = varying(op), calls.new_cache()
     segment, append = record.segment, record.segment.append
     operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
@@ -163,8 +164,11 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
                     key.append(v)
                     key.append(type(v))
         packed = tuple(key)
-        call = find(packed)
+        call: Any = find(packed)
         if call is None:
+            if narrow is not None and trials.may_not_fit(args, kwargs):
+                cache[packed] = UNFORESEEN
+                return run(*args, **kwargs)
             doubt = doubts.about(op, args, kwargs, packed)
             if doubt is not None and doubt not in trusted:
                 result, foretold = ask_first(op, args, kwargs)
@@ -175,7 +179,10 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
                 return result
             call = learn(op, args, kwargs, vary, cache, packed)
         if call is UNFORESEEN:
-            return query(op, args, kwargs)
+            if narrow is not None:
+                call = narrow(args, kwargs, packed, numbers)
+            if call is UNFORESEEN:
+                return query(op, args, kwargs)
         spec = call.single
         if spec is None:
             if call.in_place:
@@ -202,12 +209,30 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     return run
 
 
+def _narrow(op: OpOverload) -> Callable[..., Any]:
+    """Finds the call that writes numbers into a dtype which may have no room for them: each is tried once."""
+    vary, cache, tried = varying(op), calls.new_cache(), calls.new_cache()
+
+    def find(args: tuple[Any, ...], kwargs: dict[str, Any], packed: tuple[Any, ...], numbers: list[Any]) -> Any:
+        key = (packed, *numbers)
+        call = tried.get(key)
+        if call is None:
+            if trials.fails(op, args, kwargs):
+                return UNFORESEEN
+            if len(tried) >= calls.LIMIT:
+                tried.clear()
+            call = tried[key] = cache.get(packed) or learn(op, args, kwargs, vary, cache, packed)
+        return call
+
+    return find
+
+
 VARYING = {"Tensor", "number", "float", "Optional[Tensor]", "Optional[number]", "Optional[float]", "List[number]"}
 
 
 def varying(op: OpOverload) -> frozenset[int]:
     """Positions of the arguments that may be numbers of no influence on the result's shape."""
-    if op._schema.name in calls.SHAPED_BY_NUMBERS:
+    if op._schema.name in calls.SHAPED_BY_NUMBERS | trials.CHECKED:
         return frozenset()
     return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
 

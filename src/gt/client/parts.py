@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from gt.client import kernels
+from gt.client.calls import OpOverload
+
 aten = torch.ops.aten
 
 
@@ -78,15 +81,31 @@ def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, d
     return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
 
 
+_one_hot = kernels.kernel(aten.one_hot.default)
+
+
 def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     """On an accelerator PyTorch asks for the largest class only: negative ones would give nothing and no error."""
-    if num_classes == -1 and self.numel() and self.dtype is torch.int64:
+    if num_classes < 1 and self.numel() and self.dtype is torch.int64:
         smallest, largest = torch.stack(torch.aminmax(self)).tolist()
         if smallest < 0:
             raise RuntimeError("Class values must be non-negative.")
+        if num_classes != -1:
+            raise RuntimeError("Class values must be smaller than num_classes.")
         num_classes = largest + 1
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd  # not `decompose`, which has another rule, for compilers
-    return aten.one_hot.default._op_dk(composite, self, num_classes)  # type: ignore[no-any-return]
+    return _one_hot(self, num_classes)  # type: ignore[no-any-return]
+
+
+def _quantile(op: OpOverload) -> Callable[..., Any]:
+    """On an accelerator PyTorch does not look whether the quantiles that it is asked for are any."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+
+    def quantile(self: torch.Tensor, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if q.dim() < 2 and self.dtype is q.dtype and not bool(((q >= 0) & (q <= 1)).all()):
+            raise RuntimeError("quantile() q values must be in the range [0, 1]")
+        return op._op_dk(composite, self, q, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return quantile
 
 
 PARTS: dict[str, Callable[..., Any]] = {
@@ -94,4 +113,6 @@ PARTS: dict[str, Callable[..., Any]] = {
     "_thnn_fused_gru_cell": fused_gru_cell,
     "tensor_split.tensor_indices_or_sections": tensor_split,
     "one_hot": one_hot,
+    "quantile": _quantile(aten.quantile.default),
+    "nanquantile": _quantile(aten.nanquantile.default),
 }
