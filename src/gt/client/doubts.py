@@ -28,7 +28,7 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     name = op._schema.name
     if not op._schema.returns:
         return None
-    if name in trials.INDEXED or name in trials.CHECKED:
+    if name in trials.INDEXED:
         return key if trials.fails(op, args, kwargs) else None
     if not specs:
         return key if any(k is complex for k in key) else None

@@ -110,7 +110,8 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
 
 def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     """Find the call by its key, make the results, append one instruction."""
-    narrow = _narrow(op) if trials.converts(op) else None
+    tries_numbers = trials.of_numbers(op)
+    tried = None if tries_numbers is None else _tried(op)
     vary, trusted = varying(op), calls.new_cache()
     segment, append = record.segment, record.segment.append
     operand, new_id, Holder, Flush, here = record.operand, record.new_id, record.Holder, record.Flush, sites.here
@@ -166,7 +167,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call: Any = find(packed)
         if call is None:
-            if narrow is not None and trials.may_not_fit(args, kwargs):
+            if tries_numbers is not None and tries_numbers(args, kwargs):
                 cache[packed] = UNFORESEEN
                 return run(*args, **kwargs)
             doubt = doubts.about(op, args, kwargs, packed)
@@ -179,8 +180,8 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
                 return result
             call = learn(op, args, kwargs, vary, cache, packed)
         if call is UNFORESEEN:
-            if narrow is not None:
-                call = narrow(args, kwargs, packed, numbers)
+            if tried is not None:
+                call = tried(args, kwargs, packed, numbers)
             if call is UNFORESEEN:
                 return query(op, args, kwargs)
         spec = call.single
@@ -209,8 +210,8 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
     return run
 
 
-def _narrow(op: OpOverload) -> Callable[..., Any]:
-    """Finds the call that writes numbers into a dtype which may have no room for them: each is tried once."""
+def _tried(op: OpOverload) -> Callable[..., Any]:
+    """Finds the call whose numbers a CPU may refuse, where the operands are taken: each number is tried once."""
     vary, cache, tried = varying(op), calls.new_cache(), calls.new_cache()
 
     def find(args: tuple[Any, ...], kwargs: dict[str, Any], packed: tuple[Any, ...], numbers: list[Any]) -> Any:
@@ -232,7 +233,7 @@ VARYING = {"Tensor", "number", "float", "Optional[Tensor]", "Optional[number]", 
 
 def varying(op: OpOverload) -> frozenset[int]:
     """Positions of the arguments that may be numbers of no influence on the result's shape."""
-    if op._schema.name in calls.SHAPED_BY_NUMBERS | trials.CHECKED:
+    if op._schema.name in calls.SHAPED_BY_NUMBERS:
         return frozenset()
     return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
 

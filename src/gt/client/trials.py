@@ -6,6 +6,7 @@ What fails here is asked of the worker at the call, whose word counts; nothing i
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ CHECKED = _in_place_too("bernoulli", "celu", "renorm", "mvlgamma") | {
         "linalg_lu", "linalg_lu_factor_ex",
     )
 }  # fmt: skip
-"""Operators whose numbers a CPU checks where inference does not; each of their numbers makes another call."""
+"""Operators whose numbers a CPU checks where inference does not."""
 CONVERTING = _in_place_too("fill", "masked_fill", "index_fill", "scatter") | {
     f"aten::{name}" for name in ("full", "full_like", "new_full", "scalar_tensor", "constant_pad_nd", "linspace", "logspace")
 }
@@ -51,11 +52,15 @@ BOUNDS = {"from", "to", "low", "high"}
 LARGE = 1 << 12
 
 
-def converts(op: OpOverload) -> bool:
-    return op._schema.name in CONVERTING and any(str(a.type) == "number" for a in op._schema.arguments)
+def of_numbers(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], bool] | None:
+    """Whether each number of such calls is to be tried; None where none of the operator's ever is."""
+    if op._schema.name in CHECKED:
+        return lambda args, kwargs: True
+    converts = op._schema.name in CONVERTING and any(str(a.type) == "number" for a in op._schema.arguments)
+    return _may_not_fit if converts else None
 
 
-def may_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _may_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the dtype that a converting operator writes may have no room for its number."""
     dtype = kwargs.get("dtype") or (args[0].dtype if isinstance(args[0], Tensor) else None)
     return dtype not in WIDE or (dtype is torch.int64 and any(type(a) is float for a in args))
