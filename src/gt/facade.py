@@ -21,7 +21,7 @@ from torch.nn.utils import prune
 from gt import places, stand_ins
 from gt.client import query
 from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
-from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
+from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind, sent
 
 FACTORIES = {
     "torch": [
@@ -77,19 +77,22 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
-        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else placing(function)
-        return made(data, *args, **kwargs)
+        if isinstance(data, torch.Tensor):
+            return placing(function)(data, *args, **kwargs)
+        given = kwargs.pop("device", None)
+        device = default_device() if given is None else torch.device(placed(given))
+        return sent(function(data, *args, device="cpu", **kwargs), device)
 
     return convert
 
 
 def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`from_numpy`, `frombuffer`: the result goes to the remote device (and so shares no memory with its source)."""
+    """`from_numpy` and the like: the result goes to the remote device (and so shares no memory with its source)."""
 
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if places.device_chosen() else made.to(default_device())
+        return made if places.device_chosen() else sent(made)
 
     return convert
 
@@ -105,6 +108,20 @@ def _within(
             return function(*args, **kwargs)
 
     return call
+
+
+@functools.wraps(torch.from_dlpack)
+def _from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> torch.Tensor:
+    if not isinstance(ext_tensor, torch.Tensor):
+        target = default_device() if device is None else torch.device(placed(device))
+        return sent(torch.from_dlpack(ext_tensor, copy=copy), target)
+    if ext_tensor.device.type != "remote" or ext_tensor.requires_grad or ext_tensor.is_conj():
+        return torch.from_dlpack(ext_tensor, device=device, copy=copy)
+    return ext_tensor.clone() if copy else ext_tensor.detach()
+
+
+def _to_dlpack(tensor: torch.Tensor) -> Any:
+    return torch.to_dlpack(tensor.cpu())
 
 
 def _normal(mean: Any, std: Any = 1.0, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -206,6 +223,7 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
         yield
 
 
+DLPACK = {"from_dlpack": _from_dlpack, "to_dlpack": _to_dlpack}
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
@@ -218,6 +236,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "asarray": _follow(torch.asarray),
         "from_numpy": _moved(torch.from_numpy),
         "frombuffer": _moved(torch.frombuffer),
+        **DLPACK,
         "normal": _normal,
         "load": _load,
         "compile": _compile,
@@ -240,6 +259,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.nn.init": {"sparse_": _within(default_device, torch.nn.init.sparse_)},
     "torch.nn.utils.prune": {"random_structured": _within(session_randomness, prune.random_structured)},
     "torch.serialization": {"load": _load},
+    "torch.utils.dlpack": DLPACK,
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
     "torch.utils.data.dataloader": {"DataLoader": DataLoader},
     "torch.utils.data.dataset": {"random_split": random_split},

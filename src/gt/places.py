@@ -57,6 +57,21 @@ def placed_kind(kind: Any) -> Any:
     return "remote" if kind == "cpu" else kind
 
 
+GAPS_BYTES = 1 << 20
+"""Memory that may lie unused between the elements of an array on the device, where it is more than the elements take."""
+
+
+def sent(local: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor of this process's memory, made from an array, where it belongs: with the array's strides, if they fit."""
+    device, size, stride = device or default_device(), local.shape, local.stride()
+    span = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if local.numel() else 0
+    gaps = (span - local.numel()) * local.element_size()
+    if device.type != "remote" or not gaps or gaps > max(GAPS_BYTES, local.nbytes):
+        return local.to(device)
+    whole = torch.as_strided(local.detach(), (span,), (1,)).to(device)
+    return whole.as_strided(size, stride).requires_grad_(local.requires_grad)
+
+
 def placing(function: Callable[..., Any], parameter: str = "device") -> Callable[..., Any]:
     """A function of `gt` that takes a device by name."""
 

@@ -14,9 +14,10 @@ import inspect
 from abc import ABCMeta
 from typing import Any
 
+import numpy
 import torch
 
-from gt.places import REMOTE, default_device, device_chosen, placing
+from gt.places import REMOTE, default_device, device_chosen, placing, sent
 
 
 class StandIn(type):
@@ -105,11 +106,17 @@ class TensorStandIn(StandIn, type(torch.Tensor)):  # type: ignore[misc]
     """Metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
 
 
+def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    of_array = len(args) == 1 and isinstance(args[0], numpy.ndarray)
+    made = torch.empty(0, dtype=dtype, device="cpu" if of_array else default_device()).new(*args, **kwargs)
+    return sent(made) if of_array else made
+
+
 def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
     real = cls.__dict__.get("_gt_real", cls)
     if args and isinstance(args[0], torch.Tensor):  # another name for the same elements, wherever they are
         return torch.Tensor.__new__(real, *args, **kwargs)
-    made = torch.empty(0, device=default_device()).new(*args, **kwargs)
+    made = _new(torch.get_default_dtype(), args, kwargs)
     return made if real is torch.Tensor else made.as_subclass(real)
 
 
@@ -117,7 +124,7 @@ class TensorType(StandIn):
     """Metaclass of `gt.FloatTensor` and the like, which tensors are converted to and told apart by, and which make them."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return torch.empty(0, dtype=cls.dtype, device=default_device()).new(*args, **kwargs)
+        return _new(cls.dtype, args, kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         strided = isinstance(instance, torch.Tensor) and instance.layout is torch.strided

@@ -13,9 +13,10 @@ Tensor = torch.Tensor
 LOCAL_OPERANDS = {
     "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
     "aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward",
-    "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu",
+    "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu", "aten::eq",
 }  # fmt: skip
-"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences."""
+"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences, and what C++
+makes of the array in `tensor == array`."""
 
 
 def lift(tensor: Tensor, any_size: bool = False) -> Tensor:

@@ -17,6 +17,7 @@ Tensor = torch.Tensor
 _numpy = Tensor.numpy
 _array = Tensor.__array__
 _wrap_array = Tensor.__array_wrap__
+_dlpack, _dlpack_device = Tensor.__dlpack__, Tensor.__dlpack_device__
 _get_data = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
 
 
@@ -93,6 +94,15 @@ def _to_array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> nump
     return found if dtype is None else found.astype(dtype, copy=False)
 
 
+def _to_dlpack(self: Tensor, **options: Any) -> Any:
+    """What another library takes over is a copy in this process's memory; PyTorch itself says what cannot be."""
+    return _dlpack(self if self.device.type != "remote" or self.is_conj() else self.cpu(), **options)
+
+
+def _dlpack_place(self: Tensor) -> Any:
+    return _dlpack_device(torch.empty(0, device="cpu") if self.device.type == "remote" else self)
+
+
 def _from_array(self: Tensor, *args: Any, **kwargs: Any) -> Any:
     """What a function of NumPy's made of this tensor is where the tensor is."""
     made = _wrap_array(self, *args, **kwargs)
@@ -145,5 +155,7 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
     Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
     Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
     Tensor.__array_wrap__ = _from_array  # type: ignore[method-assign,assignment]
+    Tensor.__dlpack__ = _to_dlpack  # type: ignore[method-assign,assignment]
+    Tensor.__dlpack_device__ = _dlpack_place  # type: ignore[method-assign,assignment]
     _print_locally()
     _watch_default_dtype(default_dtype_changed)
