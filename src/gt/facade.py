@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.nn.utils import prune
 
-from gt import places, stand_ins
-from gt.client import query
+from gt import loader, places, stand_ins
+from gt.client import graphs, query
 from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
 from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind, sent
 
@@ -158,7 +158,18 @@ def _compile(model: Any = None, **options: Any) -> Any:
 
 
 def _load_script(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.jit.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+    loaded = torch.jit.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+    graphs.inline(loaded)
+    graphs.make_remotely(loaded)
+    return loaded
+
+
+@functools.wraps(torch.jit.script)
+def _script(obj: Any, optimize: Any = None, _frames_up: int = 0, *args: Any, **kwargs: Any) -> Any:
+    scripted = torch.jit.script(obj, optimize, _frames_up + 1, *args, **kwargs)
+    if isinstance(scripted, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
+        graphs.make_remotely(scripted)
+    return scripted
 
 
 def _set_default_tensor_type(t: Any) -> None:
@@ -209,6 +220,15 @@ def _manual_seed(seed: Any) -> torch.Generator:
     return torch.Generator.manual_seed(_default_generator, int(seed))
 
 
+class SobolEngine(torch.quasirandom.SobolEngine):
+    """`torch.quasirandom.SobolEngine`, which scrambles by the session's numbers, and whose points are on the device."""
+
+    __init__ = _within(session_randomness, torch.quasirandom.SobolEngine.__init__)
+    draw = _moved(torch.quasirandom.SobolEngine.draw)
+
+
+SobolEngine.__module__ = torch.quasirandom.__name__
+
 RANDOM = {
     "default_generator": _default_generator,
     "manual_seed": _manual_seed,
@@ -254,8 +274,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
+    "torch.quasirandom": {"SobolEngine": SobolEngine},
+    "torch.testing": {"make_tensor": placing(torch.testing.make_tensor)},
     "torch.random": {**RANDOM, "fork_rng": _fork_rng},
-    "torch.jit": {"load": _load_script},
+    "torch.jit": {"load": _load_script, "script": _script},
     "torch.nn.init": {"sparse_": _within(default_device, torch.nn.init.sparse_)},
     "torch.nn.utils.prune": {"random_structured": _within(session_randomness, prune.random_structured)},
     "torch.serialization": {"load": _load},
@@ -342,5 +364,6 @@ def _script_as_torch() -> None:
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
+    loader.install()
     _script_as_torch()
     sys.meta_path.append(Finder())

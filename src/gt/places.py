@@ -119,6 +119,14 @@ def _is_ported(frame: FrameType) -> bool:
     return of_gt and not any(value is torch for _, value in modules)
 
 
+def called_by_ported() -> bool:
+    """Whether it is for a ported file that PyTorch's own Python calls what calls this."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch":
+        frame = frame.f_back
+    return frame is not None and _is_ported(frame)
+
+
 def _to(original: Callable[..., Any]) -> Callable[..., Any]:
     """`to` of tensors and modules, which takes a device first or by name."""
 

@@ -165,6 +165,8 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call = find(packed)
         if call is None:
+            if args and isinstance(args[-1], torch.Generator):  # the few that take it by position take it last
+                return with_generator(op, args[:-1], {**kwargs, "generator": args[-1]})
             doubt = doubts.about(op, args, kwargs, packed)
             if doubt is not None and doubt not in trusted:
                 result, foretold = ask_first(op, args, kwargs)
