@@ -244,6 +244,11 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
 
 
 DLPACK = {"from_dlpack": _from_dlpack, "to_dlpack": _to_dlpack}
+QUANTIZATION = {
+    # they put modules in the place of others, whose initialisation draws
+    name: _within(default_device, getattr(torch.ao.quantization, name))
+    for name in ("prepare", "prepare_qat", "quantize", "quantize_qat", "fuse_modules", "fuse_modules_qat")
+}
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
@@ -274,6 +279,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
+    "torch.ao.quantization": QUANTIZATION,
+    "torch.quantization": {name: value for name, value in QUANTIZATION.items() if hasattr(torch.quantization, name)},
     "torch.quasirandom": {"SobolEngine": SobolEngine},
     "torch.testing": {"make_tensor": placing(torch.testing.make_tensor)},
     "torch.random": {**RANDOM, "fork_rng": _fork_rng},

@@ -73,6 +73,10 @@ class RemoteByDefault(StandIn, ABCMeta):
         with contextlib.nullcontext() if device_chosen() else REMOTE:
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        real = cls.__dict__.get("_gt_real")  # if this is an ABC, its own check asks its subclasses, the stand-in among them
+        return type.__subclasscheck__(real, subclass) if real else super().__subclasscheck__(subclass)
+
     @property
     def __signature__(cls) -> inspect.Signature:
         """Of the constructor, for `inspect.signature`."""
@@ -80,7 +84,11 @@ class RemoteByDefault(StandIn, ABCMeta):
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
-BUILT_REMOTELY = {"torch.nn": torch.nn.Module, "torch.distributions": torch.distributions.Distribution}
+BUILT_REMOTELY = {
+    "torch.nn": torch.nn.Module,
+    "torch.ao": torch.nn.Module,
+    "torch.distributions": torch.distributions.Distribution,
+}
 """Packages, and the base of the classes in them that have a stand-in."""
 _built: dict[type, type] = {}
 

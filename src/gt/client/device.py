@@ -190,7 +190,13 @@ def _register() -> None:
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
-    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1"):
+    for key in (
+        "PrivateUse1",
+        "SparsePrivateUse1",
+        "SparseCsrPrivateUse1",
+        "NestedTensorPrivateUse1",
+        "QuantizedPrivateUse1",
+    ):
         fallback.fallback(_refuse, key)
     linear.install(library)
     counting.install()
