@@ -21,7 +21,7 @@ from torch.nn.utils import prune
 from gt import loader, places, stand_ins
 from gt.client import graphs, query
 from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
-from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind, sent
+from gt.places import REMOTE, default_device, placed, placing, placing_kind, sent
 
 FACTORIES = {
     "torch": [
@@ -220,14 +220,13 @@ def _manual_seed(seed: Any) -> torch.Generator:
     return torch.Generator.manual_seed(_default_generator, int(seed))
 
 
-class SobolEngine(torch.quasirandom.SobolEngine):
-    """`torch.quasirandom.SobolEngine`, which scrambles by the session's numbers, and whose points are on the device."""
+@stand_ins.extends(torch.quasirandom.SobolEngine)
+class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn):
+    """It scrambles by the session's numbers, and its points are on the device."""
 
     __init__ = _within(session_randomness, torch.quasirandom.SobolEngine.__init__)
     draw = _moved(torch.quasirandom.SobolEngine.draw)
 
-
-SobolEngine.__module__ = torch.quasirandom.__name__
 
 RANDOM = {
     "default_generator": _default_generator,
@@ -252,8 +251,8 @@ QUANTIZATION = {
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
-_autocast = placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
-_grad_scaler = placing_class(torch.amp.GradScaler, "device")
+_autocast = stand_ins.placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
+_grad_scaler = stand_ins.placing_class(torch.amp.GradScaler, "device")
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "torch": {
@@ -297,6 +296,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 for _module, _names in FACTORIES.items():
     for _name in _names:
         OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
+
+
+def _name_as_torch() -> None:
+    """A function that is wrapped here is known by torch's own, under whatever names both have."""
+    made: dict[Any, Any] = {}
+    for module, names in OVERRIDES.items():
+        for name, function in names.items():
+            real = getattr(importlib.import_module(module), name)
+            if callable(function) and not isinstance(real, type):
+                place = f"gt{module.removeprefix('torch')}", name
+                names[name] = made.setdefault(function, stand_ins.FunctionStandIn(function, real, *place))
 
 
 # -- mirrors of torch's modules ------------------------------------------------------------------------------------------
@@ -372,5 +382,6 @@ def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
     loader.install()
+    _name_as_torch()
     _script_as_torch()
     sys.meta_path.append(Finder())

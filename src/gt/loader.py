@@ -22,6 +22,7 @@ from torch.utils.data.datapipes.map import combinatorics as map_pipes
 
 from gt import places
 from gt.client import query
+from gt.stand_ins import StandIn, extends
 
 _lent = threading.local()
 _STATE_BYTES = torch.default_generator.get_state().numel()
@@ -71,7 +72,7 @@ def _drawing(real: Any) -> Any:
         found: Iterator[Any] = real.__iter__(self)
         return _drawn_from_session(found, self.generator) if _is_session(self.generator) else found
 
-    return type(real.__name__, (real,), {"__iter__": draw, "__module__": real.__module__, "__doc__": real.__doc__})
+    return extends(real)(StandIn(real.__name__, (real,), {"__iter__": draw}))
 
 
 def _seeding(reset: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -109,9 +110,11 @@ class _SessionSampler(data.Sampler[Any]):
 SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)}
 
 
-class DataLoader(data.DataLoader[Any]):
-    """`torch.utils.data.DataLoader`, whose batches are on the device: also what worker processes or NumPy arrays give."""
+@extends(data.DataLoader)
+class DataLoader(data.DataLoader[Any], metaclass=StandIn):
+    """Its batches are on the device: also what worker processes or NumPy arrays give."""
 
+    @functools.wraps(data.DataLoader.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = isinstance(self.sampler, (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler))

@@ -97,18 +97,6 @@ def placing_kind(function: Callable[..., Any], parameter: str = "device_type", p
     return call
 
 
-def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
-    """A class of `gt` that is constructed for the kind of a device; `defaults` are the CPU's, where the devices differ."""
-    construct = placing_kind(real.__init__, parameter, 1)
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
-            kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
-        construct(self, *args, **kwargs)
-
-    return type(real.__name__, (real,), {"__init__": init, "__module__": real.__module__, "__doc__": real.__doc__})
-
-
 # -- methods: the caller's file decides ----------------------------------------------------------------------------------
 
 
@@ -152,6 +140,22 @@ def _new(original: Callable[..., Any]) -> Callable[..., Any]:
     return new
 
 
+def _type(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`type` of tensors, which names a type, or takes the name of one, where the CPU's names have no device in them."""
+
+    @functools.wraps(original)
+    def type(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if self.device.type != "remote" or not _is_ported(sys._getframe(1)):
+            return original(self, dtype, *args, **kwargs)
+        if dtype is None:
+            return original(self).replace("torch.remote.", "torch.")
+        if isinstance(dtype, str) and dtype.startswith("torch.") and dtype.count(".") == 1:
+            dtype = dtype.replace("torch.", "torch.remote.")
+        return original(self, dtype, *args, **kwargs)
+
+    return type
+
+
 def _compile(original: Callable[..., None]) -> Callable[..., None]:
     """`compile` of modules: workers decide what to compile, the module runs as it is."""
 
@@ -169,6 +173,7 @@ NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "
 def install() -> None:
     for owner in (torch.Tensor, torch.nn.Module):
         owner.to = _to(owner.to)  # type: ignore[method-assign,attr-defined]
+    torch.Tensor.type = _type(torch.Tensor.type)  # type: ignore[method-assign,assignment]
     UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
     for name in NEW:
         setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
