@@ -13,6 +13,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 from gt.client import (
     autocast,
+    blame,
     calls,
     counting,
     destructors,
@@ -245,6 +246,7 @@ def install() -> None:
     engine.install()
     interrupts.install()
     destructors.install()
+    blame.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
     torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

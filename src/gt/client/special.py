@@ -44,7 +44,7 @@ def special(*names: str) -> Callable[[Kernel], Kernel]:
 def fetch(tensor: Tensor) -> Tensor:
     """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
     number, spec, _ = record.operand(tensor)
-    if not tensor.numel():
+    if not spec.size.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if isinstance(data, Shared):
@@ -128,7 +128,15 @@ def _sent(local: Tensor) -> Tensor:
 
 @special("_local_scalar_dense")
 def local_scalar_dense(self: Tensor) -> Any:
-    return fetch(self).item()
+    found = fetch(self)
+    tracing = torch._C._get_tracing_state()
+    if tracing is None:
+        return found.item()
+    torch._C._set_tracing_state(None)  # which is told of the remote number, and not of the fetched one
+    try:
+        return found.item()
+    finally:
+        torch._C._set_tracing_state(tracing)
 
 
 # -- what autocast reaches into ------------------------------------------------------------------------------------------
