@@ -103,6 +103,20 @@ def _dlpack_place(self: Tensor) -> Any:
     return _dlpack_device(torch.empty(0, device="cpu") if self.device.type == "remote" else self)
 
 
+def _element_wise(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`apply_`, `map_`: a Python function makes every element, here, from those of fetched tensors."""
+
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any) -> Tensor:
+        if self.device.type != "remote" or self.requires_grad:  # which is not allowed
+            return original(self, *args)
+        local = [a.detach().cpu() if isinstance(a, Tensor) else a for a in (self, *args)]
+        self.copy_(original(*local))
+        return self
+
+    return method
+
+
 def _from_array(self: Tensor, *args: Any, **kwargs: Any) -> Any:
     """What a function of NumPy's made of this tensor is where the tensor is."""
     made = _wrap_array(self, *args, **kwargs)
@@ -157,5 +171,7 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
     Tensor.__array_wrap__ = _from_array  # type: ignore[method-assign,assignment]
     Tensor.__dlpack__ = _to_dlpack  # type: ignore[method-assign,assignment]
     Tensor.__dlpack_device__ = _dlpack_place  # type: ignore[method-assign,assignment]
+    for name in ("apply_", "map_", "map2_"):
+        setattr(Tensor, name, _element_wise(getattr(Tensor, name)))
     _print_locally()
     _watch_default_dtype(default_dtype_changed)
