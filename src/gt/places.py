@@ -108,7 +108,7 @@ def _is_ported(frame: FrameType) -> bool:
 
 
 def called_by_ported() -> bool:
-    """Whether it is for a ported file that PyTorch's own Python calls what calls this."""
+    """Whether a ported file calls what calls this, itself or through PyTorch's own Python."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch":
         frame = frame.f_back
@@ -145,7 +145,7 @@ def _type(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def type(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if self.device.type != "remote" or not _is_ported(sys._getframe(1)):
+        if self.device.type != "remote" or not called_by_ported():
             return original(self, dtype, *args, **kwargs)
         if dtype is None:
             return original(self).replace("torch.remote.", "torch.")

@@ -46,4 +46,5 @@ for number, warn in enumerate(
         warnings.simplefilter("always")
         warn()
     for w in caught:
-        print(number, w.category.__name__, w.filename.rpartition("/")[2].strip("0123456789"), w.lineno, str(w.message)[:60])
+        place = "here" if w.filename == __file__ else w.filename.rpartition("/")[2]
+        print(number, w.category.__name__, place, w.lineno, str(w.message)[:60])
