@@ -22,7 +22,7 @@ ALLOWED = {
     "facade": LEAVES | {"client", "loader", "places", "stand_ins"},
     "stand_ins": LEAVES | {"places"},
     "places": LEAVES,
-    "loader": LEAVES | {"client"},
+    "loader": LEAVES | {"client", "places", "stand_ins"},
     "files": LEAVES | {"wire", "client"},
     "debug": LEAVES | {"wire", "client"},
     "_client": LEAVES | {"client", "facade", "files", "debug", ""},

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.nn.utils import prune
 
-from gt import places, stand_ins
-from gt.client import query
+from gt import loader, places, stand_ins
+from gt.client import graphs, query
 from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
-from gt.places import REMOTE, default_device, placed, placing, placing_class, placing_kind
+from gt.places import REMOTE, default_device, placed, placing, placing_kind, sent
 
 FACTORIES = {
     "torch": [
@@ -83,19 +83,22 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
-        made = remote_by_default(function) if not isinstance(data, torch.Tensor) else placing(function)
-        return made(data, *args, **kwargs)
+        if isinstance(data, torch.Tensor):
+            return placing(function)(data, *args, **kwargs)
+        given = kwargs.pop("device", None)
+        device = default_device() if given is None else torch.device(placed(given))
+        return sent(function(data, *args, device="cpu", **kwargs), device)
 
     return convert
 
 
 def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`from_numpy`, `frombuffer`: the result goes to the remote device (and so shares no memory with its source)."""
+    """`from_numpy` and the like: the result goes to the remote device (and so shares no memory with its source)."""
 
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if places.device_chosen() else made.to(default_device())
+        return made if places.device_chosen() else sent(made)
 
     return convert
 
@@ -111,6 +114,20 @@ def _within(
             return function(*args, **kwargs)
 
     return call
+
+
+@functools.wraps(torch.from_dlpack)
+def _from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> torch.Tensor:
+    if not isinstance(ext_tensor, torch.Tensor):
+        target = default_device() if device is None else torch.device(placed(device))
+        return sent(torch.from_dlpack(ext_tensor, copy=copy), target)
+    if ext_tensor.device.type != "remote" or ext_tensor.requires_grad or ext_tensor.is_conj():
+        return torch.from_dlpack(ext_tensor, device=device, copy=copy)
+    return ext_tensor.clone() if copy else ext_tensor.detach()
+
+
+def _to_dlpack(tensor: torch.Tensor) -> Any:
+    return torch.to_dlpack(tensor.cpu())
 
 
 @functools.wraps(torch.normal)
@@ -147,7 +164,18 @@ def _compile(model: Any = None, **options: Any) -> Any:
 
 
 def _load_script(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
-    return torch.jit.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+    loaded = torch.jit.load(f, REMOTE if map_location is None else placed(map_location), *args, **kwargs)
+    graphs.inline(loaded)
+    graphs.make_remotely(loaded)
+    return loaded
+
+
+@functools.wraps(torch.jit.script)
+def _script(obj: Any, optimize: Any = None, _frames_up: int = 0, *args: Any, **kwargs: Any) -> Any:
+    scripted = torch.jit.script(obj, optimize, _frames_up + 1, *args, **kwargs)
+    if isinstance(scripted, (torch.jit.ScriptFunction, torch.jit.ScriptModule)):
+        graphs.make_remotely(scripted)
+    return scripted
 
 
 def _set_default_tensor_type(t: Any) -> None:
@@ -198,6 +226,14 @@ def _manual_seed(seed: Any) -> torch.Generator:
     return torch.Generator.manual_seed(_default_generator, int(seed))
 
 
+@stand_ins.extends(torch.quasirandom.SobolEngine)
+class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn):
+    """It scrambles by the session's numbers, and its points are on the device."""
+
+    __init__ = _within(session_randomness, torch.quasirandom.SobolEngine.__init__)
+    draw = _moved(torch.quasirandom.SobolEngine.draw)
+
+
 RANDOM = {
     "default_generator": _default_generator,
     "manual_seed": _manual_seed,
@@ -212,11 +248,17 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
         yield
 
 
+DLPACK = {"from_dlpack": _from_dlpack, "to_dlpack": _to_dlpack}
+QUANTIZATION = {
+    # they put modules in the place of others, whose initialisation draws
+    name: _within(default_device, getattr(torch.ao.quantization, name))
+    for name in ("prepare", "prepare_qat", "quantize", "quantize_qat", "fuse_modules", "fuse_modules_qat")
+}
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
-_autocast = placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
-_grad_scaler = placing_class(torch.amp.GradScaler, "device")
+_autocast = stand_ins.placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
+_grad_scaler = stand_ins.placing_class(torch.amp.GradScaler, "device")
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "torch": {
@@ -224,6 +266,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "asarray": _follow(torch.asarray),
         "from_numpy": _moved(torch.from_numpy),
         "frombuffer": _moved(torch.frombuffer),
+        **DLPACK,
         "normal": _normal,
         "load": _load,
         "compile": _compile,
@@ -241,11 +284,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.amp.autocast_mode": {"autocast": _autocast, **AMP},
     "torch.amp.grad_scaler": {"GradScaler": _grad_scaler},
     "torch.cpu.amp": {"autocast": functools.partial(_autocast, "cpu"), "GradScaler": functools.partial(_grad_scaler, "cpu")},
+    "torch.ao.quantization": QUANTIZATION,
+    "torch.quantization": {name: value for name, value in QUANTIZATION.items() if hasattr(torch.quantization, name)},
+    "torch.quasirandom": {"SobolEngine": SobolEngine},
+    "torch.testing": {"make_tensor": placing(torch.testing.make_tensor)},
     "torch.random": {**RANDOM, "fork_rng": _fork_rng},
-    "torch.jit": {"load": _load_script},
+    "torch.jit": {"load": _load_script, "script": _script},
     "torch.nn.init": {"sparse_": _within(default_device, torch.nn.init.sparse_)},
     "torch.nn.utils.prune": {"random_structured": _within(session_randomness, prune.random_structured)},
     "torch.serialization": {"load": _load},
+    "torch.utils.dlpack": DLPACK,
     "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
     "torch.utils.data.dataloader": {"DataLoader": DataLoader},
     "torch.utils.data.dataset": {"random_split": random_split},
@@ -254,6 +302,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 for _module, _names in FACTORIES.items():
     for _name in _names:
         OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
+
+
+def _name_as_torch() -> None:
+    """A function that is wrapped here is known by torch's own, under whatever names both have."""
+    made: dict[Any, Any] = {}
+    for module, names in OVERRIDES.items():
+        for name, function in names.items():
+            real = getattr(importlib.import_module(module), name)
+            if callable(function) and not isinstance(real, type):
+                place = f"gt{module.removeprefix('torch')}", name
+                names[name] = made.setdefault(function, stand_ins.FunctionStandIn(function, real, *place))
 
 
 # -- mirrors of torch's modules ------------------------------------------------------------------------------------------
@@ -328,5 +387,7 @@ def _script_as_torch() -> None:
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
+    loader.install()
+    _name_as_torch()
     _script_as_torch()
     sys.meta_path.append(Finder())

@@ -11,20 +11,27 @@ import copy
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import torch
 from torch.utils import data
 from torch.utils._pytree import tree_map
+from torch.utils.data.datapipes.iter import combinatorics as iter_pipes
+from torch.utils.data.datapipes.map import combinatorics as map_pipes
+
+from gt import places
+from gt.client import query
+from gt.stand_ins import StandIn, extends
 
 _lent = threading.local()
 _STATE_BYTES = torch.default_generator.get_state().numel()
 
 
 @contextlib.contextmanager
-def session_randomness() -> Iterator[None]:
-    """The client's CPU generator stands in for the session's. A worker of another kind keeps its own numbers."""
+def session_randomness(lent_to: torch.Generator | None = None) -> Iterator[None]:
+    """A CPU generator (the client's own) stands in for the session's. A worker of another kind keeps its own numbers."""
+    generator = torch.default_generator if lent_to is None else lent_to
     if getattr(_lent, "now", False):  # a loader with worker processes draws from its sampler while it is made
         yield
         return
@@ -32,21 +39,29 @@ def session_randomness() -> Iterator[None]:
     if before.numel() != _STATE_BYTES:
         yield
         return
-    torch.default_generator.set_state(before)
+    torch.Generator.set_state(generator, before)
     _lent.now = True
     try:
         yield
     finally:
         _lent.now = False
-    after = torch.default_generator.get_state()
+    after = torch.Generator.get_state(generator)
     if not torch.equal(before, after):
         torch.remote.set_rng_state(after)  # type: ignore[attr-defined]
 
 
-def _drawn_from_session(iterator: Iterator[Any]) -> Iterator[Any]:
-    with session_randomness():
-        first = list(itertools.islice(iterator, 1))
-    yield from first
+def _is_session(generator: torch.Generator | None) -> bool:
+    return generator is None or generator._cdata in query.session_generators
+
+
+def _drawn_from_session(iterator: Iterator[Any], lent_to: torch.Generator | None = None) -> Iterator[Any]:
+    """What a sampler gives, which seeds a generator of its own at the first element, or draws from one at any."""
+    for _ in range(1) if lent_to is None else itertools.count():
+        with session_randomness(lent_to):
+            found = list(itertools.islice(iterator, 1))
+        if not found:
+            return
+        yield from found
     yield from iterator
 
 
@@ -55,9 +70,25 @@ def _drawing(real: Any) -> Any:
 
     def draw(self: Any) -> Iterator[Any]:
         found: Iterator[Any] = real.__iter__(self)
-        return _drawn_from_session(found) if self.generator is None else found
+        return _drawn_from_session(found, self.generator) if _is_session(self.generator) else found
 
-    return type(real.__name__, (real,), {"__iter__": draw, "__module__": real.__module__, "__doc__": real.__doc__})
+    return extends(real)(StandIn(real.__name__, (real,), {"__iter__": draw}))
+
+
+def _seeding(reset: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`reset` of a data pipe that shuffles, at which it seeds itself; pipes are PyTorch's own in every file."""
+
+    @functools.wraps(reset)
+    def call(self: Any) -> None:
+        with session_randomness() if places.called_by_ported() else contextlib.nullcontext():
+            reset(self)
+
+    return call
+
+
+def install() -> None:
+    for shuffler in (iter_pipes.ShufflerIterDataPipe, map_pipes.ShufflerIterDataPipe):
+        shuffler.reset = _seeding(shuffler.reset)  # type: ignore[assignment]
 
 
 class _SessionSampler(data.Sampler[Any]):
@@ -79,9 +110,11 @@ class _SessionSampler(data.Sampler[Any]):
 SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)}
 
 
-class DataLoader(data.DataLoader[Any]):
-    """`torch.utils.data.DataLoader`, whose batches are on the device: also what worker processes or NumPy arrays give."""
+@extends(data.DataLoader)
+class DataLoader(data.DataLoader[Any], metaclass=StandIn):
+    """Its batches are on the device: also what worker processes or NumPy arrays give."""
 
+    @functools.wraps(data.DataLoader.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = isinstance(self.sampler, (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler))
@@ -128,7 +161,7 @@ def to_remote(batch: Any) -> Any:
 
 @functools.wraps(data.random_split)
 def random_split(dataset: Any, lengths: Any, generator: torch.Generator | None = None) -> Any:
-    if generator is not None:
+    if not _is_session(generator):
         return data.random_split(dataset, lengths, generator)
-    with session_randomness():
-        return data.random_split(dataset, lengths)
+    with session_randomness(generator):
+        return data.random_split(dataset, lengths, generator or torch.default_generator)

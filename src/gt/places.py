@@ -57,6 +57,21 @@ def placed_kind(kind: Any) -> Any:
     return "remote" if kind == "cpu" else kind
 
 
+GAPS_BYTES = 1 << 20
+"""Memory that may lie unused between the elements of an array on the device, where it is more than the elements take."""
+
+
+def sent(local: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor of this process's memory, made from an array, where it belongs: with the array's strides, if they fit."""
+    device, size, stride = device or default_device(), local.shape, local.stride()
+    span = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if local.numel() else 0
+    gaps = (span - local.numel()) * local.element_size()
+    if device.type != "remote" or not gaps or gaps > max(GAPS_BYTES, local.nbytes):
+        return local.to(device)
+    whole = torch.as_strided(local.detach(), (span,), (1,)).to(device)
+    return whole.as_strided(size, stride).requires_grad_(local.requires_grad)
+
+
 def placing(function: Callable[..., Any], parameter: str = "device") -> Callable[..., Any]:
     """A function of `gt` that takes a device by name."""
 
@@ -82,18 +97,6 @@ def placing_kind(function: Callable[..., Any], parameter: str = "device_type", p
     return call
 
 
-def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
-    """A class of `gt` that is constructed for the kind of a device; `defaults` are the CPU's, where the devices differ."""
-    construct = placing_kind(real.__init__, parameter, 1)
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
-            kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
-        construct(self, *args, **kwargs)
-
-    return type(real.__name__, (real,), {"__init__": init, "__module__": real.__module__, "__doc__": real.__doc__})
-
-
 # -- methods: the caller's file decides ----------------------------------------------------------------------------------
 
 
@@ -102,6 +105,14 @@ def _is_ported(frame: FrameType) -> bool:
     modules = [(name, value) for name, value in frame.f_globals.items() if isinstance(value, ModuleType)]
     of_gt = any(value.__name__.partition(".")[0] == "gt" and name != "gt" for name, value in modules)
     return of_gt and not any(value is torch for _, value in modules)
+
+
+def called_by_ported() -> bool:
+    """Whether a ported file calls what calls this, itself or through PyTorch's own Python."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch":
+        frame = frame.f_back
+    return frame is not None and _is_ported(frame)
 
 
 def _to(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +140,22 @@ def _new(original: Callable[..., Any]) -> Callable[..., Any]:
     return new
 
 
+def _type(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`type` of tensors, which names a type, or takes the name of one, where the CPU's names have no device in them."""
+
+    @functools.wraps(original)
+    def type(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if self.device.type != "remote" or not called_by_ported():
+            return original(self, dtype, *args, **kwargs)
+        if dtype is None:
+            return original(self).replace("torch.remote.", "torch.")
+        if isinstance(dtype, str) and dtype.startswith("torch.") and dtype.count(".") == 1:
+            dtype = dtype.replace("torch.", "torch.remote.")
+        return original(self, dtype, *args, **kwargs)
+
+    return type
+
+
 def _compile(original: Callable[..., None]) -> Callable[..., None]:
     """`compile` of modules: workers decide what to compile, the module runs as it is."""
 
@@ -146,6 +173,7 @@ NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "
 def install() -> None:
     for owner in (torch.Tensor, torch.nn.Module):
         owner.to = _to(owner.to)  # type: ignore[method-assign,attr-defined]
+    torch.Tensor.type = _type(torch.Tensor.type)  # type: ignore[method-assign,assignment]
     UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
     for name in NEW:
         setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))

@@ -10,13 +10,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import copyreg
+import functools
+import importlib
 import inspect
 from abc import ABCMeta
+from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
+import numpy
 import torch
 
-from gt.places import REMOTE, default_device, device_chosen, placing
+from gt.places import REMOTE, default_device, device_chosen, placing, placing_kind, sent
 
 
 class StandIn(type):
@@ -61,6 +66,73 @@ def _stand_for(real: type, metaclass: type[StandIn], name: str, bases: tuple[typ
     return made
 
 
+class FunctionStandIn(functools.partial[Any]):
+    """A function that stands for torch's own: equal to it, of its name, signature and text, and found by it when pickled.
+
+    A partial, which costs a call the least. `place`: the module of `gt` and the name there.
+    """
+
+    place: tuple[str, str]
+
+    def __new__(cls, function: Callable[..., Any], real: Callable[..., Any], module: str, name: str) -> Any:
+        made = super().__new__(cls, function)
+        functools.update_wrapper(made, real)
+        made.place = (module, name)
+        return made
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As an attribute of a class it is a method where torch's own is: one written in Python."""
+        is_method = instance is not None and isinstance(self.__wrapped__, FunctionType)
+        return MethodType(self, instance) if is_method else self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or self.__wrapped__ is other
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+    def __reduce__(self) -> Any:
+        return _found, self.place
+
+    def __copy__(self) -> FunctionStandIn:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> FunctionStandIn:
+        return self
+
+
+def _found(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def extends(real: type) -> Callable[[type[Any]], Any]:
+    """Make a class that is derived from one of torch's, and has `StandIn` for its metaclass, stand for that one."""
+
+    def name(cls: type[Any]) -> Any:
+        body = {"__module__": real.__module__, "__doc__": real.__doc__, "__name__": real.__name__}
+        for attribute, value in {**body, "__qualname__": real.__qualname__, "_gt_real": real}.items():
+            type.__setattr__(cls, attribute, value)
+        return cls
+
+    return name
+
+
+def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
+    """A class of `gt` that is constructed for the kind of a device; `defaults` are the CPU's, where the devices differ."""
+    construct = placing_kind(real.__init__, parameter, 1)
+
+    @functools.wraps(real.__init__)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
+            kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
+        construct(self, *args, **kwargs)
+
+    return _stand_for(real, StandIn, real.__name__, (real,), __init__=init)  # type: ignore[no-any-return]
+
+
 # -- classes whose constructors make tensors: modules, distributions --------------------------------------------------------
 
 
@@ -72,6 +144,10 @@ class RemoteByDefault(StandIn, ABCMeta):
         with contextlib.nullcontext() if device_chosen() else REMOTE:
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        real = cls.__dict__.get("_gt_real")  # if this is an ABC, its own check asks its subclasses, the stand-in among them
+        return type.__subclasscheck__(real, subclass) if real else super().__subclasscheck__(subclass)
+
     @property
     def __signature__(cls) -> inspect.Signature:
         """Of the constructor, for `inspect.signature`."""
@@ -79,7 +155,11 @@ class RemoteByDefault(StandIn, ABCMeta):
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
-BUILT_REMOTELY = {"torch.nn": torch.nn.Module, "torch.distributions": torch.distributions.Distribution}
+BUILT_REMOTELY = {
+    "torch.nn": torch.nn.Module,
+    "torch.ao": torch.nn.Module,
+    "torch.distributions": torch.distributions.Distribution,
+}
 """Packages, and the base of the classes in them that have a stand-in."""
 _built: dict[type, type] = {}
 
@@ -105,11 +185,17 @@ class TensorStandIn(StandIn, type(torch.Tensor)):  # type: ignore[misc]
     """Metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
 
 
+def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    of_array = len(args) == 1 and isinstance(args[0], numpy.ndarray)
+    made = torch.empty(0, dtype=dtype, device="cpu" if of_array else default_device()).new(*args, **kwargs)
+    return sent(made) if of_array else made
+
+
 def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
     real = cls.__dict__.get("_gt_real", cls)
     if args and isinstance(args[0], torch.Tensor):  # another name for the same elements, wherever they are
         return torch.Tensor.__new__(real, *args, **kwargs)
-    made = torch.empty(0, device=default_device()).new(*args, **kwargs)
+    made = _new(torch.get_default_dtype(), args, kwargs)
     return made if real is torch.Tensor else made.as_subclass(real)
 
 
@@ -117,7 +203,7 @@ class TensorType(StandIn):
     """Metaclass of `gt.FloatTensor` and the like, which tensors are converted to and told apart by, and which make them."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return torch.empty(0, dtype=cls.dtype, device=default_device()).new(*args, **kwargs)
+        return _new(cls.dtype, args, kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         strided = isinstance(instance, torch.Tensor) and instance.layout is torch.strided
@@ -142,5 +228,5 @@ TENSOR_TYPES = {
     for name, real in vars(torch).items()
     if isinstance(real, type(torch.FloatTensor))
 }
-for _metaclass in (RemoteByDefault, GeneratorStandIn, TensorStandIn, TensorType):
+for _metaclass in (StandIn, RemoteByDefault, GeneratorStandIn, TensorStandIn, TensorType):
     copyreg.pickle(_metaclass, _reduce)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,11 @@ def test_torch_itself_is_left_as_it_was() -> None:
     assert gt.zeros(2).cpu().device.type == "cpu"
     with torch.device("meta"):
         assert gt.zeros(2).device.type == "meta"
+
+
+def test_a_column_of_a_large_array_takes_no_more_memory_than_its_elements() -> None:
+    column = gt.from_numpy(np.ones((1000, 600))[:, 3])
+    assert (column.stride(), column.untyped_storage().nbytes()) == ((1,), 8000)
 
 
 def test_annotations_change_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-import gt  # noqa: F401 - registers the device
+import gt
 from tests.oracle.idioms import IDIOMS, autograd, modules, tensors  # noqa: F401 - they register their idioms
 
 
@@ -64,6 +64,7 @@ def test_what_does_not_travel_is_refused_clearly() -> None:
         lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
         lambda: torch.nested.nested_tensor([x, x[:1]]) * 2,
         lambda: x.to_mkldnn(),
+        lambda: gt.ao.nn.quantized.Linear(2, 2),
     ):
         with pytest.raises(NotImplementedError, match="CPU"):
             make()

@@ -51,3 +51,9 @@ def test_a_first_operation_does_not_import_pytorchs_compiler(run_python: Run) ->
         "import sys, gt; x = (gt.ones(2) + 1) // 2; print(x.softmax(0).sum().item(), 'torch._dynamo' in sys.modules)"
     )
     assert run.stdout == "1.0 False\n"
+
+
+def test_a_development_mode_of_python_finds_nothing_left_open(run_python: Run) -> None:
+    loader = "torch.utils.data.DataLoader(torch.arange(4), num_workers=1)"
+    run = run_python(f"import gt as torch\nprint(list({loader}))", PYTHONDEVMODE="1")
+    assert (run.returncode, run.stderr) == (0, "")

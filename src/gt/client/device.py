@@ -13,6 +13,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 from gt.client import (
     autocast,
+    blame,
     calls,
     counting,
     destructors,
@@ -191,7 +192,13 @@ def _register() -> None:
         library.impl(short, function, "PrivateUse1")
     for key in ("Conjugate", "Negative"):
         library.impl("_copy_from", torch.library.fallthrough_kernel, key)
-    for key in ("PrivateUse1", "SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1"):
+    for key in (
+        "PrivateUse1",
+        "SparsePrivateUse1",
+        "SparseCsrPrivateUse1",
+        "NestedTensorPrivateUse1",
+        "QuantizedPrivateUse1",
+    ):
         fallback.fallback(_refuse, key)
     linear.install(library)
     counting.install()
@@ -240,6 +247,7 @@ def install() -> None:
     engine.install()
     interrupts.install()
     destructors.install()
+    blame.install()
     _install_accelerator()
     torch.autograd.set_multithreading_enabled(False)
     torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

@@ -31,3 +31,10 @@ def stop() -> None:
     if Early.service is not None:
         Early.service.stop()
         Early.service = None
+
+
+def leave_to_parent() -> None:
+    """In a forked child."""
+    if Early.service is not None:
+        Early.service.leave()
+        Early.service = None

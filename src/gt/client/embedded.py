@@ -44,6 +44,11 @@ class Embedded:
         self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - TAIL_BYTES))
         return self.said.read().decode(errors="replace").strip() or "(it left no message)"
 
+    def leave(self) -> None:
+        """In a forked child: the service is its parent's."""
+        self.said.close()
+        self.process.returncode = 0  # so that nobody waits for it here, or warns that it runs
+
     def stop(self) -> None:
         if self.owner != os.getpid():
             return
@@ -55,6 +60,7 @@ class Embedded:
         for line in self._said().splitlines():
             if line.startswith("gt: GT_"):  # about a setting, such as a log that could not be written to its end
                 print(line, file=sys.stderr)
+        self.said.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -167,6 +167,8 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
         packed = tuple(key)
         call: Any = find(packed)
         if call is None:
+            if args and isinstance(args[-1], torch.Generator):  # the few that take it by position take it last
+                return with_generator(op, args[:-1], {**kwargs, "generator": args[-1]})
             if tries_numbers is not None and tries_numbers(args, kwargs):
                 cache[packed] = UNFORESEEN
                 return run(*args, **kwargs)

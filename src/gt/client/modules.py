@@ -82,9 +82,24 @@ def _encode_padded() -> None:
     torch.nn.TransformerEncoder.forward = forward  # type: ignore[assignment]
 
 
+def _print_as_on_the_cpu() -> None:
+    """The device of parameters is where it always is: it is not named, as in the text of a tensor."""
+    for kind in (torch.nn.ParameterList, torch.nn.ParameterDict):
+        kind.extra_repr = _unnamed(kind.extra_repr)  # type: ignore[method-assign,assignment]
+
+
+def _unnamed(extra_repr: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(extra_repr)
+    def text(self: Any) -> str:
+        return extra_repr(self).replace(" (remote:0)", "").replace("torch.remote.", "torch.")
+
+    return text
+
+
 def install() -> None:
     _loop_as_on_the_cpu()
     _average_as_on_the_cpu()
     _one_device()
     _encode_padded()
     _choose_as_on_the_cpu()
+    _print_as_on_the_cpu()

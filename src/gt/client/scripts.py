@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.jit import RecursiveScriptModule, ScriptFunction, ScriptModule
 
+from gt.client import graphs
+
 Module = torch.nn.Module
 
 
@@ -40,14 +42,14 @@ def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 
 def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
-    """C++ writes what is in this process's memory."""
+    """C++ writes what is in this process's memory, and a file speaks of no device that others do not know."""
 
     @functools.wraps(original)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
         _check_constants(getattr(self, "inlined_graph", None))
-        if isinstance(self, ScriptFunction):
-            return original(self, *args, **kwargs)
-        return original(copy.deepcopy(self).cpu() if _is_remote(self) else self, *args, **kwargs)
+        saved = copy.deepcopy(self).cpu() if isinstance(self, Module) and _is_remote(self) else self
+        with graphs.named_for_others(self):
+            return original(saved, *args, **kwargs)
 
     return save
 

@@ -344,7 +344,7 @@ def _after_fork() -> None:
     if Current.session is not None:
         Current.session.leave_to_parent()
         Current.session = None
-    early.Early.service = None
+    early.leave_to_parent()
     Current.flusher = None
 
 

@@ -4,6 +4,7 @@ client answers without a worker."""
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ def special(*names: str) -> Callable[[Kernel], Kernel]:
 def fetch(tensor: Tensor) -> Tensor:
     """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
     number, spec, _ = record.operand(tensor)
-    if not tensor.numel():
+    if not spec.size.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if isinstance(data, Shared):
@@ -127,7 +128,15 @@ def _sent(local: Tensor) -> Tensor:
 
 @special("_local_scalar_dense")
 def local_scalar_dense(self: Tensor) -> Any:
-    return fetch(self).item()
+    found = fetch(self)
+    tracing = torch._C._get_tracing_state()
+    if tracing is None:
+        return found.item()
+    torch._C._set_tracing_state(None)  # which is told of the remote number, and not of the fetched one
+    try:
+        return found.item()
+    finally:
+        torch._C._set_tracing_state(tracing)
 
 
 # -- what autocast reaches into ------------------------------------------------------------------------------------------
@@ -277,3 +286,19 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor, batch_first: bool) -> t
     steps, rows = (input.shape[1], input.shape[0]) if batch_first else (input.shape[0], input.shape[1])
     sizes = aten._pack_padded_sequence.default(torch.empty(steps, rows, 1), lengths.cpu(), False)[1]
     return _pack(input, lengths, batch_first)[0], sizes
+
+
+_observe = kernel(aten._fused_moving_avg_obs_fq_helper.default)
+
+
+@special("_fused_moving_avg_obs_fq_helper")
+def fused_moving_avg_obs_fq_helper(
+    self: Tensor, observer_on: Tensor, fake_quant_on: Tensor, *state: Any, per_row_fake_quant: bool = False, **options: Any
+) -> Any:
+    """What an observer keeps per channel begins empty, and gets its size here, as the operator would give it."""
+    *kept, average, low, high, axis = state[:8]
+    per_row = bool(state[8]) if len(state) > 8 else per_row_fake_quant
+    if per_row and not kept[0].numel():
+        for tensor, start in zip(kept, (math.inf, -math.inf, 1, 0), strict=True):
+            tensor.resize_(self.shape[axis]).fill_(start)
+    return _observe(self, observer_on, fake_quant_on, *kept, average, low, high, axis, per_row, *state[9:], **options)

@@ -42,14 +42,73 @@ def _set_from_file(storage: Storage, *args: Any) -> Storage:
     """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
     local = Storage(storage.nbytes())
     local._set_from_file(*args)
-    as_bytes(storage).copy_(torch.empty(0, dtype=torch.uint8, device="cpu").set_(local))
+    as_bytes(storage).copy_(_local_bytes(local))
     return storage
+
+
+def _get(storage: Storage, index: Any) -> Any:
+    """A byte; of a slice, whose storage cannot share its memory with another here, a copy."""
+    if not isinstance(index, int):
+        return _to_remote(storage.cpu()[index])
+    count = storage.nbytes()
+    if not -count <= index < count:
+        raise IndexError(f"index {index if index > 0 else index + count} out of range for storage of size {count}")
+    return as_bytes(storage)[index].item()
+
+
+def _set(storage: Storage, index: Any, value: int) -> None:
+    as_bytes(storage)[index] = value
+
+
+def _fill(storage: Storage, value: int) -> Storage:
+    as_bytes(storage).fill_(value)
+    return storage
+
+
+def _copy(storage: Storage, source: Storage, non_blocking: bool = False) -> Storage:
+    if storage.nbytes() != source.nbytes():
+        raise RuntimeError(f"size does not match, self was {storage.nbytes()} bytes but src was {source.nbytes()} bytes")
+    as_bytes(storage).copy_(as_bytes(source) if _is_remote(source) else _local_bytes(source))
+    return storage
+
+
+def _resize(storage: Storage, size: int) -> Storage:
+    storage._gt.spec = geometry.intern(torch.Size((size,)), (1,), 0, torch.uint8)  # type: ignore[attr-defined]
+    return storage
+
+
+def _share(storage: Storage) -> Storage:
+    """Other processes share no remote memory; what the program said is kept."""
+    storage._gt_shared = True  # type: ignore[attr-defined]
+    return storage
+
+
+def _text(storage: Storage) -> str:
+    return str(storage.cpu()).replace("device=cpu", f"device={storage.device}")
+
+
+def _local_bytes(storage: Storage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)  # type: ignore[call-overload]
+
+
+def _to_remote(storage: Storage) -> Storage:
+    return _local_bytes(storage).to("remote").untyped_storage()
 
 
 _ANSWERS = {
     "nbytes": lambda storage: storage._gt.spec.size_bytes,
     "size": lambda storage: storage._gt.spec.size_bytes,
     "__len__": lambda storage: storage._gt.spec.size_bytes,
+    "__str__": _text,
+    "__repr__": _text,
+    "__getitem__": _get,
+    "__setitem__": _set,
+    "fill_": _fill,
+    "copy_": _copy,
+    "resize_": _resize,
+    "new": lambda storage: torch.empty(0, dtype=torch.uint8, device=storage.device).untyped_storage(),
+    "is_shared": lambda storage: getattr(storage, "_gt_shared", False),
+    "share_memory_": _share,
     "cpu": lambda storage: as_bytes(storage).cpu().untyped_storage(),
     "clone": lambda storage: as_bytes(storage).clone().untyped_storage(),
     "tolist": lambda storage: as_bytes(storage).tolist(),
@@ -64,8 +123,8 @@ _ANSWERS = {
 def _answering(name: str, answer: Any) -> Any:
     original = getattr(Storage, name)
 
-    def method(self: Storage, *args: Any) -> Any:
-        return answer(self, *args) if _is_remote(self) else original(self, *args)
+    def method(self: Storage, *args: Any, **kwargs: Any) -> Any:
+        return answer(self, *args, **kwargs) if _is_remote(self) else original(self, *args, **kwargs)
 
     method.__name__ = name
     return method
@@ -97,7 +156,7 @@ def _restore(storage: Any, location: str) -> Any:
     """Put a storage that was read from a file onto the worker."""
     if not location.startswith("remote"):
         return None
-    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).to("remote").untyped_storage()
+    return _to_remote(storage)
 
 
 def install() -> None:

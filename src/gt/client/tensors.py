@@ -17,6 +17,8 @@ Tensor = torch.Tensor
 _numpy = Tensor.numpy
 _array = Tensor.__array__
 _wrap_array = Tensor.__array_wrap__
+_equal = Tensor.__eq__
+_dlpack, _dlpack_device = Tensor.__dlpack__, Tensor.__dlpack_device__
 _get_data = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
 
 
@@ -93,10 +95,40 @@ def _to_array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> nump
     return found if dtype is None else found.astype(dtype, copy=False)
 
 
+def _to_dlpack(self: Tensor, **options: Any) -> Any:
+    """What another library takes over is a copy in this process's memory; PyTorch itself says what cannot be."""
+    return _dlpack(self if self.device.type != "remote" or self.is_conj() else self.cpu(), **options)
+
+
+def _dlpack_place(self: Tensor) -> Any:
+    return _dlpack_device(torch.empty(0, device="cpu") if self.device.type == "remote" else self)
+
+
+def _element_wise(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`apply_`, `map_`: a Python function makes every element, here, from those of fetched tensors."""
+
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any) -> Tensor:
+        if self.device.type != "remote" or self.requires_grad:  # which is not allowed
+            return original(self, *args)
+        local = [a.detach().cpu() if isinstance(a, Tensor) else a for a in (self, *args)]
+        self.copy_(original(*local))
+        return self
+
+    return method
+
+
 def _from_array(self: Tensor, *args: Any, **kwargs: Any) -> Any:
     """What a function of NumPy's made of this tensor is where the tensor is."""
     made = _wrap_array(self, *args, **kwargs)
     return made.to("remote") if self.device.type == "remote" and isinstance(made, Tensor) else made
+
+
+def _equals(self: Tensor, other: Any) -> Any:
+    """The one comparison with an array that PyTorch allows: C++ makes a CPU tensor of it."""
+    if isinstance(other, numpy.ndarray) and self.device.type == "remote":
+        other = torch.as_tensor(other, device="remote")
+    return _equal(self, other)
 
 
 def _print_locally() -> None:
@@ -145,5 +177,10 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
     Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
     Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
     Tensor.__array_wrap__ = _from_array  # type: ignore[method-assign,assignment]
+    Tensor.__eq__ = _equals  # type: ignore[method-assign,assignment]
+    Tensor.__dlpack__ = _to_dlpack  # type: ignore[method-assign,assignment]
+    Tensor.__dlpack_device__ = _dlpack_place  # type: ignore[method-assign,assignment]
+    for name in ("apply_", "map_", "map2_"):
+        setattr(Tensor, name, _element_wise(getattr(Tensor, name)))
     _print_locally()
     _watch_default_dtype(default_dtype_changed)

@@ -46,3 +46,39 @@ relu = nn.ReLU()
 relu.compile()
 net.compile(fullgraph=True)
 print(net(x).detach(), relu(x), torch.compile(net)(x).detach(), torch.compile(dynamic=True)(F.gelu)(x))
+
+
+def noise(n: int):
+    return torch.randn(n)
+
+
+@torch.jit.script
+def drawn(n: int):
+    return torch.rand(n) + noise(n)
+
+
+class Made(nn.Module):
+    def forward(self, x):
+        if self.training:
+            x = x + torch.randn(3)
+        mask = torch.ones(3, 3).triu() > 0
+        x = x.masked_fill(~mask, 0.0) + drawn(3) + torch.arange(0, x.size(1), dtype=torch.long, device=x.device)
+        return x + torch.tensor(2.0) + torch.zeros([3, 3], dtype=x.dtype).to("cpu")
+
+    @torch.jit.export
+    def sample(self, n: int):
+        made = torch.normal(0.0, 1.0, [n]) + torch.randint(0, 4, [n]) + torch.linspace(0, 1, n)
+        return made + torch.full([n], 3.0, device=torch.device("cpu"))
+
+
+made, x = torch.jit.script(nn.Sequential(Made(), nn.Linear(3, 3))), torch.ones(3, 3)
+print(drawn(3), made(x), made[0].sample(2))
+traced = torch.jit.trace(lambda x: x + torch.zeros(3), x)
+for scripted in (made, drawn, traced):
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    print(b"remote" in file.getvalue())
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    print(loaded(3) if scripted is drawn else loaded(x), torch.rand(1))
+print(made(x))
