@@ -32,7 +32,14 @@ print(x.tolist() == [float(start)] * 8, torch.rand(1).item(), torch.debug.stats(
 def start(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-c", source, *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """Let it go past its `input()`."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -343,20 +350,11 @@ for count in (100_000, 900_000):
     print(torch.debug.stats()["storages"])
     input()
 """
-    client = subprocess.Popen(
-        [sys.executable, "-u", "-c", source],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GT_ADDRESS": service.address},
-    )
-    assert client.stdin is not None
+    client = start(source, GT_ADDRESS=service.address)
     processes = {"client": client.pid, "dispatcher": service.process.pid, "worker": service.workers()[0]}
     assert int(line(client)) <= 4
     before = {name: resident_bytes(pid) for name, pid in processes.items()}
-    client.stdin.write("\n")
-    client.stdin.flush()
+    go_on(client)
     assert int(line(client)) <= 4
     grown = {name: resident_bytes(pid) - before[name] for name, pid in processes.items()}
     client.communicate("\n", timeout=10)
@@ -372,20 +370,11 @@ for count in (1, 64 << 20):
     print("freed")
     input()
 """
-    client = subprocess.Popen(
-        [sys.executable, "-u", "-c", source],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GT_ADDRESS": service.address},
-    )
-    assert client.stdin is not None
+    client = start(source, GT_ADDRESS=service.address)
     assert line(client) == "freed"
     (worker,) = service.workers()
     before = resident_bytes(worker)
-    client.stdin.write("\n")
-    client.stdin.flush()
+    go_on(client)
     assert line(client) == "freed"
     assert resident_bytes(worker) - before > 250 << 20
     client.communicate("\n", timeout=10)
