@@ -78,6 +78,11 @@ def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
 # -- names that need more than a default device --------------------------------------------------------------------------
 
 
+def _chosen(device: Any) -> torch.device:
+    """The device that a program gave, or where its tensors are made."""
+    return default_device() if device is None else torch.device(placed(device))
+
+
 def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
     """`as_tensor`, `asarray`: a tensor stays where it is, anything else becomes remote."""
 
@@ -85,8 +90,7 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(data, torch.Tensor):
             return placing(function)(data, *args, **kwargs)
-        given = kwargs.pop("device", None)
-        device = default_device() if given is None else torch.device(placed(given))
+        device = _chosen(kwargs.pop("device", None))
         return sent(function(data, *args, device="cpu", **kwargs), device)
 
     return convert
@@ -119,8 +123,7 @@ def _within(
 @functools.wraps(torch.from_dlpack)
 def _from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> torch.Tensor:
     if not isinstance(ext_tensor, torch.Tensor):
-        target = default_device() if device is None else torch.device(placed(device))
-        return sent(torch.from_dlpack(ext_tensor, copy=copy), target)
+        return sent(torch.from_dlpack(ext_tensor, copy=copy), _chosen(device))
     if ext_tensor.device.type != "remote" or ext_tensor.requires_grad or ext_tensor.is_conj():
         return torch.from_dlpack(ext_tensor, device=device, copy=copy)
     return ext_tensor.clone() if copy else ext_tensor.detach()
@@ -308,8 +311,9 @@ def _name_as_torch() -> None:
     """A function that is wrapped here is known by torch's own, under whatever names both have."""
     made: dict[Any, Any] = {}
     for module, names in OVERRIDES.items():
+        source = importlib.import_module(module)
         for name, function in names.items():
-            real = getattr(importlib.import_module(module), name)
+            real = getattr(source, name)
             if callable(function) and not isinstance(real, type):
                 place = f"gt{module.removeprefix('torch')}", name
                 names[name] = made.setdefault(function, stand_ins.FunctionStandIn(function, real, *place))

@@ -49,8 +49,7 @@ def _batch_norm(op: Infer, trains: bool | None = None) -> Infer:
 
 def _as_suggested(out: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
     """Contiguous, or channels last where the input is."""
-    wanted = CHANNELS_LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
-    return torch.empty_like(out, memory_format=wanted)
+    return torch.empty_like(out, memory_format=suggest_memory_format(input))
 
 
 def _batch_norm_backward(op: Infer) -> Infer:
@@ -131,25 +130,18 @@ def _bag_backward(*args: Any) -> Any:
     return aten._embedding_bag_backward.default(*args)
 
 
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
 def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
     """The result lies channels last where one of these operands [n, channels, (depth,) height, width] does."""
 
     def row(op: Infer) -> Infer:
         def infer(*args: Any) -> Any:
             out = op(*args)
-            last = any(_is_channels_last(args[p]) for p in positions)
-            return torch.empty_like(out, memory_format=CHANNELS_LAST[out.dim()]) if last else out
+            formats = {suggest_memory_format(args[p]) for p in positions} - {torch.contiguous_format}
+            return torch.empty_like(out, memory_format=formats.pop()) if formats else out
 
         return infer
 
     return row
-
-
-def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return tensor.dim() in CHANNELS_LAST and suggest_memory_format(tensor) is CHANNELS_LAST[tensor.dim()]
 
 
 def _last_by_columns(op: Infer) -> Infer:

@@ -53,9 +53,9 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         tensors = calls.tensors_in((*args, *kwargs.values()))
         wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
         if not (wanted and torch.is_grad_enabled()):
-            return forward.run(args, kwargs, tensors, wanted, torch.is_grad_enabled())[0]
+            return forward.run(args, kwargs, tensors, wanted, torch.is_grad_enabled())[1]
         step = _step(op, args, kwargs, tensors)
-        results = _Whole.apply(forward, args, kwargs, step, *tensors[::step])  # type: ignore[no-untyped-call]
+        results = _Whole.apply(forward, args, kwargs, wanted, step, *tensors[::step])  # type: ignore[no-untyped-call]
         return results if len(op._schema.returns) > 1 else results[0]
 
     return run
@@ -88,8 +88,11 @@ class _Forward:
         tensors: list[torch.Tensor],
         wanted: tuple[int, ...],
         grad_mode: bool,
-    ) -> tuple[Any, torch.Tensor | None]:
-        """The results, and the handle of their graph where one is to be kept; `wanted`: operands that require gradients."""
+    ) -> tuple[int, Any, torch.Tensor | None]:
+        """The number of the call, its results, and the handle of their graph where one is to be kept.
+
+        `wanted`: the operands that require gradients.
+        """
         operands = [record.operand(t) for t in tensors]
         specs = [g for _, g, _ in operands]
         key = (tuple(specs), wanted, grad_mode, _literals(args), _literals(kwargs.items()))
@@ -101,7 +104,7 @@ class _Forward:
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
         record.record_op(call.number, outs, (*(i for i, _, _ in operands), *numbers), sites.here(3))
         handle = outs.pop() if wanted and grad_mode else None
-        return (tuple(outs) if len(self.op._schema.returns) > 1 else outs[0]), handle
+        return call.number, tuple(outs) if len(self.op._schema.returns) > 1 else outs[0], handle
 
     def _define(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry], wanted: tuple[int, ...], grad_mode: bool
@@ -114,10 +117,10 @@ class _Forward:
         given = [handle, *(g for g in grads if g is not None)]
         operands = [record.operand(t) for t in given]
         ins = [g for _, g, _ in operands]
-        specs = [record.operand(t)[1] for t in tensors]
-        key = (tuple(ins), tuple(g is None for g in grads), tuple(specs), ctx.wanted, ctx.literals)
+        key = (ctx.number, tuple(ins), tuple(g is None for g in grads))
         call = self.backward_cache.get(key)
         if call is None:
+            specs = [record.operand(t)[1] for t in tensors]
             outs: list[Geometry | None] = [*_gradients(self.op, ctx, specs, grads)]
             arguments = (handle, *grads, list(ctx.wanted))
             number = calls.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
@@ -208,13 +211,14 @@ def _gradient_of(spec: Geometry) -> Geometry:
 
 class _Whole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, forward: _Forward, args: Any, kwargs: Any, step: int, *ordered: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any, forward: _Forward, args: Any, kwargs: Any, wanted: tuple[int, ...], step: int, *ordered: torch.Tensor
+    ) -> Any:
         """`ordered`: the operands, backwards where `step` is -1."""
         tensors = ordered[::step]
-        wanted = tuple(i for i, needed in enumerate(ctx.needs_input_grad[4:][::step]) if needed)
-        results, handle = forward.run(args, kwargs, list(tensors), wanted, True)
+        ctx.number, results, handle = forward.run(args, kwargs, list(tensors), wanted, True)
         ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
-        ctx.wanted, ctx.step, ctx.literals = wanted, step, (_literals(args), _literals(kwargs.items()))
+        ctx.wanted, ctx.step = wanted, step
         ctx.save_for_backward(*tensors, handle)
         ctx.set_materialize_grads(False)
         return results if isinstance(results, tuple) else (results,)
@@ -229,7 +233,7 @@ class _Whole(torch.autograd.Function):
         gradients: list[torch.Tensor | None] = [None] * len(tensors)
         for position, gradient in zip(ctx.wanted, found, strict=True):
             gradients[position] = gradient
-        return (None, None, None, None, *gradients[:: ctx.step])
+        return (None, None, None, None, None, *gradients[:: ctx.step])
 
 
 class _Hole:
