@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,7 +87,8 @@ def _compiling(original: Callable[..., None]) -> Callable[..., None]:
 
 def install() -> None:
     ScriptModule._apply = _apply  # type: ignore[method-assign]
-    for kind, name in product((ScriptModule, RecursiveScriptModule, ScriptFunction), ("save", "save_to_buffer")):
-        setattr(kind, name, _saving(getattr(kind, name)))
+    kinds: list[Any] = [ScriptModule, RecursiveScriptModule, ScriptFunction]
+    for kind in kinds:
+        kind.save, kind.save_to_buffer = _saving(kind.save), _saving(kind.save_to_buffer)
     torch.jit.load = _loading(torch.jit.load)
     Module.compile = _compiling(Module.compile)  # type: ignore[method-assign]
