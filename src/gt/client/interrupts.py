@@ -53,8 +53,8 @@ class HeldBack:
                 HeldBack.innermost = self._outer
 
     def hold(self) -> None:
-        for number in HELD:
-            handler = _signal.getsignal(number)
+        found = [*map(_signal.getsignal, HELD)]
+        for number, handler in zip(HELD, found, strict=True) if found != _USUAL else ():
             if handler is signal.default_int_handler:
                 _signal.signal(number, _interrupt)
             elif handler is not _interrupt and callable(handler):
@@ -112,6 +112,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         _thread.start_new_thread(interrupt_again, ())
         return
     signal.default_int_handler(number, frame)
+
+
+_USUAL = [_interrupt if number == signal.SIGINT else _signal.SIG_DFL for number in HELD]
+"""The handlers in a program that has none of its own."""
 
 
 def _is_asked_by_torch() -> bool:

@@ -75,32 +75,28 @@ def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
     find = cache.get
 
     def run(a: Any, b: Any, alpha: Any = None) -> Any:
+        if alpha is not None:
+            return general(a, b, alpha=alpha)
         try:
-            found = a._gt
-        except AttributeError:  # a number that stands first
-            found = None
-        kind = type(b)
-        args: Any
-        if alpha is not None or found is None or found[2] != id(a):
-            return general(a, b) if alpha is None else general(a, b, alpha=alpha)
-        if kind is float or kind is int:
-            call, args = find((found[1], kind)), (found[0], b)
-        else:
-            try:
-                other = b._gt
-            except AttributeError:  # a complex number, a boolean
-                return general(a, b)
-            if other is None or other[2] != id(b):
-                return general(a, b)
-            call, args = find((found[1], other[1])), (found[0], other[0])
-        if call is None or call.plain is None:
+            first, first_kind, owner = a._gt
+            second_kind: Any = type(b)
+            if second_kind is float or second_kind is int:
+                second = b
+            else:
+                second, second_kind, second_owner = b._gt
+                if second_owner != id(b):
+                    return general(a, b)
+        except AttributeError:  # a number that stands first, a complex number, a boolean
             return general(a, b)
+        call = find((first_kind, second_kind), UNFORESEEN)
         spec = call.plain
+        if spec is None or owner != id(a):
+            return general(a, b)
         out = _create(spec.size, spec.dtype)
         number = new_id()
         out.untyped_storage()._gt = Holder(number, spec)
         out._gt = (number, spec, id(out))
-        append(Op(call.number, number, args, here()))
+        append(Op(call.number, number, (first, second), here()))
         if len(segment) >= Flush.limit:
             Flush.send()
         return out
@@ -125,7 +121,7 @@ def _general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             kind = type(a)
             if kind is Tensor or isinstance(a, Tensor):
                 found = a._gt  # type: ignore[attr-defined]
-                if found is None or found[2] != id(a):
+                if found[2] != id(a):
                     if a.device.type != "remote":
                         return run(*lifted(op, args), **kwargs)
                     found = operand(a)
@@ -246,7 +242,7 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     for v in values:
         if isinstance(v, Tensor):
             found = v._gt  # type: ignore[attr-defined]
-            if found is None or found[2] != id(v):
+            if found[2] != id(v):
                 if v.device.type != "remote":
                     return False
                 found = record.operand(v)

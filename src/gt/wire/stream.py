@@ -7,6 +7,7 @@ frame in shared memory a descriptor travels instead, and its size is marked.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -29,30 +30,36 @@ _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FILES * array("i").itemsize)
 
 
+@functools.lru_cache(maxsize=64)
+def _words(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
+
+
 class Outgoing:
     """A message, or what is left of it to send. The descriptors of its shared frames travel with its first byte."""
 
-    __slots__ = ("files", "frames", "pieces")
+    __slots__ = ("files", "frames", "pieces", "size_bytes")
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.frames = frames
-        self._pack(frames if sum(type(f) is Shared for f in frames) <= MAX_FILES else mapped(frames))
+        self._pack(frames)
 
     def _pack(self, frames: Sequence[Frame]) -> None:
         self.files = [f for f in frames if type(f) is Shared]
+        if len(self.files) > MAX_FILES:
+            return self._pack(mapped(frames))
         sizes = [*map(len, frames)]
         if self.files:
             sizes = [size | SHARED if type(f) is Shared else size for f, size in zip(frames, sizes, strict=True)]
             frames = [f for f in frames if type(f) is not Shared]
-        self.pieces: list[Any] = [struct.pack(f"<{len(sizes) + 1}Q", len(sizes), *sizes), *frames]
-
-    def _rights(self) -> list[tuple[int, int, array[int]]]:
-        return [(*_RIGHTS, array("i", [f.fileno() for f in self.files]))] if self.files else []
+        self.pieces: list[Any] = [_words(len(sizes) + 1).pack(len(sizes), *sizes), *frames]
+        self.size_bytes = sum(map(len, self.pieces))
 
     def send(self, sock: socket.socket) -> bool:
         """Send what the system takes now; whether that is all of it. Raises ConnectionError where the peer is gone."""
+        rights = [(*_RIGHTS, array("i", [f.fileno() for f in self.files]))] if self.files else ()
         try:
-            sent = sock.sendmsg(self.pieces[:MAX_VECTORS], self._rights())
+            sent = sock.sendmsg(self.pieces[:MAX_VECTORS], rights)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -60,13 +67,18 @@ class Outgoing:
                 raise
             self._pack(mapped(self.frames))  # this user has too many descriptors on their way
             return self.send(sock)
+        self.size_bytes -= sent
+        if self.size_bytes:
+            self._leave_out(sent)
+        return not self.size_bytes
+
+    def _leave_out(self, sent: int) -> None:
         self.files = []
         for whole, piece in enumerate(self.pieces):
             if sent < len(piece):
                 self.pieces = [memoryview(piece)[sent:], *self.pieces[whole + 1 :]]
-                return False
+                return
             sent -= len(piece)
-        return True
 
 
 def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
@@ -75,7 +87,10 @@ def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
     Raises OSError where this process may not open as many files, which leaves the stream broken.
     """
     data, ancillary, flags, _ = sock.recvmsg(PIECE_BYTES, _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
-    files = [Shared(f) for level, kind, content in ancillary if (level, kind) == _RIGHTS for f in array("i", content)]
+    files: list[Shared] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == _RIGHTS:
+            files += map(Shared, array("i", content))
     if flags & _TRUNCATED:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return data, files
@@ -92,9 +107,10 @@ class Incoming:
 
     def add(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
         """The messages that are whole with `data`. Raises ProtocolError for what no message is made of."""
-        self._files += files
-        if len(self._files) > MAX_FILES:
-            raise ProtocolError("descriptors without frames")
+        if files:
+            self._files += files
+            if len(self._files) > MAX_FILES:
+                raise ProtocolError("descriptors without frames")
         if self._begun:
             self._begun += data
             if len(self._begun) < self._needed:
@@ -103,16 +119,17 @@ class Incoming:
         else:
             view = memoryview(data)
         found: list[list[Frame]] = []
-        while len(view):
-            begin, sizes = _head(view)
+        start, arrived = 0, len(view)
+        while start < arrived:
+            begin, sizes = _head(view, start)
             end = begin + sum(sizes)
             if end >= SHARED:
                 end = begin + sum(size for size in sizes if size < SHARED)
-            if end > len(view):
-                self._begun, self._needed = bytearray(view), end
+            if end > arrived:
+                self._begun, self._needed = bytearray(view[start:]), end - start
                 break
             found.append(self._frames(view, begin, sizes))
-            view = view[end:]
+            start = end
         return found
 
     def _frames(self, view: memoryview, begin: int, sizes: tuple[int, ...]) -> list[Frame]:
@@ -128,12 +145,13 @@ class Incoming:
         return frames
 
 
-def _head(view: memoryview) -> tuple[int, tuple[int, ...]]:
-    """Where the head of a message ends, and the sizes of its frames once all of it is there."""
-    if len(view) < _WORD:
-        return _WORD, ()
-    count = int.from_bytes(view[:_WORD], "little")
+def _head(view: memoryview, start: int) -> tuple[int, tuple[int, ...]]:
+    """Where the head of the message at `start` ends, and the sizes of its frames once all of it is there."""
+    begin = start + _WORD
+    if len(view) < begin:
+        return begin, ()
+    (count,) = _words(1).unpack_from(view, start)
     if count > MAX_FRAMES:
         raise ProtocolError(f"a message of {count} frames")
-    end = _WORD * (count + 1)
-    return end, struct.unpack_from(f"<{count}Q", view, _WORD) if len(view) >= end else ()
+    end = begin + _WORD * count
+    return end, _words(count).unpack_from(view, begin) if len(view) >= end else ()
