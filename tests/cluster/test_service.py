@@ -268,6 +268,29 @@ attempt(lambda: torch.accelerator.synchronize())
     assert nothing == "None"
 
 
+def test_each_client_of_a_worker_hears_what_its_kernels_warn_of_or_raises_it(service: Service, run_python: Run) -> None:
+    source = """
+import warnings
+import gt as torch
+real = (torch.ones(2) * 1j).to(torch.float32)
+print(real.tolist())
+warnings.simplefilter("error")
+spread = torch.ones(1).std()
+try:
+    spread.item()
+except UserWarning as warning:
+    print(warning)
+print(spread.isnan().item())
+"""
+    for _ in range(2):
+        done = run_python(source, GT_ADDRESS=service.address)
+        value, raised, nan = done.stdout.splitlines()
+        assert (value, nan) == ("[0.0, 0.0]", "True"), done.stderr
+        assert ".py:4: UserWarning: Casting complex values to real discards the imaginary part" in done.stderr
+        assert done.stderr.count("Warning") == 1
+        assert raised.startswith("std(): degrees of freedom is <= 0")
+
+
 def test_tensors_of_a_session_that_is_closed_are_an_error_and_never_anothers(service: Service, run_python: Run) -> None:
     source = """
 import sys, os, time, subprocess, gt

@@ -52,8 +52,8 @@ def test_every_instruction_survives_the_wire() -> None:
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_4() -> None:
-    assert messages.PROTOCOL == 4
+def test_the_bytes_of_protocol_5() -> None:
+    assert messages.PROTOCOL == 5
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
@@ -61,6 +61,10 @@ def test_the_bytes_of_protocol_4() -> None:
     define = wire.Define(1, "aten::lstm.input", [wire.In(0)], {}, [], [None], (0, 2), True)
     assert codec.encode(define).hex() == (
         "9a0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f61743332"
+    )
+    done = messages.Done(1, 2, warnings=[messages.Warned("UserWarning", "a", 3)])
+    assert codec.encode(done).hex() == (
+        "84a474797065a4646f6e65a773657373696f6e01a373657102a87761726e696e67739193ab557365725761726e696e67a16103"
     )
 
 

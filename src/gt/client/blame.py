@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import linecache
 import os
@@ -11,7 +12,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from gt.client import calls
+import torch
+
+from gt.client import calls, sites
+from gt.wire import messages
 
 GT = os.path.dirname(os.path.dirname(__file__)) + os.sep
 INFERENCE = calls.infer.__code__
@@ -40,6 +44,30 @@ def _naming(show: Callable[[Any], None]) -> Callable[[Any], None]:
         show(message)
 
     return show_warning
+
+
+_told: dict[str, dict[Any, Any]] = {}
+"""File -> what was said of its lines, as Python keeps it for each module."""
+
+
+_once: set[str] = set()
+SAID_AGAIN = "degrees of freedom is <= 0"
+"""Of what operators say, what PyTorch does not say just once to a process."""
+
+
+def warn(said: messages.Warned) -> None:
+    """Tell the user what PyTorch said on the worker."""
+    if SAID_AGAIN not in said.message and not torch.is_warn_always_enabled():
+        if said.message in _once:
+            return
+        _once.add(said.message)
+    kind = getattr(builtins, said.kind, None)
+    category = kind if isinstance(kind, type) and issubclass(kind, Warning) else UserWarning
+    line = sites.line_of(said.site)
+    if line is None:
+        warnings.warn(said.message, category, stacklevel=2)
+    else:
+        warnings.warn_explicit(said.message, category, *line, registry=_told.setdefault(line[0], {}))
 
 
 def install() -> None:

@@ -39,7 +39,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         answer, _ = session.current().ask(request)
         return _Results(op, args, kwargs, given, answer).build()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Warning):
         for number in asked:
             record.free_results(number)
         raise

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 
 from gt import errors
-from gt.client import early, interrupts, record, sites
+from gt.client import blame, early, interrupts, record, sites
 from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
 from gt.wire import codec, messages
@@ -59,6 +59,8 @@ class Session:
         self._transport = transport
         self._heavy: deque[tuple[int, int]] = deque()
         """Batches under way that carry bytes, and how many."""
+        self._warnings: list[messages.Warned] = []
+        """What the worker's PyTorch said and the user was not told yet."""
         self._answers: dict[int, tuple[messages.Answer, bytes | Shared] | None] = {}
         self._welcome: messages.Welcome | None = None
         try:
@@ -138,6 +140,8 @@ class Session:
                     self._receive(None)
             finally:
                 del self._answers[number]
+        while self._warnings:
+            blame.warn(self._warnings.pop(0))
         answer, data = found
         record.Flush.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
         if answer.failure is not None:
@@ -159,6 +163,7 @@ class Session:
         message = codec.to_client(inline(received[0]))
         if isinstance(message, messages.Done):
             self.done = max(self.done, message.seq)
+            self._warnings += message.warnings
             for answer in message.answers:
                 if answer.request in self._answers:
                     self._answers[answer.request] = (answer, _kept(received[1 + answer.frame]) if answer.frame >= 0 else b"")

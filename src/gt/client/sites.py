@@ -71,11 +71,17 @@ def _learn(code: CodeType) -> int | None:
 
 def describe(site: int) -> str:
     """`FILE:LINE` of a site, or the empty string."""
+    found = line_of(site)
+    return f"{found[0]}:{found[1]}" if found else ""
+
+
+def line_of(site: int) -> tuple[str, int] | None:
+    """The file and the line of a site."""
     if site <= 0 or not _codes:
-        return ""
+        return None
     index = bisect_right(_starts, site) - 1
     code, offset = _codes[index], site - _starts[index]
     for start, end, line in code.co_lines():
         if start <= offset < end and line is not None:
-            return f"{code.co_filename}:{line}"
-    return ""
+            return code.co_filename, line
+    return None

@@ -290,8 +290,9 @@ class Dispatcher:
         worker.slices -= 1
         ends = session.underway.popleft()
         told: list[Action] = []
-        if ends or done.answers:
-            told.append(TellClient(session.peer, messages.Done(session.number, ends, done.answers), frames))
+        if ends or done.answers or done.warnings:
+            report = messages.Done(session.number, ends, done.answers, warnings=done.warnings)
+            told.append(TellClient(session.peer, report, frames))
         return [*told, *self._feed(peer)]
 
     def _lose_worker(self, peer: Peer) -> list[Action]:

@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -18,6 +18,14 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
     message: str
     op: str = ""
     site: int = 0
+
+
+class Warned(msgspec.Struct, array_like=True, frozen=True):
+    """A warning on its way to the user: `kind` is its class name, `site` the line's number (0: unknown)."""
+
+    kind: str
+    message: str
+    site: int
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -104,13 +112,15 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     """A part of a session's batches has been executed: `seq` is the batch that it ends, 0 where it ends none.
 
-    It answers the requests among its instructions. `malformed`: it was no list of instructions and was not run.
+    It answers the requests among its instructions. `malformed`: it was no list of instructions and was not run. `warnings`:
+    what PyTorch said of calls that ran for the first time.
     """
 
     session: int
     seq: int
     answers: list[Answer] = []
     malformed: bool = False
+    warnings: list[Warned] = []
 
 
 class SessionLost(msgspec.Struct, frozen=True, tag="session_lost"):

@@ -70,7 +70,9 @@ class Worker:
         for answer, own in self.execute(message.session, items, frames, ended):
             answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
             data += own
-        return Done(message.session, message.seq, answers), data
+        state = self.sessions[message.session]
+        said, state.warnings = state.warnings, []
+        return Done(message.session, message.seq, answers, warnings=said), data
 
     def execute(
         self, session: int, items: list[wire.Instruction], frames: Sequence[Frame], ended: Callable[[int], bool]
@@ -128,7 +130,8 @@ class Worker:
                 raise PoisonedError(call or failure_of(ProtocolError("the call is not defined"), "", 0))
             ins, numbers = call.operands(session.memory, item.args)
             session.operations += 1
-            self.runner.keep(session, call, item, self.runner.run(session, call, ins, numbers), ins)
+            result = self.runner.run(session, call, ins, numbers, item.site)
+            self.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
         except Exception as error:

@@ -234,11 +234,12 @@ def _promoted(define: wire.Define, device: torch.device) -> torch.dtype | None:
 
 
 class Call:
-    """A prepared call. `verified` turns true when its first results were found to be what the client expects."""
+    """A prepared call. `heard` turns true when it has run once and the client was told of what PyTorch said, `verified` when
+    its first results were found to be what the client expects."""
 
     __slots__ = (
-        "autograd", "copies", "default_dtype", "define", "draws", "filler", "ins", "mask", "name", "op", "out_numbers",
-        "outs", "positional", "raw", "resized", "verified", "written",
+        "autograd", "copies", "default_dtype", "define", "draws", "filler", "heard", "ins", "mask", "name", "op",
+        "out_numbers", "outs", "positional", "raw", "resized", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -257,7 +258,7 @@ class Call:
         self.written, self.resized = written(self.op, define.args, define.kwargs)
         self.mask = mask(self.op, define.args)
         self.draws = draws(self.op) or self.autograd
-        self.verified = False
+        self.heard = self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
 

@@ -28,7 +28,7 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[F
         call = Call(define, worker.device, session.memory.number)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         with graph.all_keys():
-            result = worker.runner.run(session, call, ins, [])
+            result = worker.runner.run(session, call, ins, [], item.site)
             call.filler.give_back_generators(ins)
             if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
                 raise NotImplementedError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gt.wire import instructions as wire
-from gt.worker import graph
+from gt.worker import graph, warned
 from gt.worker.memory import allocate, copy_into, geometry_of
 from gt.worker.prepare import DEFAULT_DTYPE, Call, direct
 from gt.worker.random import Random
@@ -21,7 +21,15 @@ class Runner:
     def __init__(self, device: torch.device) -> None:
         self.random = Random(device)
 
-    def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any], site: int) -> Any:
+        if call.heard:
+            return self._run(session, call, ins, numbers)
+        result, said = warned.listen(lambda: self._run(session, call, ins, numbers), site)
+        call.heard = True
+        session.warnings += said
+        return result
+
+    def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.default_dtype is not DEFAULT_DTYPE:
             return self._run_under_default_dtype(session, call, ins, numbers)
         return self._run_plain(session, call, ins, numbers)

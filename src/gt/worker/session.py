@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer, Failure
+from gt.wire.messages import Answer, Failure, Warned
 from gt.worker.memory import Memory
 from gt.worker.prepare import Call, Direct
 
@@ -28,6 +28,8 @@ class Session:
         """The calls among them that have a direct way."""
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
+        self.warnings: list[Warned] = []
+        """What PyTorch said since the last message."""
         self.failed_check: Failure | None = None
         """Of an operator that makes and writes nothing (an assert): no value depends on it, so the next answer tells."""
         self.operations = 0

@@ -40,6 +40,14 @@ for number, warn in enumerate(
         lambda: torch.range(0, 2),
         lambda: torch.jit.trace(lambda x: x if x.sum() > 0 else -x, x),
         lambda: float(torch.ones(1, requires_grad=True)),
+        # of the worker's: kernels, at their first run, which the fetch tells
+        lambda: x[0, :1].std().item(),
+        lambda: x[0, :1].var().item(),
+        lambda: x.std(0, correction=2).tolist(),
+        lambda: (x * 1j).to(torch.float32).tolist(),
+        lambda: (x[0] * 1j).to(torch.float32).tolist(),
+        lambda: torch.searchsorted(torch.arange(8.0)[::2], x[0]).tolist(),
+        lambda: x.cumsum(0).index_reduce_(0, torch.tensor([0]), x[:1], "prod").tolist(),
     )
 ):
     with warnings.catch_warnings(record=True) as caught:
