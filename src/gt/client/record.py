@@ -74,7 +74,10 @@ def operand(tensor: torch.Tensor) -> Operand:
     except AttributeError:
         if tensor.device.type != "remote":
             raise RuntimeError(mixed_devices(tensor)) from None
-        raise RefusedError("this remote tensor has no storage on a worker (was it made by C++ code?)") from None
+        raise RefusedError(
+            "this remote tensor has no storage on a worker. Under torch.compile: workers decide what to compile, so leave it"
+            ' out or take backend="eager" (`import gt as torch` leaves it out); elsewhere it was made by C++ code'
+        ) from None
     spec = geometry.of(tensor)
     if spec.size_bytes > holder.spec.size_bytes:  # only `as_strided` goes so far; checked there it would slow down all views
         raise RuntimeError(
