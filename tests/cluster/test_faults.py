@@ -137,6 +137,14 @@ def test_a_second_service_on_one_address_is_refused_and_the_first_goes_on(servic
     assert done.stdout == "3.0\n", done.stderr
 
 
+def test_a_service_says_which_worker_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving() as service:
+        (worker,) = service.workers()
+        os.kill(worker, signal.SIGKILL)
+        said = f"gt: worker process {worker} ended with code -9; 0 of this service are left\n"
+        eventually(lambda: capfd.readouterr().err == said)
+
+
 def test_a_client_hears_it_when_the_workers_end_at_their_start() -> None:
     with serving("--device", "cuda:7") as service:
         began = time.monotonic()
