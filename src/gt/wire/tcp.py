@@ -157,7 +157,7 @@ class TcpRouter:
             self.poll.bind(address)
         except zmq.ZMQError as error:
             self.poll.close()
-            raise lost.taken(address, error.strerror or str(error)) from None
+            raise lost.taken(address, zmq.strerror(error.errno or 0)) from None
 
     def take(self) -> list[tuple[bytes, list[Frame] | None]]:
         try:
