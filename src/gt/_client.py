@@ -10,7 +10,8 @@ early.start()
 import torch  # noqa: E402
 
 import gt  # noqa: E402
-from gt.client import device, session  # noqa: E402
+from gt.client import current, device  # noqa: E402
+from gt.client.scopes import scope  # noqa: E402
 
 device.install()
 
@@ -26,26 +27,12 @@ def connect(address: str, timeout_s: float | None = None) -> None:
 
     Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
     """
-    session.join(address, timeout_s)
+    current.join(address, timeout_s)
 
 
 def disconnect() -> None:
     """End the session. Its tensors are gone; the next operation opens a new one."""
-    session.close()
-
-
-class scope:  # noqa: N801
-    """`with gt.scope("encoder"):` names what is recorded inside, for logs and placement. Results never depend on it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> scope:
-        session.enter_scope(self.name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        session.leave_scope()
+    current.close()
 
 
 def lookup(name: str) -> object:

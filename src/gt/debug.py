@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gt.client import calls, geometry, record, session, sites
+from gt.client import calls, current, geometry, record, sites
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
@@ -60,7 +60,7 @@ def _recorded(item: wire.Instruction) -> Recorded:
 
 def stats() -> dict[str, int | float | str]:
     """What the worker counts for this session: storages, bytes, operations, errors, definitions, memory (bytes)."""
-    answer, _ = session.current().ask(wire.Stats)
+    answer, _ = current.session().ask(wire.Stats)
     return answer.stats
 
 
@@ -70,6 +70,6 @@ def where(tensor: torch.Tensor) -> Place:
         raise ValueError(f"a tensor on {tensor.device} lives in this process (pid {os.getpid()})")
     storage, spec, _ = record.operand(tensor)
     nothing = geometry.intern(torch.Size((0,)), (1,), 0, spec.dtype).to_wire()
-    session.current().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
-    welcome = session.current().welcome
+    current.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
+    welcome = current.session().welcome
     return Place(welcome.session, welcome.worker, storage, tensor.untyped_storage().nbytes())

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
-from gt.client import session
+from gt.client import current
+from gt.client.session import Session
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
@@ -142,8 +143,8 @@ class System:
                 self.clients[action.peer].arrived.append(frames)
 
     def __enter__(self) -> Self:
-        session.use(session.Session(self.connect(), "fake", 1.0, embedded=True))
+        current.use(Session(self.connect(), "fake", 1.0))
         return self
 
     def __exit__(self, *_: object) -> None:
-        session.close()
+        current.close()

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 import torch
 
-from gt.client import geometry, record, session, sites
+from gt.client import current, geometry, record, sites
 from gt.wire import instructions as wire
 
 DTYPES = {
@@ -52,7 +52,7 @@ def save_safetensors(
     if _worker_sees(path.parent):
         operands = {name: record.operand(t) for name, t in tensors.items()}
         named = {name: (i, g.to_wire()) for name, (i, g, _) in operands.items()}
-        session.current().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
+        current.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
         return
     from safetensors.torch import save_file  # late import: only where the worker cannot write
 
@@ -84,7 +84,7 @@ def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
 
 def _worker_sees(path: Path) -> bool:
     """Whether the worker is on this machine and may use the path."""
-    worker = session.current().welcome.worker
+    worker = current.session().welcome.worker
     if worker.host != socket.gethostname():
         return False
     return worker.data_dirs is None or any(path.is_relative_to(folder) for folder in worker.data_dirs)

@@ -130,11 +130,20 @@ def test_a_client_that_asks_a_shared_service_for_a_log_is_told_who_writes_it(ser
     assert f"GT_INSTRUCTION_LOG does nothing here: it is the service at {service.address}" in done.stderr
 
 
-def test_a_second_service_on_one_address_is_refused_and_the_first_goes_on(service: Service, run_python: Run) -> None:
-    second = gt("serve", "--address", service.address)
-    assert (second.returncode, second.stderr) == (1, f"gt: {service.address}: cannot listen there: another service does\n")
-    done = run_python("import gt\nprint(gt.ones(3).sum().item())", GT_ADDRESS=service.address)
+def test_a_second_service_on_one_address_is_refused_and_the_first_goes_on(either: Service, run_python: Run) -> None:
+    why = "another service does" if either.address.startswith("ipc") else "Address already in use"
+    second = gt("serve", "--address", either.address)
+    assert (second.returncode, second.stderr) == (1, f"gt: {either.address}: cannot listen there: {why}\n")
+    done = run_python("import gt\nprint(gt.ones(3).sum().item())", GT_ADDRESS=either.address)
     assert done.stdout == "3.0\n", done.stderr
+
+
+def test_a_service_says_which_worker_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving() as service:
+        (worker,) = service.workers()
+        os.kill(worker, signal.SIGKILL)
+        said = f"gt: worker process {worker} ended with code -9; 0 of this service are left\n"
+        eventually(lambda: capfd.readouterr().err == said)
 
 
 def test_a_client_hears_it_when_the_workers_end_at_their_start() -> None:

@@ -175,12 +175,36 @@ def test_an_embedded_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path) ->
     client.wait(10)
 
 
-def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) -> None:
+def test_an_embedded_worker_that_dies_while_nobody_uses_it_is_named_later(tmp_path: Path) -> None:
+    client = start(
+        """
+import gt
+from gt.errors import WorkerLostError
+x = gt.ones(3)
+print(x.sum().item(), flush=True)
+input()
+try:
+    print(x.sum().item())
+except WorkerLostError as error:
+    print(error)
+""",
+        TMPDIR=str(tmp_path),
+    )
+    assert line(client) == "3.0"
+    (service,) = children(client.pid)
+    (worker,) = children(service)
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not alive(service))
+    go_on(client)
+    assert line(client).startswith("worker worker0 (pid ")
+
+
+def test_a_dead_address_is_an_error_that_says_why(run_python: Run) -> None:
     for address in ("tcp://127.0.0.1:9", "ipc:///nowhere/socket"):
         source = "import gt, time\nbegan = time.monotonic()\ntry:\n    gt.ones(2).sum().item()\n"
         source += "except Exception as error:\n    print(time.monotonic() - began < 5, type(error).__name__, error)"
         done = run_python(source, GT_ADDRESS=address)
-        assert done.stdout.startswith(f"True ConnectionLostError {address}: tried to connect"), done.stderr
+        assert done.stdout.startswith(f"True ConnectionLostError {address}: cannot be reached: "), done.stderr
 
 
 def test_what_is_fetched_lies_in_memory_as_kernels_expect_it(either: Service) -> None:

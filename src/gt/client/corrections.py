@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from gt.client import session
+from gt.client import current
 from gt.client.operators import overload
 
 aten = torch.ops.aten
@@ -284,6 +284,6 @@ for _name in _SUMS:
 
 def inference(name: str, op: Infer) -> Infer:
     """What foresees the results of an operator, as this session's worker makes them."""
-    if name in CPU and session.current().welcome.worker.device == "cpu":
+    if name in CPU and current.session().welcome.worker.device == "cpu":
         return CPU[name]
     return EVERYWHERE.get(name, op)

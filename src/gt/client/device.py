@@ -16,6 +16,7 @@ from gt.client import (
     blame,
     calls,
     counting,
+    current,
     destructors,
     engine,
     interrupts,
@@ -24,7 +25,6 @@ from gt.client import (
     parts,
     record,
     scripts,
-    session,
     sparse,
     special,
     storage,
@@ -46,7 +46,7 @@ class Backend(_DummyBackendModule):
     _initialized = True
 
     def _is_in_bad_fork(self) -> bool:
-        return session.Current.forked
+        return current.Process.forked
 
     @contextlib.contextmanager
     def device(self, device: Any) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Backend(_DummyBackendModule):
 
     def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
         """The state of the session's generator, as uint8 on the CPU."""
-        _, state = session.current().ask(wire.GetRandomState)
+        _, state = current.session().ask(wire.GetRandomState)
         return torch.frombuffer(bytearray(inline(state)), dtype=torch.uint8)
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
@@ -86,7 +86,7 @@ class Backend(_DummyBackendModule):
 
     def synchronize(self, device: Any = None) -> None:
         """Wait until all that was recorded is done; raises the first error that nothing has reported yet."""
-        session.current().ask(wire.Synchronize)
+        current.session().ask(wire.Synchronize)
 
     def set_device(self, device: Any) -> None:
         index = device if isinstance(device, int) else torch.device(device).index
@@ -97,7 +97,7 @@ class Backend(_DummyBackendModule):
         return None
 
     def memory_stats(self, device: Any = None) -> dict[str, Any]:
-        answer, _ = session.current().ask(wire.Stats)
+        answer, _ = current.session().ask(wire.Stats)
         return dict(answer.stats)
 
     def memory_allocated(self, device: Any = None) -> int:
@@ -114,7 +114,7 @@ class Backend(_DummyBackendModule):
         return True
 
     def get_device_name(self, device: Any = None) -> str:
-        return session.current().welcome.worker.name
+        return current.session().welcome.worker.name
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         return (0, 0)
@@ -227,8 +227,8 @@ def _install_accelerator() -> None:
     def answering(original: Any, answer: Any) -> Any:
         @functools.wraps(original)
         def call(*args: Any) -> Any:
-            current = torch.accelerator.current_accelerator()
-            return answer(*args) if current is not None and current.type == "remote" else original(*args)
+            chosen = torch.accelerator.current_accelerator()
+            return answer(*args) if chosen is not None and chosen.type == "remote" else original(*args)
 
         return call
 

@@ -342,4 +342,4 @@ def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
     return None
 
 
-session.on_worker_lost = calls.forget_all
+session.forget_definitions = calls.forget_all

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls, geometry, record, session, sites, sparse
+from gt.client import calls, current, geometry, record, sites, sparse
 from gt.client.calls import OpOverload
 from gt.client.lifting import lift, lifted
 from gt.wire import instructions as wire
@@ -37,7 +37,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return wire.Query(number, calls.op_name(op), wire_args, wire_kwargs, operands, first, site, dtype)
 
     try:
-        answer, _ = session.current().ask(request)
+        answer, _ = current.session().ask(request)
         return _Results(op, args, kwargs, given, answer).build()
     except (KeyboardInterrupt, Warning):
         for number in asked:

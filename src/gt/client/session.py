@@ -1,58 +1,49 @@
-"""The client's session: sends segments, waits for answers, raises what the worker reports.
-
-One session at a time serves the process. It opens at the first flush: on `GT_ADDRESS`, on the address given to
-`gt.connect`, or on the embedded service that was started while `gt` was imported.
-"""
+"""One client's conversation with the dispatcher: sends segments, waits for answers, raises what the worker reports."""
 
 from __future__ import annotations
 
-import atexit
 import builtins
 import itertools
 import os
 import socket
-import sys
-import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable
 
 import torch
 
 from gt import errors
-from gt.client import blame, early, interrupts, record, sites
+from gt.client import blame, ending, interrupts, record, sites
 from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.wire.shared import Frame, Shared, inline
-from gt.wire.transport import Transport, connect
+from gt.wire.transport import Transport
 
 FORKED = (
     "a forked child touched a remote tensor; remote tensors belong to the process that made them."
     " Use them in the parent only, or start the child with the 'spawn' method"
 )
-START_TIMEOUT_S = 60.0
 FIRST_SEGMENT = 64
 """Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
 """Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
-DRAIN_S = 1.0
-"""An idle client takes in what has arrived this often, in seconds."""
 _requests = itertools.count(1).__next__
 
 
 class Session:
-    """One client's conversation with the dispatcher. Every method holds `record.lock`."""
+    """Opened by its constructor. From then on whatever sends or receives holds `record.lock`."""
 
-    def __init__(self, transport: Transport, address: str, timeout_s: float, embedded: bool = False) -> None:
+    def __init__(self, transport: Transport, address: str, timeout_s: float) -> None:
         self.address = address
-        self.embedded = embedded
         self.pid = os.getpid()
         self.seq = 0
+        """The number of the batch that was sent last."""
         self.done = 0
+        """Of the last that a worker has executed, or that was lost."""
         self.epoch = 0
+        """Workers that died under this session. The dispatcher drops batches of an earlier one."""
         self.closed = False
         self.unreported: GTError | None = None
         """What went wrong while nobody was using the session."""
@@ -104,13 +95,25 @@ class Session:
             record.segment[:] = [i for i in record.segment if codec.is_sendable(i)]
             raise
         outgoing = [codec.encode(messages.Run(self.seq + 1, packed, self.epoch)), *record.frames]
-        self._transport.send(outgoing)
+        self._send(outgoing)
         del record.segment[: len(items)]
         record.sent = items
         record.frames.clear()
         self.seq += 1
         if len(outgoing) > 1:
             self._heavy.append((self.seq, sum(map(len, outgoing))))
+
+    def _send(self, frames: list[Frame]) -> None:
+        """Where nobody takes it any more, what has arrived before may say why."""
+        try:
+            self._transport.send(frames)
+        except ConnectionLostError as error:
+            gone = error
+        else:
+            return
+        while self._take_in():
+            pass
+        raise gone
 
     def _respect_credit(self) -> None:
         credit = self.welcome.credit
@@ -140,8 +143,9 @@ class Session:
                     self._receive(None)
             finally:
                 del self._answers[number]
-        while self._warnings:
-            blame.warn(self._warnings.pop(0))
+            said, self._warnings = self._warnings, []
+        for warned in said:
+            blame.warn(warned)
         answer, data = found
         record.Flush.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
         if answer.failure is not None:
@@ -179,9 +183,7 @@ class Session:
         """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
         self.done = self.seq
         self.epoch = loss.epoch
-        record.segment.clear()
-        record.frames.clear()
-        on_worker_lost()
+        forget_recorded()
         record.segment.append(wire.Seed(torch.initial_seed()))
         raise WorkerLostError(loss.reason)
 
@@ -192,7 +194,7 @@ class Session:
             error, self.unreported = self.unreported, None
             raise error
         if self.closed:
-            _leave_at_the_end()
+            ending.leave()
             raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
 
     def idle(self) -> None:
@@ -243,177 +245,12 @@ def exception(failure: messages.Failure) -> BaseException:
     return kind(text)
 
 
-def on_worker_lost() -> None:
-    """Set by the kernels: forget what was defined on the worker that died."""
+def forget_definitions() -> None:
+    """Set by the kernels: nothing of what they defined is defined any more."""
 
 
-class Current:
-    """The process's session."""
-
-    session: Session | None = None
-    forked = False
-    ended = False
-    """The program has ended; what is left of it are threads that nobody waits for, and destructors."""
-    flusher: threading.Thread | None = None
-
-
-def current() -> Session:
-    """The open session; opens one if there is none."""
-    _leave_at_the_end()
-    if Current.forked:
-        raise ForkError(FORKED)
-    if Current.session is None:
-        with record.lock:
-            if Current.session is None:
-                _open_default()
-    assert Current.session is not None
-    return Current.session
-
-
-def _open_default() -> None:
-    address = settings().address
-    if address:
-        join(address, first=True)
-        return
-    service = early.take()
-    service.wait_ready(START_TIMEOUT_S)
-    join(service.address, START_TIMEOUT_S, embedded=True, first=True)
-
-
-def join(address: str, timeout_s: float | None = None, embedded: bool = False, first: bool = False) -> Session:
-    """Open a session on a running service; the session before it, if any, is closed.
-
-    Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
-    """
-    timeout_s = settings().connect_timeout_s if timeout_s is None else timeout_s
-    if Current.forked:
-        raise ForkError(FORKED)
-    session = Session(connect(address, "client", timeout_s), address, timeout_s, embedded)
-    if first and Current.session is not None:  # opened meanwhile, by the handler of a signal
-        session.close()
-        return Current.session
-    use(session)
-    if not embedded:
-        if settings().instruction_log:
-            text = f"GT_INSTRUCTION_LOG does nothing here: it is the service at {address} that may write a log (`gt serve`)"
-            warnings.warn(text, stacklevel=2)
-        early.stop()  # the embedded service, which this process does not use any more
-    return session
-
-
-def use(session: Session) -> Session:
-    """Make a session the process's own."""
-    with record.lock:
-        if Current.session is not None:
-            Current.session.close()
-            _forget_session()
-        record.segment.insert(0, wire.Seed(torch.initial_seed()))
-        record.Flush.limit = settings().segment_size
-        Current.session = session
-        _start_flusher()
-    return session
-
-
-def _start_flusher() -> None:
-    if Current.flusher is None:
-        Current.flusher = threading.Thread(target=_flush_aged, name="gt-flush", daemon=True)
-        Current.flusher.start()
-
-
-def _flush_aged() -> None:
-    """An idle client's instructions do not wait for its next one: look every `segment_age_s` seconds."""
-    age_s, seen, since = settings().segment_age_s, None, 0.0
-    while True:
-        time.sleep(age_s)
-        session, since = Current.session, since + age_s
-        head: object = record.segment[0] if record.segment else None
-        if session is not None and ((head is not None and head is seen) or since > DRAIN_S):
-            session.idle()
-            since = 0.0
-        seen = head
-
-
-def _flush() -> None:
-    _leave_at_the_end()
-    if Current.ended and Current.session is None:
-        record.segment.clear()  # of a destructor
-    else:
-        current().flush()
-
-
-def _after_fork() -> None:
-    """In a forked child every operation must fail at once: a limit of 0 sends, and sending refuses."""
-    record.lock = threading.RLock()
-    record.Flush.limit = 0
-    Current.forked = True
-    if Current.session is not None:
-        Current.session.leave_to_parent()
-        Current.session = None
-    early.leave_to_parent()
-    Current.flusher = None
-
-
-def close() -> None:
-    """End the session and the embedded service, if any."""
-    if Current.session is not None:
-        Current.session.close()
-        Current.session = None
-        _forget_session()
-    early.stop()
-
-
-GRACE_S = 0.05
-"""How long a program that ends waits for the threads that nobody waits for to come to their next operation."""
-END_S = 10.0
-"""How long for one that is in the midst of an operation, which may be loading parts of PyTorch."""
-
-
-def _end() -> None:
-    """The program has ended. Threads that go on leave at their next operation: Python would end them in the midst of C++."""
-    with record.lock:
-        Current.ended = True
-        close()
-        record.Flush.limit = 0
-    began = time.monotonic()
-    for thread in threading.enumerate():
-        if thread.daemon and thread is not Current.flusher:
-            while thread.is_alive() and time.monotonic() - began < (END_S if _is_inside(thread) else GRACE_S):
-                thread.join(GRACE_S / 5)
-
-
-def _is_inside(thread: threading.Thread) -> bool:
-    """Whether a thread runs code of this package."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and not frame.f_globals.get("__name__", "").startswith("gt."):
-        frame = frame.f_back
-    return frame is not None
-
-
-def _leave_at_the_end() -> None:
-    if Current.ended and threading.current_thread() is not threading.main_thread():
-        raise SystemExit  # which ends a thread, and nothing is said of it
-
-
-def _forget_session() -> None:
-    """What was recorded for a session that is closed must not run in the next."""
-    on_worker_lost()
+def forget_recorded() -> None:
+    """What was recorded for a session that is closed, or for a worker that died, must not run in the next."""
+    forget_definitions()
     record.segment.clear()
     record.frames.clear()
-
-
-_scopes: list[str] = []
-
-
-def enter_scope(name: str) -> None:
-    _scopes.append(name)
-    record.record(wire.Scope("/".join(_scopes)))
-
-
-def leave_scope() -> None:
-    _scopes.pop()
-    record.record(wire.Scope("/".join(_scopes)))
-
-
-record.Flush.send = _flush
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_end)

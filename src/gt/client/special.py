@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client import geometry, record, session, sites, tensors
+from gt.client import current, geometry, record, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel, shares_elements
 from gt.client.operators import overload
@@ -46,7 +46,7 @@ def fetch(tensor: Tensor) -> Tensor:
     number, spec, _ = record.operand(tensor)
     if not spec.size.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
-    _, data = session.current().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
+    _, data = current.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if isinstance(data, Shared):
         return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
     made = torch.empty(spec.size, dtype=spec.dtype)  # whose memory is aligned as the kernels of a CPU expect it

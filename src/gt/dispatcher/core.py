@@ -215,7 +215,7 @@ class Dispatcher:
             self.dropped += 1
             return []
         if session.worker is None:
-            reason = "the session's worker died and the service has no other"
+            reason = f"the session's worker died, and {NO_WORKER}"
             return [TellClient(peer, messages.SessionLost(reason, session.epoch))]
         try:
             slices = cut(run, frames, self.worker_batch_size)

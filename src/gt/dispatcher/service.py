@@ -83,9 +83,12 @@ STOP_TIMEOUT_S = 3.0
 
 
 def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], server: Server) -> bool:
-    running = sum(w.poll() is None for w in workers)
-    server.act(Expect(running))
-    return parent is None or (os.getppid() == parent and (running > 0 or bool(server.dispatcher.workers)))
+    for worker in [w for w in workers if w.poll() is not None]:
+        workers.remove(worker)
+        ended = f"gt: worker process {worker.pid} ended with code {worker.returncode}"
+        print(f"{ended}; {len(workers)} of this service are left", file=sys.stderr, flush=True)
+    server.act(Expect(len(workers)))
+    return parent is None or (os.getppid() == parent and bool(workers or server.dispatcher.workers))
 
 
 def _stop(workers: list[subprocess.Popen[bytes]]) -> None:

@@ -8,21 +8,19 @@ WATCH_S = 0.25
 """How often one who waits for a message looks whether its peer is still there."""
 
 
-def unreachable(address: str, service: str, timeout_s: float, error: OSError) -> ConnectionLostError:
-    return ConnectionLostError(
-        f"{address}: tried to connect for {timeout_s:g} s: {error.strerror or error}."
-        f" Is `gt serve --address {service}` running?"
-    )
+def unreachable(address: str, error: OSError) -> ConnectionLostError:
+    why = error.strerror or error
+    return ConnectionLostError(f"{address}: cannot be reached: {why}. Is `gt serve --address {address}` running?")
 
 
 def unanswered(address: str, timeout_s: float) -> ConnectionLostError:
     return ConnectionLostError(
-        f"{address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:g} s"
+        f"{address}: something listens there, but it did not answer as a GT dispatcher within {timeout_s:.2g} s"
     )
 
 
 def gone(address: str) -> ConnectionLostError:
-    return ConnectionLostError(f"{address}: the dispatcher is gone; every tensor of this session went with it")
+    return ConnectionLostError(f"{address}: the dispatcher is gone, and every tensor of its sessions with it")
 
 
 def broken(address: str, error: OSError) -> ConnectionLostError:

@@ -61,10 +61,10 @@ def _receive(sock: zmq.Socket[bytes]) -> list[memoryview]:
 
 
 class TcpTransport:
-    """A DEALER that knows when its one peer is gone."""
+    """A DEALER that knows when its one peer is gone. Messages name `service`, the address that users know."""
 
     def __init__(self, address: str, service: str, deadline: float) -> None:
-        self.address = address
+        self.address = service
         _reach(address, service, deadline - time.monotonic())
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _options(self._socket)
@@ -139,7 +139,7 @@ def _reach(address: str, service: str, timeout_s: float) -> None:
     try:
         socket.create_connection((parts.hostname or "", parts.port or 0), timeout_s).close()
     except OSError as error:
-        raise lost.unreachable(address, service, timeout_s, error) from None
+        raise lost.unreachable(service, error) from None
 
 
 class TcpRouter:
@@ -157,7 +157,7 @@ class TcpRouter:
             self.poll.bind(address)
         except zmq.ZMQError as error:
             self.poll.close()
-            raise lost.taken(address, error.strerror or str(error)) from None
+            raise lost.taken(address, zmq.strerror(error.errno or 0)) from None
 
     def take(self) -> list[tuple[bytes, list[Frame] | None]]:
         try:

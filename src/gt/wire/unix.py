@@ -48,14 +48,17 @@ class Stops:
 
 
 class UnixTransport:
-    """A connection to a dispatcher. A send is not to be cut short: its caller holds back what a signal could raise."""
+    """A connection to a dispatcher. Messages name `service`, the address that users know.
+
+    A send is not to be cut short: its caller holds back what a signal could raise.
+    """
 
     def __init__(self, address: str, service: str, deadline: float) -> None:
-        self.address = address
+        self.address = service
         timeout_s = deadline - time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._connect(deadline, service, timeout_s)
+            self._connect(address, deadline, timeout_s)
             self._greet(timeout_s)
         except BaseException:
             self._socket.close()
@@ -66,14 +69,14 @@ class UnixTransport:
         self._arrived: deque[list[Frame]] = deque()
         self._lost = False
 
-    def _connect(self, deadline: float, service: str, timeout_s: float) -> None:
+    def _connect(self, address: str, deadline: float, timeout_s: float) -> None:
         self._socket.settimeout(timeout_s)
         while True:
             try:
-                return self._socket.connect(str(addresses.path(self.address)))
+                return self._socket.connect(str(addresses.path(address)))
             except OSError as error:
                 if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # others are before us
-                    raise lost.unreachable(self.address, service, timeout_s, error) from None
+                    raise lost.unreachable(self.address, error) from None
             time.sleep(RETRY_S)
 
     def _greet(self, timeout_s: float) -> None:
@@ -97,7 +100,7 @@ class UnixTransport:
                 while not self._lost and not self._poll(select.POLLOUT, lost.WATCH_S):
                     self._lost = self._stops.too_long()
         except ConnectionError:
-            self._lost = True
+            raise lost.gone(self.address) from None  # what it has sent before can still be received
         if self._lost:
             raise lost.gone(self.address)
 
