@@ -410,3 +410,15 @@ def clipping(device: str) -> Any:
     m = net(device)
     m(data(device, 2, 4)).pow(2).sum().backward()
     return nn.utils.clip_grad_norm_(m.parameters(), 0.5), grads(m)
+
+
+@idiom
+def changed_since_it_was_saved(device: str) -> Any:
+    def run() -> None:
+        x = data(device, 3, 4).requires_grad_()
+        y = x * 1
+        out = (y * y).sum()
+        y += 1
+        out.backward()
+
+    return message(run)
