@@ -422,3 +422,14 @@ def changed_since_it_was_saved(device: str) -> Any:
         out.backward()
 
     return message(run)
+
+
+@idiom
+def layers_without_features(device: str) -> Any:
+    found = []
+    for inputs, outputs, shape in itertools.product((0, 5), (0, 3), ((), (2,), (2, 3))):
+        weight = data(device, outputs, inputs).requires_grad_()
+        x = data(device, *shape, inputs).requires_grad_()
+        first = torch.autograd.grad(F.linear(x, weight).pow(2).sum(), [x, weight], create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.pow(2).sum() for g in first), [x, weight])])
+    return found
