@@ -366,7 +366,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         try:
             real = importlib.import_module("torch." + fullname.removeprefix("gt."))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] != "torch":  # a package that the module needs
+                raise
             return None
         spec = importlib.machinery.ModuleSpec(fullname, self, is_package=hasattr(real, "__path__"))
         spec.loader_state = real
