@@ -319,6 +319,23 @@ def _name_as_torch() -> None:
                 names[name] = made.setdefault(function, stand_ins.FunctionStandIn(function, real, *place))
 
 
+def _timer(real: Any) -> Any:
+    @stand_ins.extends(real)
+    class Timer(real, metaclass=stand_ins.StandIn):  # type: ignore[misc]
+        """It gives statements the name `torch`, which is what the file that they stand in means by it."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if len(args) < 5 and "language" not in kwargs:  # it is Python, whose names are given by keyword if at all
+                kwargs["globals"] = {"torch": sys.modules["gt"], **(kwargs.get("globals") or {})}
+            super().__init__(*args, **kwargs)
+
+    return Timer
+
+
+LATE = {("torch.utils.benchmark", "Timer"): _timer}
+"""Overrides in modules that `import torch` leaves out: what makes them of torch's own."""
+
+
 # -- mirrors of torch's modules ------------------------------------------------------------------------------------------
 
 
@@ -351,6 +368,8 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     if name in override:
         return override[name]
     value = getattr(real, name)
+    if (real.__name__, name) in LATE:
+        return LATE[real.__name__, name](value)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
     return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
