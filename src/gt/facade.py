@@ -45,6 +45,8 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     if name in override:
         return override[name]
     value = getattr(real, name)
+    if (real.__name__, name) in ported.LATE:
+        return ported.LATE[real.__name__, name](value)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
     return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
@@ -60,7 +62,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         try:
             real = importlib.import_module("torch." + fullname.removeprefix("gt."))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] != "torch":  # a package that the module needs
+                raise
             return None
         spec = importlib.machinery.ModuleSpec(fullname, self, is_package=hasattr(real, "__path__"))
         spec.loader_state = real

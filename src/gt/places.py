@@ -167,6 +167,18 @@ def _compile(original: Callable[..., None]) -> Callable[..., None]:
     return compile
 
 
+def _impl(original: Callable[..., None]) -> Callable[..., None]:
+    """`impl` of libraries of operators: a kernel for the CPU is one for the device that takes the CPU's part as well."""
+
+    @functools.wraps(original)
+    def impl(self: Any, op_name: Any, fn: Any, dispatch_key: str = "", **options: Any) -> None:
+        original(self, op_name, fn, dispatch_key, **options)
+        if (dispatch_key or self.dispatch_key) == "CPU" and called_by_ported():
+            original(self, op_name, fn, "PrivateUse1", **options)
+
+    return impl
+
+
 NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros")
 
 
@@ -177,5 +189,6 @@ def install() -> None:
     UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
     for name in NEW:
         setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
+    torch.library.Library.impl = _impl(torch.library.Library.impl)  # type: ignore[method-assign]
     torch.nn.Module.compile = _compile(torch.nn.Module.compile)  # type: ignore[method-assign]
     torch.nn.Module.to_empty = _new(torch.nn.Module.to_empty)  # type: ignore[method-assign]

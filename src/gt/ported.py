@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -295,6 +296,23 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 for _module, _names in FACTORIES.items():
     for _name in _names:
         OVERRIDES.setdefault(_module, {})[_name] = remote_by_default(getattr(importlib.import_module(_module), _name))
+
+
+def _timer(real: Any) -> Any:
+    @stand_ins.extends(real)
+    class Timer(real, metaclass=stand_ins.StandIn):  # type: ignore[misc]
+        """It gives statements the name `torch`, which is what the file that they stand in means by it."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if len(args) < 5 and "language" not in kwargs:  # it is Python, whose names are given by keyword if at all
+                kwargs["globals"] = {"torch": sys.modules["gt"], **(kwargs.get("globals") or {})}
+            super().__init__(*args, **kwargs)
+
+    return Timer
+
+
+LATE = {("torch.utils.benchmark", "Timer"): _timer}
+"""Overrides in modules that `import torch` leaves out: what makes them of torch's own."""
 
 
 def _name_as_torch() -> None:

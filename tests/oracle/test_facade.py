@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,17 @@ def test_every_name_of_torch_is_there() -> None:
 def test_no_module_of_gt_hides_a_name_of_torch() -> None:
     own = {m.name for m in pkgutil.iter_modules(gt.__path__)} | {"connect", "disconnect", "scope"}
     assert own & ({*dir(torch)} | {m.name for m in pkgutil.iter_modules(torch.__path__)}) == {"_client"} & {*dir(torch)}
+
+
+def test_a_module_that_needs_another_package_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in ("torch.utils.tensorboard", "gt.utils.tensorboard"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ModuleNotFoundError, match="tensorboard") as caught:
+        importlib.import_module("gt.utils.tensorboard")
+    assert caught.value.name == "tensorboard"
+    with pytest.raises(ModuleNotFoundError, match=r"gt\.utils\.nothing"):
+        importlib.import_module("gt.utils.nothing")
 
 
 def test_torch_itself_is_left_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_what_does_not_travel_is_refused_clearly() -> None:
         lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
         lambda: torch.nested.nested_tensor([x, x[:1]]) * 2,
         lambda: x.to_mkldnn(),
+        lambda: ForkingPickler.dumps(x),
         lambda: gt.ao.nn.quantized.Linear(2, 2),
     ):
         with pytest.raises(NotImplementedError, match="CPU"):

@@ -44,6 +44,8 @@ CASES = [
     ((5,), "row", (7, 5), torch.float32),
     ((4, 5), "row", (5,), torch.float32),
     ((0, 5), "row", (7, 5), torch.float32),
+    ((3, 5), "row", (0, 5), torch.float32),
+    ((2, 3, 0), "row", (7, 0), torch.float32),
     ((33, 64), "row", (48, 64), torch.bfloat16),
     ((3, 5), "row", (4, 5), torch.complex64),
 ]

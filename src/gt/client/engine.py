@@ -8,6 +8,7 @@ rejects; where Python entered the engine, the kept exception is raised instead o
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -114,12 +115,18 @@ def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
         if kept is not None:
             raise kept from None
         if failed is not None:
-            raise failed
+            raise _as_on_a_cpu(failed)
         if len(record.segment) >= BOUNDARY:
             record.Flush.send()
         return result
 
     return entry
+
+
+def _as_on_a_cpu(error: BaseException) -> BaseException:
+    """The types of a CPU's tensors, which an error of the engine may name, have other names than the device's."""
+    error.args = tuple(re.sub(r"\bremote(\w+)Type\b", r"torch.\1Tensor", a) if isinstance(a, str) else a for a in error.args)
+    return error
 
 
 BOUNDARY = 64

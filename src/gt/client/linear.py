@@ -47,10 +47,10 @@ def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
         )
     if not (torch.is_grad_enabled() or Registration.counters):
         return _linear_backward(input, grad, weight, mask)
-    columns = input.shape[-1]
-    rows, grads = input.reshape(-1, columns), grad.reshape(-1, weight.numel() // max(columns, 1))
+    count, outputs, columns = input.shape[:-1].numel(), weight.shape[:-1].numel(), input.shape[-1]
+    rows, grads = input.reshape(count, columns), grad.reshape(count, outputs)
     return (
-        (grads @ weight.reshape(-1, columns).conj()).view(input.shape) if mask[0] else None,
+        (grads @ weight.reshape(outputs, columns).conj()).view(input.shape) if mask[0] else None,
         (grads.t() @ rows.conj()).view(weight.shape) if mask[1] else None,
         grads.sum(0) if mask[2] else None,
     )

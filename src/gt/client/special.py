@@ -65,6 +65,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         src = torch.tensor(src, dtype=WIDEST[type(src)])
     if self.device.type != "remote":
         return self.copy_(fetch(src))
+    if src.is_complex():
+        _warn_of_what_is_lost(src.dtype, self.dtype)
     if src.device.type == "remote" or shares_elements(self):
         return _copy_remote(self, src.to("remote"))  # type: ignore[no-any-return]
     if src.shape != self.shape:
@@ -72,6 +74,12 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     number, spec, _ = record.operand(self)
     record.upload(src, number, spec, sites.here())
     return self
+
+
+def _warn_of_what_is_lost(before: torch.dtype, after: torch.dtype) -> None:
+    """A CPU warns where it casts complex numbers to real ones: it does so here, of one of them."""
+    if not after.is_complex:
+        torch.zeros(1, dtype=before, device=CPU).to(after)
 
 
 @special("_copy_from")
@@ -108,6 +116,8 @@ def to_copy(
     if self.device.type != "remote":
         return _sent(aten._to_copy.default(self, **options) if options else self)
     if device is None or device.type == "remote":
+        if dtype is not None and self.is_complex():
+            _warn_of_what_is_lost(self.dtype, dtype)
         return _to_copy_remote(self, **options)  # type: ignore[no-any-return]
     found = fetch(self)
     if not self.is_contiguous():

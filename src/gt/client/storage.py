@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gt.client import geometry, record
+from gt.errors import RefusedError
 
 Storage = torch.UntypedStorage
 ADDRESS = 1 << 60
@@ -83,6 +84,14 @@ def _share(storage: Storage) -> Storage:
     return storage
 
 
+def _refuse_to_share(storage: Storage) -> Any:
+    """Other processes would go on with a copy, and a program that trains in several of them would not be told."""
+    raise RefusedError(
+        "a remote tensor shares no memory with another process: send a copy that is on the CPU (tensor.cpu()), and move it"
+        " to the device there"
+    )
+
+
 def _text(storage: Storage) -> str:
     return str(storage.cpu()).replace("device=cpu", f"device={storage.device}")
 
@@ -109,6 +118,8 @@ _ANSWERS = {
     "new": lambda storage: torch.empty(0, dtype=torch.uint8, device=storage.device).untyped_storage(),
     "is_shared": lambda storage: getattr(storage, "_gt_shared", False),
     "share_memory_": _share,
+    "_share_fd_cpu_": _refuse_to_share,
+    "_share_filename_cpu_": _refuse_to_share,
     "cpu": lambda storage: as_bytes(storage).cpu().untyped_storage(),
     "clone": lambda storage: as_bytes(storage).clone().untyped_storage(),
     "tolist": lambda storage: as_bytes(storage).tolist(),

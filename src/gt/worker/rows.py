@@ -29,7 +29,7 @@ def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
     """The gradients of `linear`, by the very products that autograd makes of its parts, so to the same bits."""
     if weight.dim() != 2 or input.dim() < 2 or not (input.dim() == 2 or input.is_contiguous()):
         return _through_parts(input, grad, weight, mask)
-    rows, grads = input.reshape(-1, input.shape[-1]), grad.reshape(-1, weight.shape[0])
+    rows, grads = input.flatten(0, -2), grad.flatten(0, -2)
     d_input = _times_transposed(grads, weight, rows).view(input.shape) if mask[0] else None
     d_weight = _transposed_times(rows, grads, weight) if mask[1] else None
     return d_input, d_weight, grads.sum(0) if mask[2] else None

@@ -16,6 +16,7 @@ from gt.wire.messages import Warned
 T = TypeVar("T")
 SAID_BY_CLIENTS = (
     "An output with one or more elements was resized",
+    "Casting complex values to real",
     "Sparse CSR tensor support is in beta",
     "index_reduce() is in beta",
     "indexing with dtype torch.uint8",

@@ -410,3 +410,26 @@ def clipping(device: str) -> Any:
     m = net(device)
     m(data(device, 2, 4)).pow(2).sum().backward()
     return nn.utils.clip_grad_norm_(m.parameters(), 0.5), grads(m)
+
+
+@idiom
+def changed_since_it_was_saved(device: str) -> Any:
+    def run() -> None:
+        x = data(device, 3, 4).requires_grad_()
+        y = x * 1
+        out = (y * y).sum()
+        y += 1
+        out.backward()
+
+    return message(run)
+
+
+@idiom
+def layers_without_features(device: str) -> Any:
+    found = []
+    for inputs, outputs, shape in itertools.product((0, 5), (0, 3), ((), (2,), (2, 3))):
+        weight = data(device, outputs, inputs).requires_grad_()
+        x = data(device, *shape, inputs).requires_grad_()
+        first = torch.autograd.grad(F.linear(x, weight).pow(2).sum(), [x, weight], create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.pow(2).sum() for g in first), [x, weight])])
+    return found

@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 
 
@@ -23,8 +24,22 @@ library = torch.library.Library("gt_test_parts", "DEF")
 library.define("squared(Tensor x) -> Tensor")
 library.impl("squared", lambda x: x * x, "CompositeImplicitAutograd")
 
+library.define("shifted(Tensor x) -> Tensor")
+
+
+@torch.library.impl(library, "shifted", "CPU")
+def _(x):
+    return x + 1
+
+
+@torch.library.custom_op("gt_test::sines", mutates_args=(), device_types="cpu")
+def sines(x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.sin(x.numpy()))
+
+
 x = torch.arange(3.0, requires_grad=True)
 torch.ops.gt_test_parts.squared(scaled(x, 3.0)).sum().backward()
 y = torch.zeros(2, 3)
 shift(y[1])
 print(x.grad, torch.ops.gt_test.scaled(x, 2.0), y)
+print(torch.ops.gt_test_parts.shifted(y), sines(y))

@@ -38,6 +38,7 @@ for number, warn in enumerate(
         lambda: nn.LSTM(2, 2, dropout=0.5),
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 4), 1),
         lambda: torch.range(0, 2),
+        lambda: x.to(torch.complex64).to(torch.float64),
         lambda: torch.jit.trace(lambda x: x if x.sum() > 0 else -x, x),
         lambda: float(torch.ones(1, requires_grad=True)),
         # of the worker's: kernels, at their first run, which the fetch tells
