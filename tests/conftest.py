@@ -13,6 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import torch
+
+from gt.config import settings
+
+if settings().worker_threads:  # on both sides: sums go by it
+    torch.set_num_threads(settings().worker_threads)
 
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]
