@@ -10,7 +10,7 @@ WATCH_S = 0.25
 
 def unreachable(address: str, error: OSError) -> ConnectionLostError:
     why = error.strerror or error
-    return ConnectionLostError(f"{address}: cannot be reached: {why}. Is `gt serve --address {address}` running?")
+    return ConnectionLostError(f"{address}: tried to connect: {why}. Is `gt serve --address {address}` running?")
 
 
 def unanswered(address: str, timeout_s: float) -> ConnectionLostError:
