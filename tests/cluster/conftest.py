@@ -50,6 +50,41 @@ def alive(pid: int) -> bool:
         return False
 
 
+def start(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-c", source, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """Let it go past its `input()`."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    found = process.stdout.readline().strip()
+    if not found:
+        assert process.stderr is not None
+        raise AssertionError(process.stderr.read())
+    return found
+
+
+LOSS = """
+import gt, time
+x = gt.ones(3)
+print(x.sum().item())
+try:
+    for _ in range(1000):
+        (x * 2).sum().item()
+        time.sleep(0.02)
+except Exception as error:
+    print(type(error).__name__, str(error).replace(chr(10), " "))
+"""
+
+
 @dataclass
 class Service:
     address: str

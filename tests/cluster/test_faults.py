@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Service, alive, children, eventually, serving
-from tests.cluster.test_service import LOSS, line, start
+from tests.cluster.conftest import LOSS, Service, alive, children, eventually, line, serving, start
 from tests.conftest import Run
 
 

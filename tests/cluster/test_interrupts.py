@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import Service
-from tests.cluster.test_service import line, start
+from tests.cluster.conftest import Service, line, start
 
 LOOPS = {
     "a chain": """
