@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from gt import loader, places, ported, stand_ins
+from gt import places, ported, stand_ins
+from gt.client import randomness
 
 
 class Mirror(ModuleType):
@@ -40,7 +41,8 @@ class Mirror(ModuleType):
 
 
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
-    """What `mirror.name` is, `mirror` standing for the torch module `real`."""
+    """What `mirror.name` is, `mirror` standing for the torch module `real`. A program that asks is a ported one."""
+    randomness.join()
     override = ported.OVERRIDES.get(real.__name__, {})
     if name in override:
         return override[name]
@@ -80,6 +82,5 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
     places.install()
-    loader.install()
     ported.install()
     sys.meta_path.append(Finder())

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.utils import prune
 
 from gt import places, stand_ins
-from gt.client import graphs, query
-from gt.loader import SAMPLERS, DataLoader, random_split, session_randomness
+from gt.client import graphs
+from gt.loader import DataLoader
 from gt.places import REMOTE, default_device, placed, placing, placing_kind, sent
 
 FACTORIES = {
@@ -176,64 +175,11 @@ def _set_default_tensor_type(t: Any) -> None:
     torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
 
 
-def _get_rng_state() -> torch.Tensor:
-    return torch.remote.get_rng_state()  # type: ignore[attr-defined,no-any-return]
-
-
-def _set_rng_state(new_state: torch.Tensor) -> None:
-    if torch.remote.get_rng_state().shape == torch.default_generator.get_state().shape:  # type: ignore[attr-defined]
-        torch.Generator().set_state(new_state.cpu())  # which looks at it
-    torch.remote.set_rng_state(new_state)  # type: ignore[attr-defined]
-
-
-class DefaultGenerator(torch.Generator):
-    """`torch.default_generator`: the session's, for whoever seeds it, keeps its state, or draws from it by name.
-
-    What is drawn from it on the CPU is its own, of the same seed.
-    """
-
-    def manual_seed(self, seed: int) -> torch.Generator:
-        return _manual_seed(seed)
-
-    def seed(self) -> int:
-        return torch.seed()
-
-    def initial_seed(self) -> int:
-        return torch.initial_seed()
-
-    def get_state(self) -> torch.Tensor:
-        return _get_rng_state()
-
-    def set_state(self, new_state: torch.Tensor) -> torch.Generator:
-        _set_rng_state(new_state)
-        return super().set_state(new_state)
-
-
-DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch.Generator.__module__, torch.Generator.__qualname__
-_default_generator = DefaultGenerator()
-query.session_generators.add(_default_generator._cdata)  # type: ignore[attr-defined]
-
-
-@functools.wraps(torch.manual_seed)
-def _manual_seed(seed: Any) -> torch.Generator:
-    torch.manual_seed(seed)
-    return torch.Generator.manual_seed(_default_generator, int(seed))
-
-
 @stand_ins.extends(torch.quasirandom.SobolEngine)
 class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn):
-    """It scrambles by the session's numbers, and its points are on the device."""
+    """Its points are on the device."""
 
-    __init__ = _within(session_randomness, torch.quasirandom.SobolEngine.__init__)
     draw = _moved(torch.quasirandom.SobolEngine.draw)
-
-
-RANDOM = {
-    "default_generator": _default_generator,
-    "manual_seed": _manual_seed,
-    "get_rng_state": _get_rng_state,
-    "set_rng_state": _set_rng_state,
-}
 
 
 @contextlib.contextmanager
@@ -269,7 +215,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "Generator": stand_ins.Generator,
         "Tensor": stand_ins.Tensor,
         **stand_ins.TENSOR_TYPES,
-        **RANDOM,
         "autocast": _autocast,
         **{name: placing(getattr(torch, name)) for name in LIKE},
         **{name: placing_kind(getattr(torch, name)) for name in AUTOCAST_STATE},
@@ -282,16 +227,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "torch.quantization": {name: value for name, value in QUANTIZATION.items() if hasattr(torch.quantization, name)},
     "torch.quasirandom": {"SobolEngine": SobolEngine},
     "torch.testing": {"make_tensor": placing(torch.testing.make_tensor)},
-    "torch.random": {**RANDOM, "fork_rng": _fork_rng},
+    "torch.random": {"fork_rng": _fork_rng},
     "torch.jit": {"load": _load_script, "script": _script},
     "torch.nn.init": {"sparse_": _within(default_device, torch.nn.init.sparse_)},
-    "torch.nn.utils.prune": {"random_structured": _within(session_randomness, prune.random_structured)},
     "torch.serialization": {"load": _load},
     "torch.utils.dlpack": DLPACK,
-    "torch.utils.data": {"DataLoader": DataLoader, "random_split": random_split, **SAMPLERS},
+    "torch.utils.data": {"DataLoader": DataLoader},
     "torch.utils.data.dataloader": {"DataLoader": DataLoader},
-    "torch.utils.data.dataset": {"random_split": random_split},
-    "torch.utils.data.sampler": SAMPLERS,
 }
 for _module, _names in FACTORIES.items():
     for _name in _names:

@@ -23,7 +23,7 @@ from gt.client import (
     linear,
     modules,
     parts,
-    record,
+    randomness,
     scripts,
     sparse,
     special,
@@ -34,7 +34,6 @@ from gt.client import (
 from gt.client.kernels import Kernel, kernel
 from gt.client.query import query
 from gt.wire import instructions as wire
-from gt.wire.shared import inline
 
 _libraries: list[torch.library.Library] = []
 """Kernels live as long as the library object that registered them."""
@@ -58,19 +57,17 @@ class Backend(_DummyBackendModule):
         return [torch.bfloat16, torch.float16]
 
     def manual_seed(self, seed: int) -> None:
-        record.record(wire.Seed(int(seed) & 0xFFFF_FFFF_FFFF_FFFF))
+        randomness.seed_worker(int(seed))
 
     manual_seed_all = manual_seed
 
     def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
         """The state of the session's generator, as uint8 on the CPU."""
-        _, state = current.session().ask(wire.GetRandomState)
-        return torch.frombuffer(bytearray(inline(state)), dtype=torch.uint8)
+        randomness.to_worker()
+        return randomness.worker_state()
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
-        with record.lock:
-            record.frames.append(record.bytes_of(new_state.cpu()))
-            record.segment.append(wire.SetRandomState(len(record.frames) - 1))
+        randomness.set_worker_state(new_state.cpu())
 
     def get_rng_state_all(self) -> list[torch.Tensor]:
         return [self.get_rng_state()]

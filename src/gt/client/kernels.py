@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import increment_version
 from torch.utils import deterministic
 
-from gt.client import calls, doubts, record, session, sites, trials
+from gt.client import calls, doubts, randomness, record, session, sites, trials
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
 from gt.client.lifting import lift, lifted
 from gt.client.query import query, with_generator
@@ -36,7 +36,20 @@ def kernel(op: OpOverload) -> Kernel:
         return _two_operand_kernel(general, cache)
     if op._schema.name.startswith("aten::_foreach_") and op._schema.is_mutable:
         return _counting_kernel(general)
+    if randomness.draws(op):
+        return _drawing_kernel(general)
     return _filling_kernel(general) if op._schema.name in UNINITIALIZED else general
+
+
+def _drawing_kernel(general: Kernel) -> Kernel:
+    """For the operators that take numbers from the session's generator, where they are given no other."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("generator") is None and not (args and isinstance(args[-1], torch.Generator)):
+            randomness.to_worker()
+        return general(*args, **kwargs)
+
+    return run
 
 
 UNINITIALIZED = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls, current, geometry, record, sites, sparse
+from gt.client import calls, current, geometry, randomness, record, sites, sparse
 from gt.client.calls import OpOverload
 from gt.client.lifting import lift, lifted
 from gt.wire import instructions as wire
@@ -108,14 +108,11 @@ def _value(value: Any) -> Any:
     return complex(value.real, value.imag) if isinstance(value, wire.Complex) else value
 
 
-session_generators: set[int] = set()
-"""Addresses of generators that stand for the session's own."""
-
-
 def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A call with a generator of the client's: its state travels there and back, so that both sides agree."""
     generator: torch.Generator = kwargs["generator"]
-    if generator._cdata in session_generators:  # type: ignore[attr-defined]
+    if randomness.is_default(generator):
+        randomness.to_worker()
         return query(op, args, {**kwargs, "generator": None})
     state = generator.get_state().to("remote")
     result = query(op, args, {**kwargs, "generator": calls.GeneratorState(state)})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls
+from gt.client import calls, randomness
 from gt.client.calls import OpOverload
 
 Tensor = torch.Tensor
@@ -75,8 +75,7 @@ def fails(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
         return True
     sizes = {n for t in calls.tensors_in((*args, *kwargs.values())) for n in t.shape if n > 1}
     small = {0: 0, 1: 1} | {n: rank for rank, n in enumerate(sorted(sizes), 2)}
-    draws = torch.Tag.nondeterministic_seeded in op.tags
-    untouched = torch.random.fork_rng(devices=[]) if draws else contextlib.nullcontext()
+    untouched = randomness.aside() if randomness.draws(op) else contextlib.nullcontext()
     try:
         with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes(), untouched:
             op(*[_standing_for(a, small) for a in args], **{k: _standing_for(v, small) for k, v in kwargs.items()})

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gt.client import calls, counting, geometry, record, sites
+from gt.client import calls, counting, geometry, randomness, record, sites
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
 from gt.client.lifting import lifted
@@ -50,6 +50,8 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         if _wants_parts() or (recurrent and torch.is_autocast_enabled("remote")) or counting.wants_parts(op, args, kwargs):
             return parts(*args, **kwargs)
         args = tuple(lifted(op, args))
+        if randomness.draws(op) and _drops(op, args, kwargs):
+            randomness.to_worker()
         tensors = calls.tensors_in((*args, *kwargs.values()))
         wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
         if not (wanted and torch.is_grad_enabled()):
@@ -59,6 +61,12 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         return results if len(op._schema.returns) > 1 else results[0]
 
     return run
+
+
+def _drops(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call has dropout in it."""
+    given = {p.name: a for p, a in zip(op._schema.arguments, args, strict=False)} | kwargs
+    return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
 
 
 def _wants_parts() -> bool:
