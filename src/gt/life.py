@@ -147,7 +147,8 @@ def _flags() -> list[str]:
 
 def _search_path() -> tuple[list[str], list[str]]:
     """Where this process finds modules: where libraries are, and the folders of the user, which come last."""
-    users = {_resolved(""), _resolved(os.path.dirname(getattr(sys.modules["__main__"], "__file__", None) or ""))}
+    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    users = {_resolved(folder) for folder in ("", os.path.dirname(script), *_last)}
     entries = [entry for entry in sys.path if isinstance(entry, str)]
     first = [os.path.abspath(entry) for entry in entries if _resolved(entry) not in users]
     last = [os.path.abspath(entry) for entry in entries if _resolved(entry) in users - {None}]
@@ -166,6 +167,7 @@ def _resolved(entry: str) -> str | None:
 ends: list[int] = []
 """Descriptors that can be read from once this process is to end. None in a process that a user started."""
 _last: list[str] = []
+"""The folders of the user, of whose program this process is a part."""
 
 
 def begin() -> None:
