@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 
 def _is_server() -> bool:
     """Whether this process is a dispatcher, a worker or the `gt` command, which have no use for the device."""

@@ -7,17 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 
+from gt import __version__, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
-from gt.worker import parent, waiting
-
-VERSION = "0.1.0"
+from gt.worker import waiting
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="gt", description="PyTorch whose tensors live on a shared pool of workers.")
-    top.add_argument("--version", action="version", version=f"gt {VERSION}")
+    top.add_argument("--version", action="version", version=f"gt {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _serve_arguments(commands.add_parser("serve", help="run a dispatcher and local workers"))
     _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
@@ -31,7 +30,7 @@ def _serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--workers", type=_count, help="local workers (default: one a visible GPU, else one)")
     serve.add_argument("--device", help="their device, as in torch.device (default: cuda where there is one, else cpu)")
     serve.add_argument("--data", nargs="*", metavar="DIR", help="folders that workers may read and write (default: GT_DATA)")
-    serve.add_argument("--embedded", type=int, metavar="PID", help=argparse.SUPPRESS)
+    serve.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
 
 
 def _count(text: str) -> int:
@@ -46,7 +45,6 @@ def _worker_arguments(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--name", help="how messages name this worker (default: host and process id)")
     worker.add_argument("--data", nargs="*", metavar="DIR", help="folders that it may read and write (default: GT_DATA)")
     worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
-    worker.add_argument("--parent", type=int, metavar="PID", help=argparse.SUPPRESS)
 
 
 def _log_arguments(show: argparse.ArgumentParser) -> None:
@@ -80,8 +78,7 @@ def _serve(given: argparse.Namespace) -> int:
     gpus = service.visible_gpus()
     count = given.workers if given.workers is not None else max(1, len(gpus))
     devices = [given.device or (f"cuda:{gpus[i % len(gpus)]}" if gpus else "cpu") for i in range(count)]
-    embedded = given.embedded is not None
-    service.serve(given.address, devices, None if embedded else _folders(given.data), given.embedded, quiet=embedded)
+    service.serve(given.address, devices, None if given.embedded else _folders(given.data), given.embedded)
     return 0
 
 
@@ -95,8 +92,7 @@ def _folders(given: list[str] | None) -> list[str]:
 
 
 def _worker(given: argparse.Namespace) -> int:
-    if given.parent is not None:
-        parent.end_with(given.parent)
+    life.end_with_starter()
     waiting.leave_room(settings().worker_threads)
     from gt.worker import server  # late import: torch, which no other command needs
 

@@ -43,6 +43,21 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def embedded(folder: Path, role: str = "serve") -> list[int]:
+    """Process ids of the services, or the workers, of clients whose TMPDIR is `folder`. They are no children of theirs."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            own = any(a.startswith(b"ipc://%s/" % os.fsencode(folder)) for a in arguments)
+            if own and role.encode() in arguments and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
 def alive(pid: int) -> bool:
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.cluster.conftest import LOSS, Service, alive, children, eventually, go_on, line, start
+from tests.cluster.conftest import LOSS, Service, alive, children, embedded, eventually, go_on, line, start
 from tests.conftest import Run
 
 
@@ -82,7 +82,7 @@ def test_an_embedded_service_ends_with_a_client_that_is_killed(tmp_path: Path) -
     hold = "import gt, time\nprint(gt.ones(2).sum().item())\ntime.sleep(60)"
     client = start(hold, TMPDIR=str(tmp_path))
     assert line(client) == "2.0"
-    (service,) = children(client.pid)
+    (service,) = embedded(tmp_path)
     (worker,) = children(service)
     client.kill()
     client.wait()
@@ -102,7 +102,7 @@ def test_an_embedded_service_ends_with_a_client_that_exits(tmp_path: Path, run_p
 def test_an_embedded_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path) -> None:
     client = start(LOSS, TMPDIR=str(tmp_path))
     assert line(client) == "3.0"
-    (service,) = children(client.pid)
+    (service,) = embedded(tmp_path)
     (worker,) = children(service)
     os.kill(worker, signal.SIGKILL)
     began = time.monotonic()
@@ -127,7 +127,7 @@ except WorkerLostError as error:
         TMPDIR=str(tmp_path),
     )
     assert line(client) == "3.0"
-    (service,) = children(client.pid)
+    (service,) = embedded(tmp_path)
     (worker,) = children(service)
     os.kill(worker, signal.SIGKILL)
     eventually(lambda: not alive(service))

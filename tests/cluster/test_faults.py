@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import LOSS, Service, alive, children, eventually, line, serving, start
+from tests.cluster.conftest import LOSS, Service, alive, children, embedded, eventually, line, serving, start
 from tests.conftest import Run
 
 
@@ -238,9 +238,9 @@ def test_an_embedded_service_finds_a_place_for_its_socket_where_the_temporary_fo
 @pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1, 0.3, 1.0])
 def test_a_client_that_is_killed_while_its_service_starts_leaves_nothing(after_s: float, tmp_path: Path) -> None:
     client = start("import gt, time\ngt.ones(3).sum().item()\ntime.sleep(60)", TMPDIR=str(tmp_path))
-    eventually(lambda: bool(children(client.pid)), 30)
+    eventually(lambda: bool(embedded(tmp_path)), 30)
     time.sleep(after_s)
-    (service,) = children(client.pid)
+    (service,) = embedded(tmp_path)
     workers = children(service)
     client.kill()
     client.wait()

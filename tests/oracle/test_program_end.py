@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
 from tests.conftest import Run, side_by_side
 
@@ -36,6 +39,58 @@ time.sleep(0.2)
 def test_nothing_is_said_of_tensors_that_outlive_the_program(run_python: Run) -> None:
     for run in side_by_side(*(partial(run_python, LEFT_ALIVE + end) for end in ("", "sys.exit()"))):
         assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+AT_EXIT = """
+import atexit, queue, sys, threading, weakref
+
+class Kept: pass
+kept, steps = Kept(), queue.Queue()
+
+def compute(name):
+    x = torch.linalg.svd(torch.ones(3, 5) * len(name))[1][0]
+    print(name, x.item(), torch.nn.functional.conv1d(torch.ones(1, 1, 5), torch.ones(1, 1, 3)).sum().item(), flush=True)
+
+def save():
+    while True:
+        print("saved", (torch.ones(2) * steps.get()).sum().item(), flush=True)
+        steps.task_done()
+
+def finish():
+    steps.put(21)
+    steps.join()
+    sys.exit(7)
+
+weakref.finalize(kept, compute, "finalizer")
+atexit.register(compute, "handler")
+atexit.register(lambda: [][0])
+atexit.register(finish)
+import gt as torch
+threading.Thread(target=save, daemon=True).start()
+atexit.register(compute, "later handler")
+print("end of main")
+"""
+
+
+def test_handlers_and_finalizers_of_before_the_import_compute_as_under_torch(run_python: Run) -> None:
+    plain = AT_EXIT.replace("import gt as torch", "import torch")
+    remote, local = side_by_side(lambda: run_python(AT_EXIT), lambda: run_python(plain))
+    assert remote.stdout == local.stdout
+    assert len(local.stdout.splitlines()) == 5
+    for run in (remote, local):
+        ends = [line for line in run.stderr.splitlines() if not line.startswith((" ", "Traceback", "Exception ignored"))]
+        assert (run.returncode, ends) == (0, ["SystemExit: 7", "IndexError: list index out of range"])
+
+
+def test_the_instruction_log_of_a_program_that_has_ended_has_all_of_it(tmp_path: Path, run_python: Run) -> None:
+    log = tmp_path / "log"
+    early = "import atexit\natexit.register(lambda: torch.ones(2).exp())\n"
+    run = run_python(
+        early + "import gt as torch\nx = torch.ones(2)\nfor _ in range(3000): x = x * 2", GT_INSTRUCTION_LOG=str(log)
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    done = [entry["op"] for line in log.read_text().splitlines() if (entry := json.loads(line))["kind"] == "Op"]
+    assert Counter(done) == {"aten::ones": 2, "aten::mul.Tensor": 3000, "aten::exp": 1}
 
 
 def test_a_destructor_that_computes_when_the_session_has_ended_is_told_so(run_python: Run) -> None:

@@ -6,7 +6,6 @@ imported.
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -22,6 +21,8 @@ from gt.wire import instructions as wire
 from gt.wire.transport import connect
 
 START_TIMEOUT_S = 60.0
+LOG_S = 10.0
+"""How long a program that ends waits for what it has recorded to be executed, and so to stand in the instruction log."""
 DRAIN_S = 1.0
 """An idle client takes in what has arrived this often, in seconds."""
 
@@ -131,6 +132,8 @@ def _after_fork() -> None:
 def close() -> None:
     """End the session and the embedded service, if any."""
     if Process.session is not None:
+        if settings().instruction_log and early.is_running():
+            Process.session.finish(LOG_S)
         Process.session.close()
         Process.session = None
         forget_recorded()
@@ -147,4 +150,4 @@ def _end() -> None:
 
 record.Flush.send = _flush
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_end)
+ending.Last(_end)

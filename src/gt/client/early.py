@@ -27,6 +27,10 @@ def take() -> embedded.Embedded:
     return Early.service
 
 
+def is_running() -> bool:
+    return Early.service is not None
+
+
 def stop() -> None:
     if Early.service is not None:
         Early.service.stop()

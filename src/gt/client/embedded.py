@@ -1,27 +1,29 @@
-"""The embedded service: a dispatcher and its workers as child processes, over a private socket, ending with the client."""
+"""The embedded service: a dispatcher and its workers over a private socket, ending with the client."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import BinaryIO
 
+from gt import life
 from gt.errors import StartError
 from gt.wire import addresses
 
 TAIL_BYTES = 2000
+LOOK_S = 0.005
+STOP_TIMEOUT_S = 5.0
 MAX_FOLDER_BYTES = 107 - len("/gt-12345678/socket.workers~")
 
 
 class Embedded:
     """A service that this process started. Its folder, socket and processes end with this process."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], said: BinaryIO) -> None:
+    def __init__(self, folder: Path, process: life.Started, said: BinaryIO) -> None:
         self.folder = folder
         self.process = process
         self.said = said
@@ -34,11 +36,10 @@ class Embedded:
         deadline = time.monotonic() + timeout_s
         path = addresses.path(self.address)
         while not path.exists():
-            if self.process.poll() is not None:
-                raise StartError(f"the embedded service ended with code {self.process.returncode}:\n{self._said()}")
+            if self.process.ended(LOOK_S):
+                raise StartError(f"the embedded service ended:\n{self._said()}")
             if time.monotonic() > deadline:
                 raise StartError(f"the embedded service did not start within {timeout_s:g} s:\n{self._said()}")
-            time.sleep(0.005)
 
     def _said(self) -> str:
         self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -47,16 +48,12 @@ class Embedded:
     def leave(self) -> None:
         """In a forked child: the service is its parent's."""
         self.said.close()
-        self.process.returncode = 0  # so that nobody waits for it here, or warns that it runs
+        self.process.leave()
 
     def stop(self) -> None:
         if self.owner != os.getpid():
             return
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        self.process.stop(STOP_TIMEOUT_S)
         for line in self._said().splitlines():
             if line.startswith("gt: GT_"):  # about a setting, such as a log that could not be written to its end
                 print(line, file=sys.stderr)
@@ -80,14 +77,9 @@ def _place() -> str:
 def start() -> Embedded:
     """Start the service and return at once; `wait_ready` waits for it."""
     folder = Path(tempfile.mkdtemp(prefix="gt-", dir=_place()))
-    command = [sys.executable, "-m", "gt", "serve", "--embedded", str(os.getpid()), "--address", _address(folder)]
     said = (folder / "said").open("w+b")
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=said,
-        stderr=said,
-        env={**os.environ, "GT_ROLE": "dispatcher"},
-        start_new_session=True,
-    )
+    try:
+        process = life.start(["serve", "--embedded", "--address", _address(folder)], "dispatcher", said, detached=True)
+    except OSError as error:
+        raise StartError(f"the embedded service did not start: {sys.executable}: {error.strerror}") from None
     return Embedded(folder, process, said)

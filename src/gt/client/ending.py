@@ -1,10 +1,19 @@
-"""The end of a program: threads that go on leave at their next operation. Python would end them in the midst of C++."""
+"""The end of a program: the session ends last, when all handlers and finalizers that may use tensors have been called.
+
+Threads that go on then leave at their next operation: Python would end them in the midst of C++.
+"""
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
 
 GRACE_S = 0.05
 """How long a program that ends waits for the threads that nobody waits for to come to their next operation."""
@@ -16,6 +25,47 @@ class End:
     """The program's. What is left of it then are threads that nobody waits for, and destructors."""
 
     reached = False
+
+
+class Last:
+    """`Last(action)` does `action` when Python has called all handlers of `atexit`, those too that came before this one.
+
+    Python calls them last in, first out. Only when it has called all does it let go of them: so not the call counts, but the
+    end of what was called. A program that clears its handlers has not ended.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._called = False
+        self._kernels: list[weakref.finalize[[], Any]] = []
+        atexit.register(self)
+
+    def __call__(self) -> None:
+        self._called = True
+        self._kernels = keep_kernels()
+
+    def __del__(self) -> None:
+        if not self._called and not threading.main_thread().is_alive():  # registered by a handler, too late to be called
+            self()
+        if self._called:
+            self._action()
+            take_back(self._kernels)
+
+
+def keep_kernels() -> list[weakref.finalize[[], Any]]:
+    """Kernels that Python code registered stay for now: `weakref` would take them back before handlers that may compute."""
+    finalizers = [*getattr(weakref.finalize, "_registry", ())]
+    kept = [f for f in finalizers if (found := f.peek()) and isinstance(found[0], torch.library.Library)]
+    for finalizer in kept:
+        finalizer.atexit = False
+    return kept
+
+
+def take_back(kernels: list[weakref.finalize[[], Any]]) -> None:
+    for finalizer in reversed(kernels):
+        if found := finalizer.detach():
+            _, function, arguments, named = found
+            function(*arguments, **named)
 
 
 def leave() -> None:

@@ -211,6 +211,17 @@ class Session:
             finally:
                 record.lock.release()
 
+    def finish(self, timeout_s: float) -> None:
+        """Wait until all that was recorded has been executed; no longer than `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        with record.lock:
+            try:
+                self.flush()
+                while self.done < self.seq and (left := deadline - time.monotonic()) > 0:
+                    self._receive(left)
+            except GTError:
+                pass  # what it had is gone, and the program ends
+
     def leave_to_parent(self) -> None:
         """In a forked child: the conversation is the parent's, and is to end with the parent."""
         self.closed = True

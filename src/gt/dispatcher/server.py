@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -31,13 +31,18 @@ class Server:
         self.log = log
         self.heartbeat_s = heartbeat_s
 
-    def run(self, alive: Callable[[], bool]) -> None:
+    def run(self, alive: Callable[[], bool], ends: Sequence[int] = ()) -> None:
+        """Serve until `alive` says no, or one of the descriptors `ends` can be read from."""
         poller = select.poll() if isinstance(self.clients.poll, int) else zmq.Poller()
         poller.register(self.clients.poll, zmq.POLLIN)
         poller.register(self.workers.poll, zmq.POLLIN)
+        for end in ends:
+            poller.register(end, zmq.POLLIN)
         beat = time.monotonic()
         while True:
             ready = poller.poll(math.ceil(max(0.0, beat - time.monotonic()) * 1000))
+            if any(handle in ends for handle, _ in ready):
+                return
             for handle, _ in ready:
                 self._take_in(handle)
             if time.monotonic() >= beat:

@@ -7,11 +7,11 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
 
+from gt import life
 from gt.config import settings
 from gt.dispatcher.core import Dispatcher, Expect
 from gt.dispatcher.log import InstructionLog
@@ -37,19 +37,17 @@ def visible_gpus() -> list[int]:
     return list(range(min(present, len(list(named)))))
 
 
-def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[subprocess.Popen[bytes]]:
-    """One child process a device; they end with this process."""
-    started = []
-    for index, device in enumerate(devices):
-        command = [sys.executable, "-m", "gt", "worker", "--connect", address, "--device", device]
-        command += ["--name", f"worker{index}", "--parent", str(os.getpid())]
-        command += ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
-        started.append(subprocess.Popen(command, env={**os.environ, "GT_ROLE": "worker"}, start_new_session=True))
-    return started
+def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[life.Started]:
+    """One process a device; they end with this process."""
+    files = ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
+    return [
+        life.start(["worker", "--connect", address, "--device", device, "--name", f"worker{index}", *files], role="worker")
+        for index, device in enumerate(devices)
+    ]
 
 
-def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent: int | None, quiet: bool) -> None:
-    """Serve until SIGTERM or SIGINT, or until the process `parent` is no longer this one's parent.
+def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedded: bool) -> None:
+    """Serve until SIGTERM or SIGINT; `embedded`: until the program ends that started this process, or no worker is left.
 
     `data_dirs`: folders that workers may read and write; None (embedded): what this user may.
     """
@@ -58,48 +56,43 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, parent:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection a peer, a descriptor a large frame
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
     dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
-    heartbeat_s = min(values.heartbeat_s, PARENT_POLL_S) if parent else values.heartbeat_s
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what it runs in the background
             signal.signal(number, _end)
-    server = Server(address, dispatcher, log, heartbeat_s)
+    server = Server(address, dispatcher, log, values.heartbeat_s)
     workers = start_workers(address, devices, data_dirs)
-    if not quiet:
+    if not embedded:
         print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
     try:
-        server.run(lambda: _goes_on(parent, workers, server))
+        server.run(lambda: _goes_on(embedded, workers, server), life.ends)
     except Ended:
         pass
     finally:
         _ignore_signals()
         server.close()
         _stop(workers)
-        if parent is not None and address.startswith(addresses.IPC):
+        if embedded and address.startswith(addresses.IPC):
             shutil.rmtree(addresses.path(address).parent, ignore_errors=True)
 
 
-PARENT_POLL_S = 0.3
 STOP_TIMEOUT_S = 3.0
 
 
-def _goes_on(parent: int | None, workers: list[subprocess.Popen[bytes]], server: Server) -> bool:
-    for worker in [w for w in workers if w.poll() is not None]:
+def _goes_on(embedded: bool, workers: list[life.Started], server: Server) -> bool:
+    for worker in [w for w in workers if w.process.poll() is not None]:
         workers.remove(worker)
-        ended = f"gt: worker process {worker.pid} ended with code {worker.returncode}"
+        worker.leave()
+        ended = f"gt: worker process {worker.process.pid} ended with code {worker.process.returncode}"
         print(f"{ended}; {len(workers)} of this service are left", file=sys.stderr, flush=True)
     server.act(Expect(len(workers)))
-    return parent is None or (os.getppid() == parent and bool(workers or server.dispatcher.workers))
+    return not embedded or bool(workers or server.dispatcher.workers)
 
 
-def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+def _stop(workers: list[life.Started]) -> None:
     for worker in workers:
-        if worker.poll() is None:
-            worker.terminate()
+        worker.tell_to_end()
     for worker in workers:
-        try:
-            worker.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            worker.kill()
+        worker.stop(STOP_TIMEOUT_S)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
