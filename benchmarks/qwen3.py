@@ -73,6 +73,8 @@ def trainer(preset: Preset, device: str) -> Callable[[], float]:
         num_key_value_heads=preset.kv_heads,
         head_dim=preset.head_dim,
         intermediate_size=preset.intermediate,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
     )
     with torch.device(device):
         model = module.Qwen3(config)

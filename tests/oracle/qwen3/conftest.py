@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "qwen3"
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHON": sys.executable}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GT_WORKER_THREADS": "1"}  # as train.sh has it for a model this small
+ENVIRONMENT = {**ONE_THREAD, **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHON": sys.executable}
 Broken = Callable[..., Path]
 
 
