@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 
 import gt
 
-MODEL = Path(__file__).parent.parent / "examples" / "qwen3" / "model.py"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "qwen3"
 Row = tuple[str, float, float, float]
 Paired = Callable[[Callable[[], object], Callable[[], object], int], tuple[float, float]]
 
@@ -51,19 +52,18 @@ PRESETS = {
 MEMORY_BAR = 1.1
 
 
-def load_model(import_line: str) -> ModuleType:
-    """The example's model file with one import line changed, as a person would change it."""
-    source = MODEL.read_text().replace("import gt as torch", import_line)
-    module = ModuleType(f"qwen3_{abs(hash(import_line))}")
-    sys.modules[module.__name__] = module
-    exec(compile(source, str(MODEL), "exec"), module.__dict__)
-    return module
+def load_model() -> ModuleType:
+    """The example's model file, which runs where its weights are."""
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        return importlib.import_module("model")
+    finally:
+        sys.path.remove(str(EXAMPLE))
 
 
-def trainer(preset: Preset, import_line: str) -> Callable[[], float]:
+def trainer(preset: Preset, device: str) -> Callable[[], float]:
     """`preset.steps` training steps, ending with one fetch of the loss."""
-    module = load_model(import_line)
-    backend = gt if "gt" in import_line else torch
+    module = load_model()
     torch.manual_seed(0)
     config = module.Config(
         vocab_size=preset.vocabulary,
@@ -73,11 +73,14 @@ def trainer(preset: Preset, import_line: str) -> Callable[[], float]:
         num_key_value_heads=preset.kv_heads,
         head_dim=preset.head_dim,
         intermediate_size=preset.intermediate,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
     )
-    model = module.Qwen3(config)
+    with torch.device(device):
+        model = module.Qwen3(config)
+        ids = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
+        labels = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = backend.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
-    labels = backend.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
 
     def steps() -> float:
         for _ in range(preset.steps):
@@ -92,28 +95,28 @@ def trainer(preset: Preset, import_line: str) -> Callable[[], float]:
 
 
 def measure(preset: Preset, paired: Paired) -> list[Row]:
-    remote, local = trainer(preset, "import gt as torch"), trainer(preset, "import torch")
+    remote, local = trainer(preset, "remote"), trainer(preset, "cpu")
     for _ in range(2):
         a, b = remote(), local()
     if a != b:
         print(f"  (losses differ: {a!r} and {b!r})")
     first, second = paired(remote, local, preset.runs)
     rows = [(f"Qwen3 training step, {preset.name}", first / preset.steps, second / preset.steps, preset.bar)]
-    worker, alone = peak(preset.name, "import gt as torch"), peak(preset.name, "import torch")
+    worker, alone = peak(preset.name, "remote"), peak(preset.name, "cpu")
     return [*rows, (f"  peak memory of the worker, {preset.name}", float(worker), float(alone), MEMORY_BAR)]
 
 
-def peak(name: str, import_line: str) -> int:
+def peak(name: str, device: str) -> int:
     """Peak resident bytes of the process that holds the tensors, after three steps in a process of their own."""
-    command = [sys.executable, "-m", "benchmarks.qwen3", name, import_line]
+    command = [sys.executable, "-m", "benchmarks.qwen3", name, device]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def main(name: str, import_line: str) -> None:
-    steps = trainer(PRESETS[name], import_line)
+def main(name: str, device: str) -> None:
+    steps = trainer(PRESETS[name], device)
     for _ in range(3):
         steps()
-    stats: dict[str, Any] = gt.debug.stats() if "gt" in import_line else {}
+    stats: dict[str, Any] = gt.debug.stats() if device == "remote" else {}
     local = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(stats.get("peak_rss_bytes", local))
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Makes the virtual environment `.venv` with pinned versions; does nothing where it is up to date.
-# Sourced by ./run and ./test: leaves $PYTHON set.
+# Sourced by ./test and examples/qwen3/train.sh with the extras that they need ("example,dev"): leaves $PYTHON set.
+# A PYTHON that is set already is an environment of the user's own, and taken as it is.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-extras="$1"
 
 find_python() {
     for candidate in python3.13 python3.12 python3.11 python3; do
@@ -16,15 +15,21 @@ find_python() {
     exit 1
 }
 
-PYTHON="$PWD/.venv/bin/python"
-stamp=".venv/gt-$extras-$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum | cut -d' ' -f1)"
-if [ ! -e "$stamp" ]; then
+# $1: the top of the repository, $2: the extras
+set_up() {
+    local sum extra stamps=() base
+    sum="$(cat "$1/pyproject.toml" "$1/constraints.txt" "$1/scripts/setup.sh" | cksum | cut -d' ' -f1)"
+    for extra in ${2//,/ }; do stamps+=("$1/.venv/gt-$extra-$sum"); done
+    PYTHON="$1/.venv/bin/python"
+    if ls "${stamps[@]}" >/dev/null 2>&1; then return; fi
     base="$(find_python)"
-    echo "setting up .venv ($extras; a few minutes the first time)" >&2
-    if ! "$base" -m venv .venv >/dev/null; then
+    echo "setting up .venv ($2; a few minutes the first time)" >&2
+    if ! "$base" -m venv "$1/.venv" >/dev/null; then
         echo "'$base -m venv' failed: install Python's venv module (on Debian: apt-get install python3-venv)" >&2
         exit 1
     fi
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$extras]"
-    touch "$stamp"
-fi
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$1/constraints.txt" --editable "$1[$2]"
+    touch "${stamps[@]}"
+}
+
+[ -n "${PYTHON:-}" ] || set_up "$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" "$1"

@@ -1,14 +1,29 @@
-"""Folders: where a checkpoint lies, and outputs that appear whole or not at all."""
+"""Folders: where a checkpoint lies, and outputs that appear whole or not at all (docs/decisions/012-outputs.md)."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from problems import UserError
+from problems import UserError, read_json
+
+BESIDE_WEIGHTS = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_templates", "generation_config.json",
+)  # fmt: skip
+"""What lies beside the weights of a checkpoint."""
+CHECKPOINT = ("config.json", "model.safetensors", *BESIDE_WEIGHTS)
+PREPARED = ("chat.json", "train", "held_out")
+RECORD = "made_of.json"
+"""Says what a folder was made of; written last."""
+PARTIAL, REPLACED, REMOVED = ".partial-", ".replaced", ".removed"
+FOREIGN = {"lost+found"}
+"""What a file system keeps at its top."""
 
 
 def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
@@ -38,42 +53,138 @@ def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
         ) from None
 
 
-def check_output(out: Path, names: Collection[str]) -> None:
-    """Whether `out` can be written, before any work is spent on it: nothing but `names` may be in it already.
+def identity(name: str, revision: str | None) -> str:
+    """What a folder's record calls a model or a data set: its place, or its name on the hub."""
+    place = Path(name)
+    return str(place.resolve()) if place.exists() else f"{name}@{revision}" if revision else name
 
-    Raises UserError where it holds something else, OSError where it cannot be written.
+
+def shown(path: Path) -> str:
+    """A path as a person would write it here."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def check_output(out: Path, names: Sequence[str], made_of: Mapping[str, str], size_bytes: int = 0) -> None:
+    """Whether `names`, `size_bytes` long, can be written into `out`, before any work is spent on it.
+
+    Raises UserError where it cannot hold them or holds something else already, OSError where it cannot be written.
     """
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out}: a link to {os.readlink(out)}, where nothing is")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder")
-    others = sorted(path.name for path in out.iterdir() if path.name not in names) if out.exists() else []
-    if others:
-        raise UserError(f"{out}: holds {others[0]}, which would be lost; choose another --out")
-    partial = _partial(out)
-    partial.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial)
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_held(out, names, made_of)
+        trial = _partial(out)
+        trial.mkdir()
+        trial.rmdir()
+        free = shutil.disk_usage(out).free
+    finally:
+        if new:
+            out.rmdir()
+    if free < size_bytes:
+        raise UserError(f"{out}: takes {size_bytes / 1e6:,.1f} MB, and its disk has {free / 1e6:,.1f} MB left")
 
 
 @contextmanager
-def whole(out: Path, names: Collection[str]) -> Iterator[Path]:
-    """A folder to write `names` into. It becomes `out` when the block ends well, replacing it, and is removed otherwise."""
-    check_output(out, names)
+def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterator[Path]:
+    """A folder to write some of `names` into; they become those of `out` when the block ends well, and are removed otherwise.
+
+    They are written inside `out`, so that it may be a mount point, a link or the working directory, and moved when they
+    are complete. Where that fails they stay, and the UserError says where. The first of `names` leaves first and comes
+    last: a reader finds the old files, the new ones, or none that says what they are.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
     partial = _partial(out)
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            old = out.with_name(out.name + ".replaced")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(out, old)
-            os.replace(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _alone_in(out):
+        for left in out.glob(f"{PARTIAL}*"):
+            if not (left / RECORD).exists():  # of a run that was killed
+                shutil.rmtree(left)
+        try:
+            partial.mkdir()
+            yield partial
+            _complete(partial, made_of)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if new:
+                with suppress(OSError):  # another run has written there meanwhile
+                    out.rmdir()
+            if isinstance(error, OSError):
+                raise UserError(f"{out}: cannot be written: {error}") from None
+            raise
+        try:
+            _check_held(out, names, made_of, mine=partial)
+            _put_in_place(partial, out, (RECORD, *names))
+        except (OSError, UserError) as error:
+            raise UserError(f"{out}: cannot be put in place ({error}); it is complete in {partial}") from None
 
 
 def _partial(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
+    return out / f"{PARTIAL}{os.getpid()}"
+
+
+def _check_held(out: Path, names: Sequence[str], made_of: Mapping[str, str], mine: Path | None = None) -> None:
+    """Raises UserError where `out` holds what may not be replaced: anything but what was made of the same before."""
+    held = {path.name for path in out.iterdir()} - FOREIGN - ({mine.name} if mine else set())
+    for name in sorted(held):
+        if name == REPLACED:
+            raise UserError(f"{out}: {name} in it is what an earlier run was replacing when it was cut off; put it back")
+        if name.startswith(PARTIAL) and (out / name / RECORD).exists():
+            raise UserError(f"{out}: {name} in it is what an earlier run made and could not put in place; move it away")
+    others = sorted(name for name in held - {*names, RECORD} if not name.startswith((PARTIAL, REMOVED)))
+    if held.intersection(names) and RECORD not in held:
+        others += sorted(held.intersection(names))
+    if others:
+        raise UserError(f"{out}: holds {others[0]}, which no earlier run wrote; choose another folder")
+    before = read_json(out / RECORD) if RECORD in held else made_of
+    for key, value in made_of.items():
+        if before.get(key) != value:
+            raise UserError(f"{out}: was made of the {key} {before.get(key)}, not of {value}; choose another folder")
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Waits while another run writes into `out`."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _complete(partial: Path, made_of: Mapping[str, str]) -> None:
+    """All that was written reaches the disk before anything that was there before is given up."""
+    (partial / RECORD).write_text(json.dumps(made_of, indent=2) + "\n")
+    for path in (*partial.rglob("*"), partial):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _put_in_place(partial: Path, out: Path, names: Sequence[str]) -> None:
+    """Old files out, new ones in; all goes back where one move fails."""
+    replaced, removed = out / REPLACED, out / REMOVED
+    shutil.rmtree(removed, ignore_errors=True)
+    replaced.mkdir()
+    moves = [(out / name, replaced / name) for name in names if (out / name).exists()]
+    moves += [(partial / name, out / name) for name in reversed(names) if (partial / name).exists()]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+        os.replace(replaced, removed)  # from here on it is no way back, but rubbish
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        replaced.rmdir()
+        raise
+    shutil.rmtree(removed, ignore_errors=True)
+    partial.rmdir()

@@ -5,19 +5,27 @@ python load_weights.py --model FOLDER_OR_NAME [--revision REVISION]
 
 from __future__ import annotations
 
+import os
+
 from problems import UserError, read_json
+
+if __name__ == "__main__" and os.environ.get("USE_PYTORCH") != "1":
+    import gt  # noqa: F401  early, as in train.py: its worker starts while the rest is being imported
 
 # isort: split
 import json
-import os
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import make_data
+import make_tiny
 import numpy as np
+import torch
+from config import Config
 from folders import resolve
-from model import Config, Qwen3, torch
+from model import Qwen3
 from options import parse
 from safetensors import SafetensorError, safe_open
 
@@ -32,14 +40,6 @@ class Entry:
     file: Path
     dtype: str
     shape: tuple[int, ...]
-
-
-def read_config(folder: Path) -> Config:
-    """Raises UserError or FileNotFoundError."""
-    try:
-        return Config.from_json(folder / "config.json")
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def entries(folder: Path) -> dict[str, Entry]:
@@ -95,8 +95,8 @@ def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> list[str]:
 
 
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors, file by file: under GT straight onto the worker, under PyTorch memory-mapped. Raises UserError."""
-    read_file = torch.files.load_safetensors if hasattr(torch, "files") else _read_mapped
+    """The tensors, file by file: straight onto GT's worker where the script imported gt, else memory-mapped. Raises UserError."""
+    read_file = sys.modules["gt"].files.load_safetensors if "gt" in sys.modules else _read_mapped
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted({found[name].file for name in names}):
         try:
@@ -113,7 +113,7 @@ def _read_mapped(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
 
 def load(folder: Path) -> Qwen3:
     """The model of a checkpoint folder, in the checkpoint's dtype. Raises UserError or FileNotFoundError."""
-    config = read_config(folder)
+    config = Config.from_json(folder / "config.json")
     with torch.device("meta"):
         model = Qwen3(config)
     found = entries(folder)
@@ -132,27 +132,30 @@ def load(folder: Path) -> Qwen3:
 def difference(model: Qwen3, folder: Path) -> float:
     """Largest relative difference of the logits from those of `transformers`, both in float32."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import torch as local  # late import: transformers runs on this machine's PyTorch, whatever the model runs on
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM  # late import: transformers takes seconds, and train.py has no use for it
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    device = next(model.parameters()).device
     # Loaded as it is stored and widened afterwards: in one go transformers would need half as much memory again.
     dtypes = {parameter.dtype for parameter in model.parameters()}
-    stored = dtypes.pop() if len(dtypes) == 1 else local.float32
+    stored = dtypes.pop() if len(dtypes) == 1 else torch.float32
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=stored).float().eval()
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 32))
-    with local.no_grad():
-        expected = reference(local.from_numpy(ids)).logits.numpy()
-        got = model.float()(torch.from_numpy(ids)).cpu().numpy()
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids)).logits.numpy()
+        got = model.float()(torch.from_numpy(ids).to(device)).cpu().numpy()
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
 def main() -> int:
-    given = parse(__doc__)
+    given = parse(__doc__, "load_weights.py")
     print("Step 1: Loading weights from HuggingFace...", flush=True)
+    if given.tiny_model:
+        make_tiny.make(Path(given.model), "qwen3", make_tiny.texts_of(make_data.rows()))
     folder = resolve(given.model, given.revision)
-    print(f"Model loaded. Vocab size: {read_config(folder).vocab_size}")
+    config = Config.from_json(folder / "config.json")
+    print(f"Model loaded. Vocab size: {config.vocab_size}")
     print("Converting weights to GT format...", flush=True)
     model = load(folder)
     count = sum(p.numel() for p in model.parameters())

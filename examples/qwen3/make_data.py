@@ -7,55 +7,19 @@ Every row is different. Facts recur under other phrasings, so that held-out rows
 
 from __future__ import annotations
 
+import problems  # noqa: F401  isort: skip
 import argparse
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 Row = dict[str, str]
-WORDS = [
-    "cat",
-    "dog",
-    "sun",
-    "map",
-    "red",
-    "sky",
-    "bed",
-    "cup",
-    "hat",
-    "pen",
-    "box",
-    "key",
-    "ant",
-    "bee",
-    "cow",
-    "egg",
-    "fig",
-    "gem",
-    "ink",
-    "jam",
-    "kit",
-    "leg",
-    "mud",
-    "net",
-    "oak",
-    "pig",
-    "rug",
-    "sea",
-    "toy",
-    "van",
-    "wax",
-    "yak",
-    "zoo",
-    "arm",
-    "bus",
-    "car",
-    "day",
-    "ear",
-    "fan",
-    "gas",
-]
+WORDS = (
+    "cat dog sun map red sky bed cup hat pen box key ant bee cow egg fig gem ink jam"
+    " kit leg mud net oak pig rug sea toy van wax yak zoo arm bus car day ear fan gas"
+).split()
 CAPITALS = {
     "France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Peru": "Lima", "Kenya": "Nairobi", "Norway": "Oslo",
     "Italy": "Rome", "Spain": "Madrid", "Cuba": "Havana", "Greece": "Athens", "Chile": "Santiago", "Ghana": "Accra",
@@ -128,14 +92,22 @@ def rows(count: int = 1000, seed: int = 0) -> list[Row]:
     return made
 
 
+def write(out: Path, count: int = 1000, seed: int = 0) -> None:
+    """Write the file whole: a run that reads it meanwhile sees the old one, which says the same."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.{os.getpid()}")
+    partial.write_text(json.dumps(rows(count, seed), indent=1) + "\n")
+    os.replace(partial, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(rows(given.rows, given.seed), indent=1) + "\n")
+    write(given.out, given.rows, given.seed)
     print(f"wrote {given.out}")
 
 

@@ -7,41 +7,22 @@ Seeded: the same call writes the same bytes.
 
 from __future__ import annotations
 
+import problems  # noqa: F401  isort: skip
 import argparse
 import json
 from pathlib import Path
 
 import numpy as np
+from chat import BUILT_IN
+from folders import CHECKPOINT, check_output, whole
 from make_data import rows
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen's tokenizers cut text before byte-level BPE (tokenizer.json of Qwen/Qwen3-1.7B)."""
-SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-CHAT_TEMPLATES = {
-    "qwen3": """{% for m in messages %}<|im_start|>{{ m.role }}
-{% if m.role == 'assistant' and loop.last %}<think>
-
-</think>
-
-{% endif %}{{ m.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking %}<think>
-
-</think>
-
-{% endif %}{% endif %}""",
-    "qwen2": "{% if messages[0].role != 'system' %}<|im_start|>system\n"
-    + SYSTEM
-    + """<|im_end|>
-{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
-{{ m.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}""",
-}
-"""What Qwen's own chat templates make of conversations without tools and reasoning."""
+MADE_OF = {"model": "tiny"}
 SIZES = {
     "vocab_size": 1024,
     "hidden_size": 128,
@@ -125,16 +106,28 @@ def make_weights(kind: str, config: dict[str, object], seed: int) -> dict[str, n
 
 
 def make(out: Path, kind: str, texts: list[str], seed: int = 0) -> None:
-    """Write the checkpoint folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write the checkpoint folder `out`, unless it is there. Raises UserError where `out` holds something else."""
     tokenizer = make_tokenizer(texts)
     config = make_config(kind, tokenizer)
-    tokenizer.save(str(out / "tokenizer.json"))
     about = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    about["chat_template"] = CHAT_TEMPLATES[kind]
-    (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(make_weights(kind, config, seed), out / "model.safetensors", {"format": "pt"})
+    about["chat_template"] = BUILT_IN[kind]
+    files = {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": (json.dumps(about, indent=2) + "\n").encode(),
+        "config.json": (json.dumps(config, indent=2) + "\n").encode(),
+        "model.safetensors": save(make_weights(kind, config, seed), {"format": "pt"}),
+    }
+    if all((out / name).is_file() and (out / name).read_bytes() == content for name, content in files.items()):
+        return
+    check_output(out, CHECKPOINT, MADE_OF)
+    with whole(out, CHECKPOINT, MADE_OF) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+def texts_of(data: list[dict[str, str]]) -> list[str]:
+    """What the tokenizer is trained on."""
+    return ["\n".join(map(str, row.values())) for row in data]
 
 
 def main() -> None:
@@ -144,7 +137,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="train the tokenizer on this data set (default: the tiny one)")
     given = parser.parse_args()
     data = json.loads(given.data.read_text()) if given.data else rows()
-    make(given.out, given.kind, ["\n".join(str(v) for v in row.values()) for row in data])
+    make(given.out, given.kind, texts_of(data))
     print(f"wrote {given.out}")
 
 

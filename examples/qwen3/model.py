@@ -1,85 +1,15 @@
 """Qwen3 (and Qwen2.5), complete: QK-norm, rotary positions, grouped-query attention, SwiGLU, tied embeddings.
 
-The one import decides where it runs: `import gt as torch` on GT's workers, `import torch` right here.
-Parameter names are those of the Hugging Face checkpoints.
+Ordinary PyTorch: it runs where its weights are, on GT's workers or right here. Parameter names are those of the
+Hugging Face checkpoints.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
-
-import gt as torch
-
-nn, F = torch.nn, torch.nn.functional
-
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes as in the checkpoint's config.json. The two flags are what tells Qwen2.5's attention from Qwen3's."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = True
-    max_position_embeddings: int = 40_960
-    qkv_bias: bool = False
-    qk_norm: bool = True
-
-    @classmethod
-    def from_json(cls, path: Path) -> Config:
-        """Read a config.json of model_type `qwen3` or `qwen2`. Raises ValueError naming the file and the key."""
-        found = _read_supported(path)
-        sizes = {f.name: found.get(f.name) for f in fields(cls) if f.name not in ("qkv_bias", "qk_norm")}
-        for field in fields(cls)[: len(sizes)]:
-            value = sizes[field.name]
-            if type(value) not in TYPES[field.type] or (field.type != "bool" and value <= 0):
-                raise ValueError(
-                    f"{path}: {field.name} is {value!r}, expected a positive {field.type}".replace("positive bool", "bool")
-                )
-        config = cls(**sizes, qkv_bias=found["model_type"] == "qwen2", qk_norm=found["model_type"] == "qwen3")
-        if config.num_attention_heads % config.num_key_value_heads:
-            raise ValueError(
-                f"{path}: {config.num_attention_heads} query heads cannot share {config.num_key_value_heads} kv heads"
-            )
-        if config.head_dim % 2:
-            raise ValueError(f"{path}: head_dim is {config.head_dim}, which cannot be rotated in halves")
-        return config
-
-
-TYPES = {"int": (int,), "float": (int, float), "bool": (bool,)}
-SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
-"""What this model file does not vary; a config.json that asks for something else is refused."""
-
-
-def _read_supported(path: Path) -> dict[str, Any]:
-    """The keys of a config.json, with `rope_theta` and `head_dim` where other keys say them."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    kind = found.get("model_type") if isinstance(found, dict) else None
-    if kind not in ("qwen3", "qwen2"):
-        raise ValueError(f"{path}: model_type is {kind!r}; this example runs 'qwen3' and 'qwen2'")
-    for key, value in SUPPORTED.items():
-        if found.get(key, value) != value:
-            raise ValueError(f"{path}: {key} is {found[key]!r}; this example runs {value!r} alone")
-    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise ValueError(f"{path}: scaled positions are not supported: {rope}")
-    found.setdefault("rope_theta", rope.get("rope_theta"))
-    heads = found.get("num_attention_heads")
-    if kind == "qwen2" and "head_dim" not in found and heads and isinstance(found.get("hidden_size"), int):
-        found["head_dim"] = found["hidden_size"] // heads
-    return found
+import torch
+import torch.nn.functional as F
+from config import Config
+from torch import nn
 
 
 class RMSNorm(nn.Module):

@@ -1,14 +1,22 @@
-"""What the pipeline can be told: one vocabulary for its three scripts, so that train.sh hands on what it was given.
+"""What the pipeline can be told: one vocabulary for its scripts, so that train.sh hands on what it was given.
 
-python options.py ...    checks arguments, before any work is done
+python options.py ...    checks arguments and folders, before any work is done
 """
 
 from __future__ import annotations
 
+import problems  # isort: skip
 import argparse
 import math
+import os
+import sys
 from pathlib import Path
 from typing import NoReturn
+
+from folders import CHECKPOINT, PREPARED, check_output, identity
+
+TINY = {"epochs": 16, "batch_size": 16, "lr": 3e-3}
+"""Other defaults, where no model is named."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -18,9 +26,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Every default is shown: the one that is said in the text, else the parser's own."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.help or ""
+        if "(default: " in told or action.default is argparse.SUPPRESS:
+            return told
+        default = "off" if action.default is False else action.default
+        tiny = f"; {TINY[action.dest]} for the tiny model" if action.dest in TINY else ""
+        return f"{told} (default: {default}{tiny})"
+
+
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**63 - 1}")
     return int(text)
 
 
@@ -34,52 +60,101 @@ def not_negative(text: str) -> float:
     return value
 
 
-def parse(description: str | None, *required: str, program: str | None = None) -> argparse.Namespace:
-    """The arguments of a script that cannot do without `required`; `prepared` and `out` are filled in."""
-    parser = _Parser(program, description=description, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    files = parser.add_argument_group("files").add_argument
-    files("--model", required=True, help="checkpoint folder, or a name on the Hugging Face hub")
-    files("--revision", help="commit, tag or branch of the model on the hub")
+def share(text: str) -> float:
+    value = not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share, from 0 to 1")
+    return value
+
+
+def name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("empty")
+    return os.path.expanduser(text)
+
+
+def path(text: str) -> Path:
+    return Path(name(text))
+
+
+def parser(description: str | None, program: str | None = None) -> argparse.ArgumentParser:
+    made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
+    files = made.add_argument_group("files").add_argument
+    files("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, made in --runs)")
+    files("--revision", help="commit, tag or branch of the model on the hub (default: main)")
     files(
-        "--data", required="data" in required, help="JSON or JSON-lines file, a folder, or the name of a data set on the hub"
+        "--data",
+        type=name,
+        help="JSON or JSON-lines file, a folder, or the name of a data set on the hub (default: a tiny one, made in --runs)",
     )
-    files("--data-revision", help="commit, tag or branch of the data set on the hub")
-    files("--runs", type=Path, default=Path("runs"), help="folder for what is made (default: runs)")
-    files("--prepared", type=Path, help="folder for the prepared rows (default: in --runs, named after data and model)")
-    files("--out", type=Path, help="folder for the trained checkpoint (default: in --runs, named after the model)")
+    files("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
+    files(
+        "--runs",
+        type=path,
+        default=Path(__file__).parent / "runs",
+        help="folder for what is made (default: runs, beside train.sh)",
+    )
+    files("--prepared", type=path, help="folder for the prepared rows (default: MODEL-DATA-prepared in --runs)")
+    files("--out", type=path, help="folder for the trained checkpoint (default: MODEL-DATA-tuned in --runs)")
 
-    data = parser.add_argument_group("data").add_argument
-    data("--rows", type=positive, default=1000, help="use this many rows, drawn by --seed (default 1000)")
-    data("--held-out", type=positive, default=50, help="rows kept from training (default 50)")
-    data("--max-tokens", type=positive, default=512, help="longest row (default 512)")
+    data = made.add_argument_group("data").add_argument
+    data("--rows", type=positive, default=1000, help="use this many rows, drawn by --seed")
+    data("--held-out", type=positive, default=50, help="rows kept from training")
+    data("--max-tokens", type=positive, default=512, help="longest row")
 
-    training = parser.add_argument_group("training").add_argument
-    training("--epochs", type=positive, default=3)
-    training("--batch-size", type=positive, default=2, help="rows of a micro-batch (default 2)")
-    training("--accumulate", type=positive, default=1, help="micro-batches of a step (default 1)")
-    training("--optimizer", choices=["adamw", "sgd"], default="adamw")
-    training("--lr", type=not_negative, default=1e-5)
-    training("--weight-decay", type=not_negative, default=0.0)
-    training("--clip", type=not_negative, default=1.0, help="largest norm of the gradients (default 1)")
-    training("--warmup", type=not_negative, default=0.05, help="share of the steps (default 0.05)")
+    training = made.add_argument_group("training").add_argument
+    training("--epochs", type=positive, default=3, help="times that every row is seen")
+    training("--batch-size", type=positive, default=2, help="rows of a micro-batch")
+    training("--accumulate", type=positive, default=1, help="micro-batches of a step")
+    training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="SGD has a momentum of 0.9")
+    training("--lr", type=not_negative, default=1e-5, help="highest learning rate")
+    training("--weight-decay", type=not_negative, default=0.0, help="of all parameters")
+    training("--clip", type=not_negative, default=1.0, help="largest norm of the gradients; 0: any")
+    training("--warmup", type=share, default=0.05, help="share of the steps in which the learning rate rises")
     training("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
-    training("--seed", type=int, default=0)
-    training("--max-steps", type=positive, help="stop after this many")
-    training("--log-every", type=positive, default=10, help="batches between two lines (default 10)")
-    training("--losses-out", type=Path, help="write every step's loss, one a line, to the last bit")
+    training("--seed", type=seed, default=0, help="of the rows that are drawn and of their order")
+    training("--max-steps", type=positive, help="stop after this many (default: when all epochs are done)")
+    training("--log-every", type=positive, default=10, help="batches between two lines")
+    training("--losses-out", type=path, help="write every step's loss, one a line, to the last bit (default: nowhere)")
     training("--no-eval", action="store_true", help="leave the held-out rows alone")
+    return made
 
-    given = parser.parse_args()
-    model, data_set = _stem(given.model), _stem(given.data or "data")
-    given.prepared = given.prepared or given.runs / f"{data_set}-{model}"
-    given.out = given.out or given.runs / f"{model}-tuned"
+
+def parse(description: str | None, program: str | None = None) -> argparse.Namespace:
+    """The arguments of a script, with every default filled in.
+
+    Beside them: `tiny_model` and `tiny_data` say which of the two are made here, `made_of` names model and data.
+    """
+    arguments = parser(description, program)
+    given = arguments.parse_args()
+    if given.model is None:
+        arguments.set_defaults(**TINY)
+        given = arguments.parse_args()
+    given.tiny_model, given.tiny_data = given.model is None, given.data is None
+    given.model = given.model or str(given.runs / "tiny-qwen3")
+    model = _stem(given.model)
+    data = given.prepared.resolve().name if given.prepared and given.tiny_data else _stem(given.data or "tiny-alpaca")
+    given.data = given.data or str(given.runs / "tiny-alpaca.json")
+    given.prepared = given.prepared or given.runs / f"{model}-{data}-prepared"
+    given.out = given.out or given.runs / f"{model}-{data}-tuned"
+    given.made_of = {
+        "model": "tiny" if given.tiny_model else identity(given.model, given.revision),
+        "data": "tiny" if given.tiny_data else identity(given.data, given.data_revision),
+    }
     return given
 
 
-def _stem(name: str) -> str:
-    return Path(name).resolve().name.removesuffix(".json").removesuffix(".jsonl")
+def _stem(place: str) -> str:
+    return Path(place).resolve().name.removesuffix(".json").removesuffix(".jsonl")
+
+
+def main() -> int:
+    about = "Qwen3 fine-tuning: load and verify weights, prepare data, train. See README.md beside train.sh."
+    given = parse(about, os.environ.get("PROGRAM", "./train.sh"))
+    check_output(given.prepared, PREPARED, given.made_of)
+    check_output(given.out, CHECKPOINT, given.made_of)
+    return 0
 
 
 if __name__ == "__main__":
-    parse("Qwen3 fine-tuning: load and verify weights, prepare data, train.", "data", program="train.sh")
+    sys.exit(main())

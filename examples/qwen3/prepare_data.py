@@ -3,7 +3,8 @@
     python prepare_data.py --data FILE_OR_FOLDER_OR_NAME --model FOLDER_OR_NAME [--prepared FOLDER]
 
 Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows end to end; -100 is no target),
-offsets.npy (int64, where each row begins, and the end) and rows.json, the rows as text. All of it or nothing.
+offsets.npy (int64, where each row begins, and the end) and rows.json, the rows as text; and chat.json, which says where
+an answer ends. All of it or nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import json
 import random
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import make_data
 import numpy as np
-from folders import check_output, resolve, whole
+from chat import END, PAD, START, Chat, Message, checksum, conversation, leaves_thinking_open
+from config import Config
+from folders import PREPARED, check_output, resolve, whole
 from options import parse
-from tokenizers import Tokenizer
 
 IGNORED = -100
-PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-OUTPUTS = {"train", "held_out"}
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,19 @@ class Row:
     instruction: str
     input: str
     output: str
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def turns(self) -> list[Message]:
+        """The conversation up to the answer."""
+        asked = self.instruction + (f"\n\n{self.input}" if self.input else "")
+        return conversation(self.system, self.history, asked)
 
-@dataclass(frozen=True)
-class Template:
-    """How a conversation is written. The prompt is masked; the loss covers the answer and its end."""
-
-    system: str
-    before_answer: str
-
-    def prompt(self, row: Row) -> str:
-        asked = row.instruction + (f"\n\n{row.input}" if row.input else "")
-        return f"{self.system}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{self.before_answer}"
-
-
-TEMPLATES = {
-    "qwen3": Template("", "<think>\n\n</think>\n\n"),
-    "qwen2": Template(
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n", ""
-    ),
-}
+    @property
+    def asked(self) -> list[str]:
+        """The texts of these turns."""
+        return [turn["content"] for turn in self.turns]
 
 
 def read_rows(name: str, revision: str | None) -> list[Row]:
@@ -107,41 +101,23 @@ def _read_repository(folder: Path) -> Iterable[object]:
 
 def checked(rows: Iterable[object], source: str) -> list[Row]:
     """Rows with the texts they need. Raises UserError naming the first that lacks one."""
-    found = []
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise UserError(f"{source}: row {number} is no object")
-        texts = {key: row.get(key, "" if key == "input" else None) for key in ("instruction", "input", "output")}
-        for key, text in texts.items():
-            if not isinstance(text, str):
-                raise UserError(f"{source}: row {number} has no text {key!r} (it is {text!r})")
-            if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UserError(f"{source}: row {number}: {key!r} holds half a character (a lone surrogate)")
-        found.append(Row(number, **texts))
-    return found
+    return [_checked(row, number, f"{source}: row {number}") for number, row in enumerate(rows, 1)]
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """A checkpoint's tokenizer. Raises UserError where it is not a Qwen tokenizer, FileNotFoundError where there is none."""
-    path = folder / "tokenizer.json"
-    path.stat()
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower type
-        raise UserError(f"{path}: not a tokenizer: {error}") from None
-    for token in (PAD, START, END):
-        if tokenizer.token_to_id(token) is None:
-            raise UserError(f"{path}: no token {token!r}: not a Qwen tokenizer")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def encode(row: Row, tokenizer: Tokenizer, template: Template) -> tuple[list[int], list[int]]:
-    """Ids and labels of a row. Prompt and answer are tokenised apart, so that no token spans both."""
-    prompt = tokenizer.encode(template.prompt(row), add_special_tokens=False).ids
-    answer = tokenizer.encode(row.output + END, add_special_tokens=False).ids
-    return prompt + answer, [IGNORED] * len(prompt) + answer
+def _checked(row: object, number: int, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no object")
+    texts = {key: row.get(key, "" if key == "input" else None) for key in ("instruction", "input", "output")}
+    texts["system"] = row.get("system") or ""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise UserError(f"{where}: 'history' is no list of pairs, each a question and its answer")
+    for key, text in (*texts.items(), *(("history", text) for pair in history for text in pair)):
+        if not isinstance(text, str):
+            raise UserError(f"{where} has no text {key!r} (it is {text!r})")
+        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise UserError(f"{where}: {key!r} holds half a character (a lone surrogate)")
+    return Row(number, **texts, history=tuple((question, answer) for question, answer in history))
 
 
 @dataclass(frozen=True)
@@ -149,32 +125,55 @@ class Encoded:
     """A row that is used, as ids and labels."""
 
     row: Row
+    prompt: str
     ids: list[int]
     labels: list[int]
 
 
-def encode_all(rows: list[Row], tokenizer: Tokenizer, template: Template, max_tokens: int) -> list[Encoded]:
+def encode(row: Row, chat: Chat) -> Encoded:
+    """Prompt and answer are tokenised apart, so that no token spans both. Raises UserError where the template refuses it."""
+    try:
+        text = chat.prompt(row.turns)
+    except UserError as error:
+        raise UserError(f"row {row.number}: {error}") from None
+    prompt = chat.tokenizer.encode(text, add_special_tokens=False).ids
+    answer = chat.tokenizer.encode(row.output + chat.end, add_special_tokens=False).ids
+    return Encoded(row, text, prompt + answer, [IGNORED] * len(prompt) + answer)
+
+
+def encode_all(rows: list[Row], chat: Chat, max_tokens: int) -> list[Encoded]:
     """The rows that can be used, at most `max_tokens` each; prints the numbers of those that are dropped or cut."""
     kept: list[Encoded] = []
     beyond = f"whose answer lies beyond {max_tokens} tokens"
     dropped: dict[str, list[int]] = {"with an empty answer": [], beyond: [], "that hold a chat token": []}
     cut: list[int] = []
     for row in rows:
-        ids, labels = encode(row, tokenizer, template)
+        encoded = encode(row, chat)
         if not row.output.strip():
             dropped["with an empty answer"].append(row.number)
-        elif any(token in text for text in (row.instruction, row.input, row.output) for token in (PAD, START, END)):
+        elif any(token in text for text in (row.output, *row.asked) for token in (PAD, START, END, chat.end_token)):
             dropped["that hold a chat token"].append(row.number)
-        elif all(label == IGNORED for label in labels[:max_tokens]):
+        elif all(label == IGNORED for label in encoded.labels[:max_tokens]):
             dropped[beyond].append(row.number)
         else:
-            kept.append(Encoded(row, ids[:max_tokens], labels[:max_tokens]))
-            if len(ids) > max_tokens:
+            kept.append(replace(encoded, ids=encoded.ids[:max_tokens], labels=encoded.labels[:max_tokens]))
+            if len(encoded.ids) > max_tokens:
                 cut.append(row.number)
     for reason, numbers in dropped.items():
         print(f"Dropped {len(numbers)} rows {reason}{_named(numbers)}")
     print(f"Cut {len(cut)} rows to {max_tokens} tokens{_named(cut)}")
     return kept
+
+
+def warn_of_the_template(encoded: list[Encoded], chat: Chat) -> None:
+    """What a user may not expect of it, a line each."""
+    if chat.built_in:
+        print("Warning: the checkpoint has no chat template; prompts are written as Qwen's first ones, without reasoning")
+    unsaid = [e.row.number for e in encoded if not all(text.strip() in e.prompt for text in e.row.asked)]
+    if unsaid:
+        print(f"Warning: the chat template leaves out some text of {len(unsaid)} rows{_named(unsaid)}")
+    if any(leaves_thinking_open(e.prompt) for e in encoded):
+        print("Warning: the chat template leaves <think> open before an answer; answers are learnt as reasoning")
 
 
 def _named(numbers: list[int]) -> str:
@@ -191,26 +190,30 @@ def write(folder: Path, encoded: list[Encoded]) -> None:
 
 
 def main() -> int:
-    given = parse(__doc__, "data")
+    given = parse(__doc__, "prepare_data.py")
     print("Step 2: Preparing training data...", flush=True)
-    check_output(given.prepared, OUTPUTS)
+    check_output(given.prepared, PREPARED, given.made_of)
     model = resolve(given.model, given.revision)
-    tokenizer, config = load_tokenizer(model), read_json(model / "config.json")
-    template, context = TEMPLATES.get(str(config.get("model_type"))), config.get("max_position_embeddings")
-    if template is None:
-        raise UserError(f"{model / 'config.json'}: model_type is none of {', '.join(TEMPLATES)}")
-    if given.max_tokens > context:
-        raise UserError(f"--max-tokens {given.max_tokens}: the context of {model} is {context} tokens")
+    config = Config.from_json(model / "config.json")
+    if given.max_tokens > config.max_position_embeddings:
+        raise UserError(
+            f"--max-tokens {given.max_tokens}: the context of {model} is {config.max_position_embeddings} tokens"
+        )
+    chat = Chat.open(model, "qwen3" if config.qk_norm else "qwen2")
+    if given.tiny_data:
+        make_data.write(Path(given.data))
     rows = read_rows(given.data, given.data_revision)
     if len(rows) > given.rows:
         rows = random.Random(given.seed).sample(rows, given.rows)
     print(f"Dataset size: {len(rows)} examples", flush=True)
-    kept = encode_all(rows, tokenizer, template, given.max_tokens)
+    kept = encode_all(rows, chat, given.max_tokens)
     if len(kept) <= given.held_out:
         raise UserError(f"{given.data}: {len(kept)} usable rows are too few to hold {given.held_out} out (--held-out)")
-    with whole(given.prepared, OUTPUTS) as folder:
+    warn_of_the_template(kept, chat)
+    with whole(given.prepared, PREPARED, given.made_of) as folder:
         write(folder / "train", kept[: -given.held_out])
         write(folder / "held_out", kept[-given.held_out :])
+        (folder / "chat.json").write_text(json.dumps({"end": chat.end_token, "tokenizer": checksum(model)}) + "\n")
     targets = sum(label != IGNORED for e in kept for label in e.labels)
     print(f"Tokenization complete! {sum(len(e.ids) for e in kept):,} tokens, {targets:,} of them targets")
     return 0

@@ -1,11 +1,14 @@
-"""What a user can mend ends a script with one line instead of a traceback; so does Ctrl-C.
+"""What a user can mend ends a script with one line instead of a traceback; so does Ctrl-C. And no script outlives train.sh.
 
 Scripts import this first, so that it holds while the rest is being imported.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -37,4 +40,16 @@ def _in_one_line(kind: type[BaseException], error: BaseException, trace: Traceba
         sys.__excepthook__(kind, error, trace)
 
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _end_with(shell: int) -> None:
+    """The kernel kills this process when the shell that started it is gone, however that ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != shell:  # it was gone before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 sys.excepthook = _in_one_line
+if sys.platform == "linux" and (_shell := os.environ.pop("TRAIN_SH", "")):  # its process id; not for children of this one
+    _end_with(int(_shell))

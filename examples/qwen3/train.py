@@ -8,6 +8,9 @@ from __future__ import annotations
 from problems import UserError, read_json
 
 # isort: split
+import gt as torch  # first of all: whether this says gt or torch decides where the other files run
+
+# isort: split
 import argparse
 import json
 import math
@@ -20,29 +23,22 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
-from folders import check_output, resolve, whole
-from load_weights import load
+from chat import PAD, checksum, load_tokenizer
+from folders import BESIDE_WEIGHTS, CHECKPOINT, RECORD, check_output, resolve, shown, whole
+from load_weights import entries, load
 from model import Qwen3
 from options import parse
-from prepare_data import END, IGNORED, PAD, TEMPLATES, Row, load_tokenizer
+from prepare_data import IGNORED, Row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-
-import gt as torch
 
 F = torch.nn.functional
 PAD_TO = 16
 """Batches are padded to a multiple of this many tokens, so that few shapes occur."""
 LONGEST_ANSWER = 32
 """Most tokens of a generated answer."""
-BESIDE_WEIGHTS = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-"""Files of a checkpoint that training leaves as they are."""
-CHECKPOINT = {"config.json", "model.safetensors", *BESIDE_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class Rows:
     def tokens(self, chosen: np.ndarray) -> int:
         """Tokens of rows, without padding."""
         return int((self.offsets[chosen + 1] - self.offsets[chosen]).sum())
+
+    def prompts(self) -> list[list[int]]:
+        """What stands before each row's answer."""
+        ends = [start + int((self.labels[start:] != IGNORED).argmax()) for start in self.offsets[:-1]]
+        return [self.ids[start:end].tolist() for start, end in zip(self.offsets[:-1], ends, strict=True)]
 
     def batch(self, chosen: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and next-token targets of rows, int64 [rows, tokens], padded on the right."""
@@ -117,6 +118,8 @@ def evaluate(model: Qwen3, rows: Rows, pad: int, batch_size: int) -> float:
         ids, targets = rows.batch(np.arange(start, min(start + batch_size, len(rows))), pad)
         total += float(loss_sum(model, ids, targets, bf16=False).item())
         count += int((targets != IGNORED).sum())
+    if not math.isfinite(total):
+        raise UserError(f"the held-out loss is {total / count}: the weights give no finite logits")
     return total / count
 
 
@@ -152,28 +155,29 @@ def _until(ids: list[int], end: int) -> list[int]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out rows, and the tokenizer that turns them into prompts."""
+    """The held-out rows, the tokenizer that reads answers, and the token that ends them."""
 
     rows: list[Row]
     data: Rows
     tokenizer: Tokenizer
-    kind: str
+    end: int
 
     @classmethod
-    def open(cls, folder: Path, model: Path, vocabulary: int) -> HeldOut:
+    def open(cls, prepared: Path, model: Path, vocabulary: int) -> HeldOut:
         """Raises UserError or FileNotFoundError."""
+        chat, tokenizer = read_json(prepared / "chat.json"), load_tokenizer(model)
+        if chat["tokenizer"] != checksum(model):
+            raise UserError(f"{prepared}: prepared for another model: its tokenizer is not that of {model}")
+        folder = prepared / "held_out"
         rows = [Row(**row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8"))]
-        kind = str(read_json(model / "config.json")["model_type"])
-        return cls(rows, Rows.open(folder, vocabulary), load_tokenizer(model), kind)
+        return cls(rows, Rows.open(folder, vocabulary), tokenizer, tokenizer.token_to_id(chat["end"]))
 
     def exact(self, model: Qwen3, pad: int, batch_size: int) -> tuple[float, list[str]]:
         """Share of answers that match to the character, and the answers."""
-        end = self.tokenizer.token_to_id(END)
-        template = TEMPLATES[self.kind]
-        prompts = [self.tokenizer.encode(template.prompt(r), add_special_tokens=False).ids for r in self.rows]
+        prompts = self.data.prompts()
         made: list[str] = []
         for start in range(0, len(prompts), batch_size):
-            found = answers(model, prompts[start : start + batch_size], pad, end)
+            found = answers(model, prompts[start : start + batch_size], pad, self.end)
             made += [self.tokenizer.decode(ids) for ids in found]
         matches = sum(a == r.output for a, r in zip(made, self.rows, strict=True))
         return matches / len(self.rows), made
@@ -229,6 +233,32 @@ class Reporter:
             self.progress.stop()
 
 
+class Course:
+    """What the steps gave: their losses and the norms of their gradients, fetched a stretch at a time."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.losses: list[float] = []
+        self.waiting: list[torch.Tensor] = []
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        self.waiting += [loss, norm]
+
+    def look(self) -> float:
+        """The last loss, by one fetch of all that waits. Raises UserError for the first step that is not finite."""
+        found = torch.stack(self.waiting).tolist()
+        self.waiting.clear()
+        for loss, norm in zip(found[::2], found[1::2], strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                epoch, batch = divmod(len(self.losses), self.batches)
+                raise UserError(
+                    f"epoch {epoch + 1}, batch {batch}: loss {loss}, norm of the gradients {norm}; nothing was saved."
+                    " Try a lower --lr, a longer --warmup or --clip 1"
+                )
+            self.losses.append(loss)
+        return self.losses[-1]
+
+
 def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[np.ndarray]]]:
     """(step, micro-batches of row numbers), epoch by epoch, each in an order of its own drawn by the seed."""
     random = np.random.default_rng(given.seed)
@@ -244,7 +274,7 @@ def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[n
 
 def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optimizer:
     if given.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9)
+        return torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9, weight_decay=given.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=given.weight_decay, fused=True)
 
 
@@ -259,32 +289,33 @@ def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]],
     return sum(parts[1:], parts[0])
 
 
-def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[torch.Tensor]:
-    """Train; returns each step's loss."""
+def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[float]:
+    """Train; returns each step's loss. Raises UserError where one is not finite, or the weights at the end."""
     per_epoch = math.ceil(len(rows) / (given.batch_size * given.accumulate))
     steps = min(given.epochs * per_epoch, given.max_steps or sys.maxsize)
     optimizer = make_optimizer(model, given)
     warmup = max(1, int(given.warmup * steps))
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
-    reporter = Reporter(given.epochs, per_epoch, steps, given.log_every)
-    losses: list[torch.Tensor] = []
+    reporter, course = Reporter(given.epochs, per_epoch, steps, given.log_every), Course(per_epoch)
     try:
         for step, micro_batches in batches(rows, given):
             if step == steps:
                 break
             loss = accumulate(model, [rows.batch(chosen, pad) for chosen in micro_batches], given.bf16)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), given.clip)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), given.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad()
             rates.step()
-            losses.append(loss)
-            reporter.step(step, sum(map(rows.tokens, micro_batches)), loss.item)
+            course.add(loss, norm)
+            reporter.step(step, sum(map(rows.tokens, micro_batches)), course.look)
     finally:
         reporter.close()
-    return losses
+    if not torch.nn.utils.get_total_norm(model.parameters()).isfinite():  # the last step is seen in no loss
+        raise UserError("the weights are not finite after the last step; nothing was saved. Try a lower --lr")
+    return course.losses
 
 
-def save(model: Qwen3, source: Path, out: Path) -> None:
+def save(model: Qwen3, source: Path, out: Path, made_of: dict[str, str]) -> None:
     """Write a checkpoint folder that `transformers` loads: all of it or nothing."""
     tensors = model.state_dict()
     if model.config.tie_word_embeddings:
@@ -293,36 +324,50 @@ def save(model: Qwen3, source: Path, out: Path) -> None:
     config.pop("torch_dtype", None)  # the older name of the next
     config["dtype"] = str(model.lm_head.weight.dtype).removeprefix("torch.")
     save_file = torch.files.save_safetensors if hasattr(torch, "files") else safetensors.torch.save_file
-    with whole(out, CHECKPOINT) as folder:
+    with whole(out, CHECKPOINT, made_of) as folder:
         try:
             save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         except (RuntimeError, SafetensorError) as error:
             raise UserError(f"{out}: the weights cannot be written: {' '.join(str(error).split())}") from error
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in BESIDE_WEIGHTS:
-            if (source / name).exists():
+            if (source / name).is_dir():
+                shutil.copytree(source / name, folder / name)
+            elif (source / name).exists():
                 shutil.copyfile(source / name, folder / name)
 
 
+def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, str]) -> None:
+    """What is written after training can be written, and has room. Raises UserError or OSError."""
+    float32 = 4 * sum(math.prod(entry.shape) for entry in entries(source).values())
+    check_output(given.out, CHECKPOINT, made_of, float32)
+    if given.losses_out:
+        new = not given.losses_out.exists()
+        given.losses_out.open("a").close()
+        if new:
+            given.losses_out.unlink()
+
+
 def main() -> int:
-    given = parse(__doc__)
+    given = parse(__doc__, "train.py")
     print("Step 3: Training model...", flush=True)
-    check_output(given.out, CHECKPOINT)
-    torch.manual_seed(given.seed)
     source = resolve(given.model, given.revision)
+    made_of = given.made_of | {"data": str(read_json(given.prepared / RECORD)["data"])}
+    check_folders(given, source, made_of)
+    torch.manual_seed(given.seed)
     model = load(source).float()
     vocabulary = model.config.vocab_size
     rows = Rows.open(given.prepared / "train", vocabulary)
-    held_out = HeldOut.open(given.prepared / "held_out", source, vocabulary)
+    held_out = HeldOut.open(given.prepared, source, vocabulary)
     pad = held_out.tokenizer.token_to_id(PAD)
     size = max(given.batch_size, 8)
     if not given.no_eval:
         held_out.report("before", model, pad, size)
     losses = train(model, rows, pad, given)
+    save(model, source, given.out, made_of)
+    print(f"Saved {shown(given.out)}")
     if given.losses_out:
-        given.losses_out.write_text("".join(f"{float(loss.item()).hex()}\n" for loss in losses))
-    save(model, source, given.out)
-    print(f"Saved {given.out}")
+        given.losses_out.write_text("".join(f"{loss.hex()}\n" for loss in losses))
     print("Training Complete!", flush=True)
     if not given.no_eval:
         made = held_out.report("after", model, pad, size)

@@ -5,9 +5,7 @@
 #   USE_PYTORCH=1 ./train.sh                                        the same files under plain PyTorch
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-runs="$here/runs"
-python="$here/../../.venv/bin/python"
-[ -x "$python" ] || python="$(command -v python3)"
+source "$here/../../scripts/setup.sh" example
 export PYTHONUNBUFFERED=1
 
 if [ -n "${GT_CONFIG:-}" ]; then
@@ -15,30 +13,26 @@ if [ -n "${GT_CONFIG:-}" ]; then
     exit 2
 fi
 
-given() { [[ " ${arguments[*]} " == *" $1"[\ =]* ]]; }
-arguments=("$@")
-defaults=(--runs "$runs")
-if ! given --model; then
-    defaults+=(--model "$runs/tiny-qwen3" --epochs 16 --batch-size 16 --lr 3e-3)
+tiny=yes
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) exec "$PYTHON" "$here/options.py" --help ;;
+        --model | --model=*) tiny=no ;;
+    esac
+done
+if [ "$tiny" = yes ]; then
     # Matrices this small gain nothing from a second thread, and threads that wait for each other lose all on a busy machine.
     export GT_WORKER_THREADS="${GT_WORKER_THREADS:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi
-given --data || defaults+=(--data "$runs/tiny-alpaca.json")
-set -- "${defaults[@]}" "$@"
 
-"$python" "$here/options.py" "$@"
-for argument in "$@"; do case "$argument" in -h | --help) exit ;; esac; done
-given --model || "$python" "$here/make_tiny.py" "$runs/tiny-qwen3"
-given --data || "$python" "$here/make_data.py" "$runs/tiny-alpaca.json"
-
-scripts="$here"
+run() { TRAIN_SH=$$ "$PYTHON" "$@"; } # each ends with this shell (problems.py)
+run "$here/options.py" "$@"
+run "$here/load_weights.py" "$@"
+run "$here/prepare_data.py" "$@"
 if [ "${USE_PYTORCH:-0}" = 1 ]; then
-    # What a person would do by hand: copy the files and change the import.
-    scripts="$(mktemp -d)"
-    trap 'rm -rf "$scripts"' EXIT
-    cp "$here"/*.py "$scripts"
-    sed -i 's/^import gt as torch$/import torch/' "$scripts/model.py" "$scripts/train.py"
+    # What a person would do by hand: a copy of train.py whose import is changed.
+    export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+    run -c "$(sed 's/^import gt as torch\b/import torch/' "$here/train.py")" "$@"
+else
+    run "$here/train.py" "$@"
 fi
-for step in load_weights prepare_data train; do
-    "$python" "$scripts/$step.py" "$@"
-done

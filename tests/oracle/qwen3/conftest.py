@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "qwen3"
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GT_WORKER_THREADS": "1"}  # as train.sh has it for a model this small
+ENVIRONMENT = {**ONE_THREAD, **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHON": sys.executable}
 Broken = Callable[..., Path]
 
 
@@ -41,7 +42,7 @@ def scripts() -> ModuleType:
     before, hook = list(sys.path), sys.excepthook
     sys.path.insert(0, str(EXAMPLE))
     found = ModuleType("scripts")
-    for name in ("problems", "folders", "model", "make_data", "make_tiny", "load_weights", "prepare_data", "train"):
+    for name in ("problems", "folders", "config", "chat", "model", "make_data", "make_tiny", "load_weights", "prepare_data", "train"):
         setattr(found, name, __import__(name))
     sys.path[:], sys.excepthook = before, hook
     return found
@@ -52,9 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, scripts: ModuleType) -> Path:
     """The tiny checkpoints, the tiny data set, and its prepared rows."""
     folder = tmp_path_factory.mktemp("qwen3")
     rows = scripts.make_data.rows()
-    texts = ["\n".join(row.values()) for row in rows]
     for kind in ("qwen3", "qwen2"):
-        scripts.make_tiny.make(folder / kind, kind, texts)
+        scripts.make_tiny.make(folder / kind, kind, scripts.make_tiny.texts_of(rows))
     (folder / "data.json").write_text(json.dumps(rows))
     paths = ["--data", str(folder / "data.json"), "--model", str(folder / "qwen3"), "--prepared", str(folder / "prepared")]
     done = run("prepare_data.py", *paths)
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, scripts: ModuleType) -> Path:
 
 @pytest.fixture
 def broken(made: Path, tmp_path: Path) -> Broken:
-    """Makes a checkpoint with some of config.json changed, or its weights."""
+    """Makes a checkpoint with some of config.json changed (None: left out), or its weights."""
     numbers = itertools.count()
 
     def make(weights: Callable[[dict[str, torch.Tensor]], object] | None = None, **config: object) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from tests.oracle.qwen3.conftest import Broken, run
 
@@ -77,6 +78,45 @@ def test_the_official_sizes_have_the_official_number_of_parameters(
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
+ROPE = [
+    {"rope_theta": 5e5},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 2e5}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 2e5}, "rope_theta": 5e5},
+    {"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e5},
+    {"rope_parameters": None, "rope_theta": 5e5},
+    {"rope_scaling": {"type": "default", "rope_theta": 3e5}, "rope_parameters": {"rope_theta": 2e5}, "rope_theta": 5e5},
+    {"rope_scaling": None, "rope_theta": 5e5},
+    {},
+]
+
+
+def read_by_transformers(folder: Path) -> dict[str, object]:
+    found = AutoConfig.from_pretrained(folder)
+    width = found.hidden_size // found.num_attention_heads
+    return {**found.to_dict(), **found.rope_parameters, "head_dim": getattr(found, "head_dim", None) or width}
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(
+    kind: str, made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    whole = json.loads((made / kind / "config.json").read_text()) | {"num_attention_heads": 32, "num_key_value_heads": 16}
+    cases = [{key: value for key, value in whole.items() if key != left_out or key == "model_type"} for left_out in whole]
+    plain = {key: value for key, value in whole.items() if not key.startswith("rope")}
+    cases += [plain | rope for rope in ROPE] + [whole | {"num_key_value_heads": None}, {"model_type": kind}]
+    for case in cases:
+        (tmp_path / "config.json").write_text(json.dumps(case))
+        ours = asdict(scripts.config.Config.from_json(tmp_path / "config.json"))
+        theirs = read_by_transformers(tmp_path)
+        assert (ours.pop("qkv_bias"), ours.pop("qk_norm")) == (kind == "qwen2", kind == "qwen3")
+        assert ours == {name: theirs[name] for name in ours}, case
+
+
+def test_logits_follow_the_newer_of_two_bases_of_the_angles(broken: Broken, scripts: ModuleType) -> None:
+    folder = broken(rope_theta=1e6, rope_parameters={"rope_type": "default", "rope_theta": 1e3})
+    assert scripts.load_weights.difference(scripts.load_weights.load(folder), folder) <= 1e-5
+
+
 def test_bfloat16_follows_transformers_cast_by_cast(made: Path, scripts: ModuleType) -> None:
     reference = AutoModelForCausalLM.from_pretrained(made / "qwen3", dtype=torch.bfloat16)
     model = scripts.load_weights.load(made / "qwen3").bfloat16()
@@ -117,7 +157,7 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert scripts.load_weights.difference(model, folder) == 0
-    scripts.train.save(model.float(), folder, tmp_path / "saved")
+    scripts.train.save(model.float(), folder, tmp_path / "saved", {})
     assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert saved.dtype == torch.float32
@@ -130,17 +170,20 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
     ("config", "said"),
     [
         ({"model_type": "llama"}, "model_type is 'llama'; this example runs 'qwen3' and 'qwen2'"),
-        ({"hidden_size": None}, "hidden_size is None, expected a positive int"),
-        ({"num_attention_heads": None}, "num_attention_heads is None, expected a positive int"),
+        ({"hidden_size": None}, "has shape [1024, 128], config.json asks for [1024, 4096]"),
+        ({"num_key_value_heads": None}, "4 query heads cannot share 32 kv heads"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4', expected a positive int"),
-        ({"head_dim": None}, "head_dim is None, expected a positive int"),
-        ({"tie_word_embeddings": None}, "tie_word_embeddings is None, expected a bool"),
-        ({"rope_theta": None}, "rope_theta is None, expected a positive float"),
+        ({"head_dim": "48"}, "head_dim is '48', expected a positive int"),
+        ({"tie_word_embeddings": None}, "lm_head.weight is missing"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', expected a bool"),
+        ({"rope_parameters": {"rope_theta": None}}, "rope_theta is None, expected a positive float"),
         ({"num_key_value_heads": 3}, "4 query heads cannot share 3 kv heads"),
         ({"head_dim": 47}, "head_dim is 47, which cannot be rotated in halves"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this example runs 'silu' alone"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "scaled positions are not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "scaled positions are not supported"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, "positions that differ from layer to layer"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types asks for more than full attention"),
         ({"intermediate_size": 100}, r"has shape [128, 384], config.json asks for [128, 100]"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import shutil
 import signal
@@ -19,33 +21,51 @@ from tests.conftest import side_by_side
 from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, row, run
 
 
-def train(made: Path, out: Path, *options: str, folder: Path = EXAMPLE) -> list[str]:
-    """Runs train.py; returns each step's loss as written, to the last bit."""
+def train(made: Path, out: Path, *options: str, script: str = "train.py", folder: Path = EXAMPLE) -> list[str]:
+    """Runs it; returns each step's loss as written, to the last bit."""
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(out)]
     losses = out.with_name(out.name + ".losses")
-    done = run("train.py", *paths, "--losses-out", str(losses), "--no-eval", *options, folder=folder)
+    done = run(script, *paths, "--losses-out", str(losses), "--no-eval", *options, folder=folder)
     assert "Training Complete!" in done.stdout, done.stderr
     return losses.read_text().split()
 
 
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The example's scripts, and train_pytorch.py beside them: train.py with its import line changed."""
+    folder = tmp_path / "copied"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("runs", "__pycache__"))
+    source = (folder / "train.py").read_text()
+    assert source.count("import gt as torch") == 1
+    assert "import gt as torch" not in "".join(p.read_text() for p in folder.glob("*.py") if p.name != "train.py")
+    (folder / "train_pytorch.py").write_text(source.replace("import gt as torch", "import torch"))
+    return folder
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_twenty_steps_give_the_losses_of_local_torch_to_the_bit(optimizer: str, made: Path, tmp_path: Path) -> None:
-    """As a person would: copy the files, change the import line, run both."""
-    for script in EXAMPLE.glob("*.py"):
-        shutil.copy(script, tmp_path)
-    for name in ("model.py", "train.py"):
-        source = (tmp_path / name).read_text()
-        assert source.count("import gt as torch\n") == 1
-        (tmp_path / name).write_text(source.replace("import gt as torch\n", "import torch\n"))
+def test_twenty_steps_give_the_losses_of_local_torch_to_the_bit(
+    optimizer: str, made: Path, tmp_path: Path, copied: Path
+) -> None:
+    """As a person would: copy train.py, change the import line, run both."""
     options = ["--max-steps", "20", "--batch-size", "4", "--accumulate", "2", "--lr", "1e-3", "--optimizer", optimizer]
+    options += ["--weight-decay", "0.1", "--clip", "0.5" if optimizer == "sgd" else "0"]
     remote, local = side_by_side(
         lambda: train(made, tmp_path / "remote", *options),
-        lambda: train(made, tmp_path / "local", *options, folder=tmp_path),
+        lambda: train(made, tmp_path / "local", *options, script="train_pytorch.py", folder=copied),
     )
     assert len(remote) == 20
     assert remote == local
     saved = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("remote", "local")]
     assert saved[0] == saved[1]
+
+
+def test_the_copy_for_pytorch_loads_nothing_of_gt(made: Path, copied: Path) -> None:
+    told = "import atexit, runpy, sys; atexit.register(lambda: print('loaded:', sorted({'gt', 'torch'} & {*sys.modules})))"
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", "out"]
+    command = [sys.executable, "-c", f"{told}; runpy.run_path('train_pytorch.py', run_name='__main__')"]
+    done = subprocess.run([*command, *paths, "--max-steps", "1"], capture_output=True, text=True, env=ENVIRONMENT, cwd=copied)
+    assert "Held-out after training" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded: ['torch']"
 
 
 def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
@@ -55,7 +75,8 @@ def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, 
     model = scripts.load_weights.load(out)
     assert scripts.load_weights.difference(model, out) == 0
     saved, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
-    prompt = scripts.prepare_data.TEMPLATES["qwen3"].prompt(row(scripts, "", "Add 2 and 3."))
+    chat = scripts.chat.Chat.open(out, "qwen3")
+    prompt = chat.prompt(row(scripts, "", "Add 2 and 3.").turns)
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     text = saved.generate(ids, max_new_tokens=32, do_sample=False)[0, ids.shape[1] :].tolist()
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -78,18 +99,103 @@ def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
     assert (found[1] - found[3]).abs().max() <= 1e-6 * found[1].abs().max()
 
 
-@pytest.mark.parametrize("change", ["", "import gt as torch"])
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(change: str, made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(script: str, made: Path, tmp_path: Path, copied: Path) -> None:
     """Files may not grow beyond 1 MiB; the checkpoint would be 4."""
-    for script in EXAMPLE.glob("*.py"):
-        (tmp_path / script.name).write_text(script.read_text().replace(change or "\0", "import torch"))
-    command = f"ulimit -f 1024; exec {sys.executable} {tmp_path}/train.py --no-eval --max-steps 1 --runs {tmp_path}/runs"
+    command = f"ulimit -f 1024; exec {sys.executable} {copied}/{script} --no-eval --max-steps 1 --runs {tmp_path}/runs"
     paths = f"--model {made}/qwen3 --prepared {made}/prepared"
     done = subprocess.run(["bash", "-c", f"{command} {paths}"], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 1
-    assert f"{tmp_path}/runs/qwen3-tuned: the weights cannot be written: " in done.stderr
+    assert f"{tmp_path}/runs/qwen3-prepared-tuned: the weights cannot be written: " in done.stderr
     assert done.stderr.count("\n") == 1
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def options(made: Path, tmp_path: Path, **others: object) -> argparse.Namespace:
+    """What train() looks at."""
+    plain = {"batch_size": 2, "accumulate": 1, "epochs": 1, "max_steps": None, "optimizer": "adamw", "lr": 1e-3}
+    plain |= {"weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "log_every": 4, "seed": 0, "bf16": False}
+    return argparse.Namespace(**plain | others)
+
+
+@pytest.mark.parametrize("poisoned", [0, 5, 11])
+def test_a_step_that_is_not_finite_ends_the_training_and_is_named(
+    poisoned: int, made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose own loss is shown nowhere, and whose gradients alone are bad."""
+    rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
+    accumulate, steps = scripts.train.accumulate, iter(range(100))
+
+    def bad(model: torch.nn.Module, *arguments: object) -> torch.Tensor:
+        loss = accumulate(model, *arguments)
+        if next(steps) == poisoned:
+            model.model.norm.weight.grad.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(scripts.train, "accumulate", bad)
+    model = scripts.load_weights.load(made / "qwen3")
+    with pytest.raises(scripts.problems.UserError, match=rf"^epoch 1, batch {poisoned}: loss .*nothing was saved"):
+        scripts.train.train(model, rows, 0, options(made, tmp_path, max_steps=12))
+    assert next(steps) == min(-(-poisoned // 4) * 4, 11) + 1
+
+
+def test_a_training_that_diverges_keeps_the_checkpoint_that_was_there(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(made, out, "--max-steps", "1")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(out)]
+    for steps, said in (("3", "epoch 1, batch 1: loss nan"), ("1", "the weights are not finite after the last step")):
+        done = run("train.py", *paths, "--no-eval", "--max-steps", steps, "--lr", "1e30", "--warmup", "0")
+        assert done.returncode == 1
+        assert done.stderr.startswith(said)
+        assert done.stderr.count("\n") == 1
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_losses_are_fetched_when_they_are_shown_and_not_oftener(made: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(tmp_path / "out")]
+    few = ["--no-eval", "--max-steps", "12", "--log-every", "5"]
+    done = run("train.py", *paths, *few, GT_INSTRUCTION_LOG=str(log))
+    assert done.stdout.count("Batch ") == 4, done.stderr
+    weights = 1
+    assert sum(json.loads(line)["kind"] == "Fetch" for line in log.read_text().splitlines()) == 4 + weights
+
+
+def test_no_clipping_and_the_other_ends_of_the_options(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
+
+    def found(**others: object) -> tuple[list[float], torch.Tensor]:
+        model = scripts.load_weights.load(made / "qwen3")
+        losses = scripts.train.train(model, rows, 0, options(made, tmp_path, max_steps=3, **others))
+        return losses, torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
+
+    before = torch.cat([p.detach().cpu().flatten() for p in scripts.load_weights.load(made / "qwen3").parameters()])
+    (free, freely), (wide, widely) = found(clip=0.0), found(clip=1e9)
+    assert free == wide
+    assert torch.equal(freely, widely)
+    assert not torch.equal(freely, before)
+    assert torch.equal(found(lr=0.0)[1], before)
+    assert torch.allclose(found(lr=0.1, weight_decay=1.0, optimizer="sgd", clip=1e-9, max_steps=1)[1], before * 0.9, atol=1e-7)
+    assert found(warmup=1.0)[0][0] == free[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--losses-out", "none/losses"], "none/losses: No such file or directory\n"),
+        (["--losses-out", "."], ".: Is a directory\n"),
+        (["--out", "dangling"], "dangling: a link to nowhere, where nothing is\n"),
+    ],
+)
+def test_what_could_not_be_written_at_the_end_is_found_before_training(
+    flags: list[str], said: str, made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", "out", *flags]
+    done = run("train.py", *paths, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "Step 3: Training model...\n", said)
+    assert [path.name for path in tmp_path.iterdir()] == ["dangling"]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth(scripts: ModuleType) -> None:
@@ -104,63 +210,14 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(scripts: ModuleType) ->
 def test_rows_prepared_for_another_model_are_refused(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     with pytest.raises(scripts.problems.UserError, match="prepared for another model"):
         scripts.train.Rows.open(made / "prepared" / "train", 100)
+    other = shutil.copytree(made / "prepared", tmp_path / "prepared")
+    (other / "chat.json").write_text(json.dumps({"end": "<|im_end|>", "tokenizer": "another"}))
+    with pytest.raises(scripts.problems.UserError, match="prepared for another model: its tokenizer"):
+        scripts.train.HeldOut.open(other, made / "qwen3", 1024)
     copy = shutil.copytree(made / "prepared" / "train", tmp_path / "copy")
     np.save(copy / "offsets.npy", np.array([0, 7]))
     with pytest.raises(scripts.problems.UserError, match="do not belong together"):
         scripts.train.Rows.open(copy, 1024)
-
-
-PRINTED = [
-    "Step 1: Loading weights from HuggingFace...",
-    "Model loaded. Vocab size: 1024",
-    "Converting weights to GT format...",
-    "Weight conversion complete!",
-    "Forward pass verification PASSED",
-    "Step 2: Preparing training data...",
-    "Dataset size: 60 examples",
-    "Tokenization complete!",
-    "Step 3: Training model...",
-    "Epoch 1/1",
-    "  Batch 0/5 | Loss: ",
-    "  Batch 4/5 | Loss: ",
-    "Training Complete!",
-]
-
-
-def test_the_pipeline_says_what_it_does_in_order(made: Path, tmp_path: Path) -> None:
-    paths = ["--model", str(made / "qwen3"), "--data", str(made / "data.json"), "--runs", "runs"]
-    options = ["--rows", "60", "--held-out=10", "--batch-size", "10", "--epochs=1", "--bf16"]
-    log = {"GT_WORKER_BATCH_SIZE": "10", "GT_INSTRUCTION_LOG": "debug.log"}
-    done = run("train.sh", *paths, *options, cwd=tmp_path, **log)
-    assert done.returncode == 0, done.stderr
-    lines = iter(done.stdout.splitlines())
-    for expected in PRINTED:
-        assert any(line.startswith(expected) for line in lines), f"{expected!r} not printed, or not in its place"
-    assert (tmp_path / "debug.log").stat().st_size > 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["data-qwen3", "qwen3-tuned"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--epoch", "3"], "train.sh: unrecognized arguments: --epoch 3 (--help lists what there is)"),
-        (["--lr", "fast"], "train.sh: argument --lr: fast is not a number from 0 up (--help lists what there is)"),
-        (["--model"], "train.sh: argument --model: expected one argument (--help lists what there is)"),
-        (
-            ["--batch-size=0"],
-            "train.sh: argument --batch-size: 0 is not a whole number from 1 up (--help lists what there is)",
-        ),
-    ],
-)
-def test_wrong_arguments_are_told_at_once_in_one_line(arguments: list[str], said: str) -> None:
-    done = run("train.sh", *arguments)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said + "\n")
-
-
-def test_sharding_is_refused_until_it_is_supported() -> None:
-    done = run("train.sh", GT_CONFIG="sharding.yaml")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "GT_CONFIG: sharding files are not supported yet; unset it to run on one worker\n"
 
 
 @pytest.mark.parametrize("script", ["load_weights.py", "prepare_data.py"])

@@ -1,0 +1,187 @@
+"""./run and train.sh, as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
+
+ROOT = EXAMPLE.parents[1]
+PRINTED = [
+    "Step 1: Loading weights from HuggingFace...",
+    "Model loaded. Vocab size: 1024",
+    "Converting weights to GT format...",
+    "Weight conversion complete!",
+    "Forward pass verification PASSED",
+    "Step 2: Preparing training data...",
+    "Dataset size: 60 examples",
+    "Tokenization complete!",
+    "Step 3: Training model...",
+    "Epoch 1/1",
+    "  Batch 0/5 | Loss: ",
+    "  Batch 4/5 | Loss: ",
+    "Training Complete!",
+]
+
+
+def test_the_pipeline_says_what_it_does_in_order(made: Path, tmp_path: Path) -> None:
+    paths = ["--model", str(made / "qwen3"), "--data", str(made / "data.json"), "--runs", "runs"]
+    options = ["--rows", "60", "--held-out=10", "--batch-size", "10", "--epochs=1", "--bf16"]
+    log = {"GT_WORKER_BATCH_SIZE": "10", "GT_INSTRUCTION_LOG": "debug.log"}
+    done = run("train.sh", *paths, *options, cwd=tmp_path, **log)
+    assert done.returncode == 0, done.stderr
+    lines = iter(done.stdout.splitlines())
+    for expected in PRINTED:
+        assert any(line.startswith(expected) for line in lines), f"{expected!r} not printed, or not in its place"
+    assert (tmp_path / "debug.log").stat().st_size > 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["data-qwen3", "qwen3-tuned"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epoch", "3"], "train.sh: unrecognized arguments: --epoch 3 (--help lists what there is)"),
+        (["--lr", "fast"], "train.sh: argument --lr: fast is not a number from 0 up (--help lists what there is)"),
+        (["--model"], "train.sh: argument --model: expected one argument (--help lists what there is)"),
+        (
+            ["--batch-size=0"],
+            "train.sh: argument --batch-size: 0 is not a whole number from 1 up (--help lists what there is)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_told_at_once_in_one_line(arguments: list[str], said: str) -> None:
+    done = run("train.sh", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said + "\n")
+
+
+def test_sharding_is_refused_until_it_is_supported() -> None:
+    done = run("train.sh", GT_CONFIG="sharding.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "GT_CONFIG: sharding files are not supported yet; unset it to run on one worker\n"
+
+
+@pytest.mark.parametrize(("program", "said"), [(ROOT / "run", "./run"), (EXAMPLE / "train.sh", "./train.sh")])
+def test_help_speaks_of_what_was_called_and_shows_every_default(program: Path, said: str, scripts: ModuleType) -> None:
+    done = run(program.name, "--help", folder=program.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    usage, _, rest = done.stdout.partition("\n\n")
+    assert usage.startswith(f"usage: {said} [-h] [--model")
+    assert re.sub(r"\[[^]]*\]", "", usage).split() == ["usage:", said]
+    options = re.split(r"\n  (?=-)", rest)[1:]
+    shown = {text.split(maxsplit=1)[0]: re.findall(r"\(default: ([^)]*)\)", " ".join(text.split())) for text in options}
+    assert shown.pop("-h,") == []
+    for action in scripts.options.parser(None)._actions[1:]:
+        (default,) = shown.pop(action.option_strings[0])
+        if action.default not in (None, False) and action.dest != "runs":
+            assert default.startswith(str(action.default))
+        if action.dest in scripts.options.TINY:
+            assert default.endswith(f"; {scripts.options.TINY[action.dest]} for the tiny model")
+    assert shown == {}
+
+
+def test_the_tiny_model_has_defaults_of_its_own(scripts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(*arguments: str) -> dict[str, object]:
+        monkeypatch.setattr(sys, "argv", ["train.py", "--runs", "~/r", *arguments])
+        return vars(scripts.options.parse(None))
+
+    home = Path.home()
+    tiny = parsed()
+    assert {key: tiny[key] for key in scripts.options.TINY} == {"epochs": 16, "batch_size": 16, "lr": 3e-3}
+    assert tiny["out"] == home / "r" / "tiny-qwen3-tiny-alpaca-tuned"
+    assert parsed("--epochs", "2")["epochs"] == 2
+    named = parsed("--model=Qwen/Qwen3-1.7B", "--data", "tatsu-lab/alpaca", "--data-revision", "1")
+    assert {key: named[key] for key in scripts.options.TINY} == {"epochs": 3, "batch_size": 2, "lr": 1e-5}
+    assert named["prepared"] == home / "r" / "Qwen3-1.7B-alpaca-prepared"
+    assert named["made_of"] == {"model": "Qwen/Qwen3-1.7B", "data": "tatsu-lab/alpaca@1"}
+
+
+def test_a_fresh_clone_sets_itself_up(tmp_path: Path) -> None:
+    """A stand-in for Python notes what is asked of it; the set-up is one for all commands, and is done once."""
+    for name in ("run", "scripts/setup.sh", "pyproject.toml", "constraints.txt", "examples/qwen3/train.sh"):
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    python = tmp_path / "bin" / "python3.13"
+    python.parent.mkdir()
+    python.write_text(f'''#!/bin/sh
+echo "$@" >> {tmp_path}/asked
+[ "$2" != venv ] || {{ mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }}
+''')
+    python.chmod(0o755)
+    example, top = tmp_path / "clone" / "examples" / "qwen3", tmp_path / "clone"
+    environment = {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["./train.sh", "--epochs", "1"], cwd=example, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == "setting up .venv (example; a few minutes the first time)\n"
+    checked, venv, pip, *steps = (tmp_path / "asked").read_text().splitlines()
+    assert venv == f"-m venv {top}/.venv"
+    assert pip.endswith(f"--constraint {top}/constraints.txt --editable {top}[example]")
+    names = ("options.py", "load_weights.py", "prepare_data.py", "train.py")
+    assert steps == [f"{example}/{name} --epochs 1" for name in names]
+    again = subprocess.run([top / "run", "--out", "here"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (tmp_path / "asked").read_text().splitlines()[7:] == [f"{example}/{name} --out here" for name in names]
+
+
+def descendants(process: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_shell(number: signal.Signals, plain: str, made: Path, tmp_path: Path) -> None:
+    paths = ["--model", str(made / "qwen3"), "--data", str(made / "data.json"), "--runs", str(tmp_path / "runs")]
+    command = [EXAMPLE / "train.sh", *paths, "--epochs", "1000", "--no-eval", "--log-every", "1", "--rows", "100"]
+    environment = {**ENVIRONMENT, "USE_PYTORCH": plain, "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as shell:
+        while "Batch 1/" not in shell.stdout.readline():
+            assert shell.poll() is None
+        left = [os.pidfd_open(process) for process in descendants(shell.pid)]
+        assert len(left) >= (1 if plain == "1" else 3)
+        shell.send_signal(number)
+        assert shell.wait(30) == -number
+        for process in left:
+            assert select.select([process], [], [], 30)[0], f"still there: {Path(f'/proc/self/fdinfo/{process}').read_text()}"
+            os.close(process)
+    if plain == "1":
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_step_whose_shell_is_gone_already_does_not_begin(tmp_path: Path) -> None:
+    done = run("options.py", "--runs", str(tmp_path), TRAIN_SH="1")
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def printed(text: str) -> list[str]:
+    """Lines, without what differs from machine to machine, and of repeated ones the first."""
+    lines = [re.sub(r"\d[\d,.]*(e-\d+)?", "N", line).rstrip() for line in text.splitlines()]
+    lines = [re.sub(r"(->|expected:).*", r"\1", re.sub(r"Saved \S*runs/", "Saved runs/", line)) for line in lines]
+    return list(dict.fromkeys(line for line in lines if line.strip() not in ("", "...")))
+
+
+def test_the_readme_prints_what_is_printed(tmp_path: Path) -> None:
+    """The whole of a run, shorter; what does not depend on how long it trains stands there to the character."""
+    (expected,) = re.findall(r"## Expected output\n.*?\n\n(.*?)\n\n## ", (EXAMPLE / "README.md").read_text(), re.S)
+    expected = re.sub("^    ", "", expected, flags=re.M)
+    done = run("train.sh", "--runs", str(tmp_path / "runs"), "--max-steps", "61", "--log-every", "30")
+    assert done.returncode == 0, done.stderr
+    steps = slice(None, done.stdout.splitlines().index("Step 3: Training model...") + 2)
+    before = "Step 3: Training model..."
+    assert done.stdout.partition(before)[0] == expected.partition(before)[0]
+    first = done.stdout.splitlines()[steps][-1]
+    assert first.startswith("Held-out before training: loss ")
+    assert first in expected
+    questions = re.compile(r"^  (?!Batch|  ->).*", re.M)
+    assert [printed(questions.sub("", text)) for text in (done.stdout,)] == [printed(questions.sub("", expected))]
