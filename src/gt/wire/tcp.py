@@ -152,6 +152,7 @@ class TcpRouter:
         self.poll: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._peers: set[bytes] = set()
         _options(self.poll, notice_stopped)
+        self.poll.setsockopt(zmq.SNDHWM, lost.MAX_UNREAD)
         self.poll.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self.poll.bind(address)
@@ -172,11 +173,15 @@ class TcpRouter:
         try:
             _send(self.poll, [peer, *frames])
         except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.ENOTCONN):
-                self._peers.discard(peer)
-                return False
-            raise
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.ENOTCONN, zmq.EAGAIN):
+                raise
+            self.drop(peer)
+            return False
         return True
+
+    def drop(self, peer: bytes) -> None:
+        """A ROUTER cannot close one connection."""
+        self._peers.discard(peer)
 
     def probe(self) -> list[bytes]:
         """Find peers that are gone: sending to one fails."""
