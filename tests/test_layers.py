@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "gt"
-LEAVES = {"errors", "config"}
+LEAVES = {"errors", "config", "regular"}
 ALLOWED = {
     "errors": set(),
+    "regular": set(),
     "config": LEAVES,
     "wire": LEAVES | {"wire"},
     "client": LEAVES | {"wire", "client"},

@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain, repeat
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from gt.wire import codec, lost, messages
+from gt.wire import addresses, codec, lost, messages
 from gt.wire.shared import Frame, mapped
 
 HEARTBEAT_MS = 500
@@ -135,11 +134,12 @@ class TcpTransport:
 
 def _reach(address: str, service: str, timeout_s: float) -> None:
     """Fail with the operating system's reason where there is nothing to connect to."""
-    parts = urlsplit(address)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout_s).close()
+        socket.create_connection(addresses.host_and_port(address), timeout_s).close()
     except OSError as error:
         raise lost.unreachable(service, error) from None
+    except UnicodeError:  # of a name that DNS has no form for
+        raise lost.unreachable(service, OSError("no name of a host")) from None
 
 
 class TcpRouter:
