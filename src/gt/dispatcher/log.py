@@ -149,8 +149,8 @@ class Filter:
     def _touches(self, entry: Entry) -> bool:
         named = any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs))
         saved = entry.detail.get("tensors")
-        ids = [number for number, *_ in saved.values()] if isinstance(saved, dict) else []
-        return named or entry.detail.get("id") == self.id or self.id in ids
+        ids = [one[0] for one in saved.values() if isinstance(one, list) and one] if isinstance(saved, dict) else []
+        return named or self.id in (entry.detail.get("id"), *ids)
 
 
 HEAD = b'{"time":'
@@ -163,7 +163,7 @@ def read(path: str) -> Iterator[Entry]:
         for number, line in enumerate(file, 1):
             try:
                 yield decode(line)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 if line.endswith(b"\n") or not (line.startswith(HEAD) or HEAD.startswith(line)):
                     raise ConfigError(f"{path}:{number}: not an entry of an instruction log: {error}") from None
 
