@@ -14,6 +14,7 @@ from typing import Any
 import safetensors
 import torch
 
+from gt import regular
 from gt.client import current, geometry, record, sites
 from gt.wire import instructions as wire
 
@@ -29,11 +30,11 @@ CHUNK_BYTES = 16 << 20
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the worker; all of them, or those in `names`.
 
-    Raises FileNotFoundError, safetensors.SafetensorError (not a safetensors file, or cut short) or KeyError (no such
-    name) at the call.
+    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut short)
+    or KeyError (no such name) at the call.
     """
     path = Path(path).resolve()
-    with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with regular.held(path) as held, safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]
         wanted = list(file.keys()) if names is None else list(names)
         missing = sorted(set(wanted) - set(file.keys()))
         if missing:
@@ -49,6 +50,8 @@ def save_safetensors(
     path = Path(path).resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
+    if path.exists():
+        regular.check(path.stat().st_mode, path)
     if _worker_sees(path.parent):
         operands = {name: record.operand(t) for name, t in tensors.items()}
         named = {name: (i, g.to_wire()) for name, (i, g, _) in operands.items()}

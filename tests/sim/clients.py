@@ -1,13 +1,13 @@
-"""Clients of the simulator, which know on their own what the workers should hold, and what must hold after every step."""
+"""Clients of the simulator, which know on their own what the workers should hold."""
 
 from __future__ import annotations
 
 import torch
 
-from gt.dispatcher import core
 from gt.fakes import FakeTransport, System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
+from tests.sim import invariants
 
 SCALAR = wire.Geometry((), (), 0, "int64")
 ADD = wire.Define(1, "aten::add.Tensor", [wire.In(0), wire.Number(0)], {}, [SCALAR], [SCALAR])
@@ -66,18 +66,4 @@ class Client:
 
 def check(system: System) -> None:
     """What must hold after every step."""
-    dispatcher = system.dispatcher
-    for number, session in dispatcher.sessions.items():
-        assert dispatcher.clients[session.peer] == number
-        if session.worker is not None:
-            worker = dispatcher.workers[session.worker]
-            assert number in worker.sessions
-            assert worker.turns.count(number) == (1 if session.queue else 0)
-        else:
-            assert not session.queue
-            assert not session.underway
-    for worker in dispatcher.workers.values():
-        assert 0 <= worker.slices <= core.WINDOW
-        assert worker.slices == sum(len(dispatcher.sessions[n].underway) for n in worker.sessions)
-        assert worker.sessions <= set(dispatcher.sessions)
-        assert len(worker.turns) == 0 or worker.slices == core.WINDOW
+    invariants.check(system.dispatcher)

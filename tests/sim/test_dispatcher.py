@@ -12,6 +12,7 @@ from gt.fakes import System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from tests.sim.clients import SCALAR, Client, check
+from tests.sim.invariants import check as check_core
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,3 +144,139 @@ def test_a_session_that_goes_on_elsewhere_is_told_where() -> None:
     told = client.received()
     assert [type(m).__name__ for m in told] == ["SessionLost", "Welcome"]
     assert told[1].worker.name == "late"  # type: ignore[union-attr]
+
+
+INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
+
+
+class Bare:
+    """A dispatcher's core alone, with one worker `w` and one client `c` of two batches under way."""
+
+    def __init__(self) -> None:
+        self.core = core.Dispatcher(512, 8)
+        self.from_worker(messages.Register(messages.PROTOCOL, INFO))
+        self.from_client(messages.Hello(messages.PROTOCOL, 1, "host"))
+        self.run(1)
+        self.run(2)
+
+    def from_worker(self, message: messages.FromWorker, frames: int = 0, peer: bytes = b"w") -> list[core.Action]:
+        return self.core.step(core.FromWorkerEvent(peer, message, [b""] * frames))
+
+    def from_client(self, message: messages.FromClient, peer: bytes = b"c") -> list[core.Action]:
+        return self.core.step(core.FromClientEvent(peer, message, []))
+
+    def run(self, seq: int, epoch: int = 0) -> list[core.Action]:
+        return self.from_client(messages.Run(seq, codec.pack([1]), epoch))
+
+
+def refused(actions: list[core.Action]) -> str:
+    (action,) = actions
+    assert isinstance(action.message, messages.Rejected)
+    return action.message.reason
+
+
+def test_a_worker_that_registers_twice_keeps_its_sessions_and_they_may_leave() -> None:
+    bare = Bare()
+    assert bare.from_worker(messages.Register(messages.PROTOCOL, INFO)) == []
+    assert [type(a.message) for a in bare.from_client(messages.Goodbye())] == [messages.EndSession]
+    assert bare.from_worker(messages.Done(1, 1)) == []
+    assert bare.core.stats().malformed == 1
+    check_core(bare.core)
+
+
+OUT_OF_ORDER: dict[str, messages.FromClient] = {
+    "again": messages.Hello(messages.PROTOCOL, 1, "host"),
+    "sent before": messages.Run(2, codec.pack([1])),
+    "left out one": messages.Run(4, codec.pack([1])),
+    "huge": messages.Run((1 << 64) - 1, codec.pack([1])),
+    "backwards": messages.Run(-1, codec.pack([1])),
+    "of the future": messages.Run(3, codec.pack([1]), 1),
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_ORDER)
+def test_a_clients_message_out_of_order_is_dropped_and_counted_and_the_next_one_is_taken(what: str) -> None:
+    bare = Bare()
+    assert bare.from_client(OUT_OF_ORDER[what]) == []
+    assert bare.core.stats().malformed == 1
+    assert [type(a.message) for a in bare.run(3)] == [messages.Execute]
+
+
+def test_who_is_no_client_is_told_so_and_counted() -> None:
+    bare = Bare()
+    assert "not open" in refused(bare.from_client(messages.Run(1, codec.pack([])), b"other"))
+    assert "that is where" in refused(bare.from_client(messages.Register(messages.PROTOCOL, INFO), b"other"))
+    assert "that is where" in refused(bare.from_worker(messages.Hello(messages.PROTOCOL, 1, "host"), 0, b"other"))
+    assert bare.from_client(messages.Goodbye(), b"other") == []
+    assert bare.core.stats().malformed == 4
+
+
+NOT_OWED: dict[str, messages.Done] = {
+    "of another session": messages.Done(2, 1),
+    "of no session": messages.Done(-1, 1),
+    "of no slice": messages.Done(1, 7),
+    "before its turn": messages.Done(1, 2, [messages.Answer(1)]),
+    "of a part": messages.Done(1, 0, [messages.Answer(1, 0)]),
+}
+
+
+@pytest.mark.parametrize("what", NOT_OWED)
+def test_what_a_worker_reports_and_does_not_owe_reaches_nobody(what: str) -> None:
+    bare = Bare()
+    bare.from_worker(messages.Register(messages.PROTOCOL, INFO), 0, b"other")
+    bare.from_client(messages.Hello(messages.PROTOCOL, 1, "host"), b"victim")
+    assert bare.from_worker(NOT_OWED[what], 1) == []
+    assert bare.from_worker(messages.Done(1, 1), 0, b"other") == []
+    assert bare.core.stats().malformed == 2
+    (answer,) = bare.from_worker(messages.Done(1, 1))
+    assert answer.peer == b"c"
+
+
+def test_an_answer_that_names_a_frame_that_is_not_there_is_a_failure_for_who_waits() -> None:
+    bare = Bare()
+    answers = [messages.Answer(i, frame) for i, frame in enumerate([0, -1, 1, -2, 1 << 63])]
+    (told,) = bare.from_worker(messages.Done(1, 1, answers), frames=1)
+    assert isinstance(told.message, messages.Done)
+    assert [a.failure.kind if a.failure else None for a in told.message.answers] == [None, None, *["ProtocolError"] * 3]
+    assert bare.core.stats().malformed == 3
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "two\nlines", "\u202eevil", "x" * 101])
+def test_a_worker_whose_name_nobody_can_print_is_sent_away(name: str) -> None:
+    bare = Bare()
+    register = messages.Register(messages.PROTOCOL, msgspec.structs.replace(INFO, name=name))
+    assert refused(bare.from_worker(register, 0, b"other")) == "the worker's name: at most 100 printable characters"
+    assert list(bare.core.workers) == [b"w"]
+
+
+def test_a_client_that_heeds_no_credit_is_sent_away() -> None:
+    bare = Bare()
+    most = bare.core.credit + core.OVERDRAFT
+    told = [action.message for seq in range(3, most + 1) for action in bare.run(seq)]
+    assert [type(message) for message in told] == [messages.Execute] * (core.WINDOW - 2)
+    assert f"sent {most} batches ahead" in bare.run(most + 1)[0].message.reason  # type: ignore[union-attr]
+    assert bare.core.stats().queued_slices == 0
+    check_core(bare.core)
+
+
+def test_a_batch_that_finds_no_worker_takes_with_it_what_was_sent_before_its_client_knew() -> None:
+    """Else what came after it would run on the next worker, as if nothing was missing."""
+    bare = Bare()
+    bare.core.step(core.WorkerGone(b"w"))
+    (lost,) = bare.run(3, epoch=1)
+    assert lost.message.epoch == 2  # type: ignore[union-attr]
+    bare.from_worker(messages.Register(messages.PROTOCOL, INFO), 0, b"next")
+    assert bare.run(4, epoch=1) == []
+    assert [type(a.message) for a in bare.run(5, epoch=2)] == [messages.Execute]
+
+
+def test_who_comes_and_goes_in_haste_fills_no_worker() -> None:
+    """While a worker is busy, at most a window of slices lies before it, and an end for each of them."""
+    bare = Bare()
+    told = 0
+    for number in range(50):
+        peer = b"hasty%d" % number
+        bare.from_client(messages.Hello(messages.PROTOCOL, 1, "host"), peer)
+        actions = [*bare.from_client(messages.Run(1, codec.pack([1])), peer), *bare.from_client(messages.Goodbye(), peer)]
+        told += sum(isinstance(a, core.TellWorker) for a in actions)
+    assert told <= 2 * core.WINDOW

@@ -15,12 +15,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import zmq
 
 from gt.errors import ConnectionLostError
-from gt.wire import addresses, codec, messages, unix
+from gt.wire import addresses, codec, lost, messages, unix
 from gt.wire.shared import SEALS, SHARE_FROM_BYTES, Frame, Shared, mapped, share
 from gt.wire.stream import SHARED
+from gt.wire.tcp import TcpTransport
 from gt.wire.transport import Router, Transport, connect, listen
+from gt.wire.unix import UnixRouter
 from tests.conftest import free_ports
 
 PATIENCE_S = 20.0
@@ -111,6 +114,23 @@ def test_who_does_not_read_keeps_nobody_waiting_and_gets_all_of_it_later(side: S
         assert reader.result() == (large, [b"last"])
 
 
+def test_who_never_reads_is_gone_once_too_much_waits_for_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost, "MAX_UNREAD", 20)
+    side = Side(address)
+    with closing(side.router):
+        deaf, name = side.join()
+        with closing(deaf):
+            if isinstance(deaf, TcpTransport):  # of what arrives libzmq reads no more than this
+                deaf._socket.setsockopt(zmq.RCVHWM, 1)
+            sent = 0
+            while side.router.send(name, [bytes(1 << 20)]):
+                sent += 1
+                assert sent < 1000
+            assert sent >= 20
+            side.router.drop(name)
+            assert not isinstance(side.router, UnixRouter) or not side.router.send(name, [b""])
+
+
 def test_a_peer_that_leaves_is_gone_and_the_others_stay(side: Side) -> None:
     (leaver, name), (other, its_name) = side.join(), side.join()
     leaver.close()
@@ -172,6 +192,7 @@ UNSAFE: dict[str, Callable[[], list[int]]] = {
     SHRINKING: lambda: [descriptor(fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)],
     "of another size": lambda: [descriptor(SEALS, SHARE_FROM_BYTES - 1)],
     "no memory": lambda: [os.open("/dev/null", os.O_RDONLY)],
+    "a folder": lambda: [os.open("/", os.O_RDONLY), descriptor(SEALS)],
     "many": lambda: [descriptor(SEALS) for _ in range(251)],
 }
 
@@ -179,6 +200,7 @@ UNSAFE: dict[str, Callable[[], list[int]]] = {
 @pytest.mark.parametrize("what", UNSAFE)
 def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what: str, tmp_path: Path) -> None:
     side = Side(f"ipc://{tmp_path}/socket")
+    before = len(os.listdir("/proc/self/fd")) + 1  # the stranger's own
     files = UNSAFE[what]()
     head = struct.pack("<3Q", 2, 0, SHARE_FROM_BYTES | SHARED)
     with closing(side.router), socket.socket(socket.AF_UNIX) as peer:
@@ -190,6 +212,7 @@ def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what
             os.close(file)
         (_, frames), (_, end) = side.next(), side.next()
         assert (frames, end) == ([], None)
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_was_shared_can_be_written_to_for_oneself_and_leaves_no_descriptor() -> None:

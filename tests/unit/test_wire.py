@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
+from typing import Any
 
 import msgspec
 import pytest
 
-from gt.errors import ConfigError, ProtocolError
+from gt.errors import ConfigError, ConnectionLostError, ProtocolError
 from gt.wire import addresses, codec, messages
 from gt.wire import instructions as wire
+from gt.wire.transport import connect
 
 GEOMETRY = wire.Geometry((2, 3), (3, 1), 0, "float32")
 ITEMS: list[wire.Instruction] = [
@@ -102,10 +105,45 @@ def test_a_deep_nest_is_no_message() -> None:
         codec.from_client(b"\x91" * 100_000)
 
 
-@pytest.mark.parametrize("address", ["", "localhost:1", "tcp://", "tcp://host", "tcp://host:x", "ipc://", "http://a:1"])
-def test_what_is_no_address_is_said_so(address: str) -> None:
-    with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
+FORMS = "write tcp://HOST:PORT"
+NO_ADDRESSES = {
+    **dict.fromkeys(["", "localhost:1", "http://a:1", "7000", "TCP://127.0.0.1:1", " tcp://127.0.0.1:1"], FORMS),
+    **dict.fromkeys(["tcp://", "tcp://host", "tcp://host:", "tcp://:1", "tcp://host:x", "tcp://host:1:2"], FORMS),
+    **dict.fromkeys(["tcp://host:0", "tcp://host:65535", "tcp://host:-1", "tcp://host:99999999", "tcp://host:1.5"], FORMS),
+    **dict.fromkeys(["tcp://host:7000/", "tcp://host:7000/x", "tcp://host:7000?x", "tcp://host:7000#x"], FORMS),
+    **dict.fromkeys(
+        ["tcp://user@host:1", "tcp://[::1]:7000", "tcp://ho st:1", "tcp://host:1\n", "tcp://host:\u0667"], FORMS
+    ),
+    **dict.fromkeys(["ipc://", "ipc:///", "ipc:///tmp/a\0b", "ipc:///tmp/\x1b[2J", "ipc:/tmp/x"], FORMS),
+    **dict.fromkeys(["ipc://socket", "ipc://../socket", "ipc://~/socket"], f"write ipc://{os.getcwd()}/"),
+    "ipc:///" + "x" * 200: "at most 98 bytes",
+}
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_what_is_no_address_is_said_so_in_a_line(address: str) -> None:
+    for check in (addresses.check, addresses.check_private, lambda given: connect(given, "worker", 0.0)):
+        with pytest.raises(ConfigError) as raised:
+            check(address)
+        assert NO_ADDRESSES[address] in str(raised.value)
+        assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", [None, 7000, b"tcp://127.0.0.1:7000"])
+def test_what_is_no_text_is_no_address(address: Any) -> None:
+    with pytest.raises(ConfigError, match=FORMS):
         addresses.check(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://a-b.c_d:1", "tcp://127.0.0.1:65534", "ipc:///a b/\u00e9", "ipc:///" + "x" * 97])
+def test_what_is_an_address_is_one(address: str) -> None:
+    addresses.check(address)
+
+
+def test_a_name_that_no_host_has_is_an_error_that_says_what_was_tried() -> None:
+    for host in ("a..b", "x" * 100):
+        with pytest.raises(ConnectionLostError, match="tried to connect"):
+            connect(f"tcp://{host}:1", "client", 1.0)
 
 
 def test_workers_connect_beside_the_clients() -> None:

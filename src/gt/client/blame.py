@@ -16,6 +16,7 @@ import torch
 
 from gt.client import calls, sites
 from gt.wire import messages
+from gt.wire.text import printable
 
 GT = os.path.dirname(os.path.dirname(__file__)) + os.sep
 INFERENCE = calls.infer.__code__
@@ -57,6 +58,7 @@ SAID_AGAIN = "degrees of freedom is <= 0"
 
 def warn(said: messages.Warned) -> None:
     """Tell the user what PyTorch said on the worker."""
+    text = printable(said.message, kept="\n\t")
     if SAID_AGAIN not in said.message and not torch.is_warn_always_enabled():
         if said.message in _once:
             return
@@ -65,9 +67,9 @@ def warn(said: messages.Warned) -> None:
     category = kind if isinstance(kind, type) and issubclass(kind, Warning) else UserWarning
     line = sites.line_of(said.site)
     if line is None:
-        warnings.warn(said.message, category, stacklevel=2)
+        warnings.warn(text, category, stacklevel=2)
     else:
-        warnings.warn_explicit(said.message, category, *line, registry=_told.setdefault(line[0], {}))
+        warnings.warn_explicit(text, category, *line, registry=_told.setdefault(line[0], {}))
 
 
 def install() -> None:

@@ -6,6 +6,8 @@ import multiprocessing
 
 from gt.client import embedded
 from gt.config import settings
+from gt.errors import ConfigError
+from gt.wire import addresses
 
 
 class Early:
@@ -15,8 +17,16 @@ class Early:
 
 
 def start() -> None:
-    """Start it where this process will want one: no address is set, and it is nobody's multiprocessing child."""
-    if not settings().address and multiprocessing.parent_process() is None and Early.service is None:
+    """Start it where this process will want one: no address is set, and it is nobody's multiprocessing child.
+
+    Raises ConfigError for a GT_ADDRESS that is none.
+    """
+    if address := settings().address:
+        try:
+            addresses.check(address)
+        except ConfigError as error:
+            raise ConfigError(f"GT_ADDRESS: {error}") from None
+    elif multiprocessing.parent_process() is None and Early.service is None:
         Early.service = embedded.start()
 
 

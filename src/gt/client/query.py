@@ -10,6 +10,7 @@ import torch
 from gt.client import calls, current, geometry, randomness, record, sites, sparse
 from gt.client.calls import OpOverload
 from gt.client.lifting import lift, lifted
+from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.wire import messages
 
@@ -38,11 +39,19 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     try:
         answer, _ = current.session().ask(request)
-        return _Results(op, args, kwargs, given, answer).build()
+        return _built(_Results(op, args, kwargs, given, answer))
     except (KeyboardInterrupt, Warning):
         for number in asked:
             record.free_results(number)
         raise
+
+
+def _built(results: _Results) -> Any:
+    """Raises ProtocolError for an answer that is none to its query."""
+    try:
+        return results.build()
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:
+        raise ProtocolError(f"the worker answered {results.op} with what it cannot return") from error
 
 
 class _Results:
@@ -51,7 +60,7 @@ class _Results:
     def __init__(
         self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], answer: messages.Answer
     ) -> None:
-        self.returns = op._schema.returns
+        self.op, self.returns = op, op._schema.returns
         self.written = calls.written(op, args, kwargs)
         self.given = given
         self.next_id = record.query_id(answer.request)

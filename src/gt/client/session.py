@@ -15,10 +15,11 @@ import torch
 from gt import errors
 from gt.client import blame, ending, interrupts, record, sites
 from gt.config import settings
-from gt.errors import ConnectionLostError, ForkError, GTError, WorkerLostError
+from gt.errors import ConnectionLostError, ForkError, GTError, ProtocolError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.wire.shared import Frame, Shared, inline
+from gt.wire.text import printable
 from gt.wire.transport import Transport
 
 FORKED = (
@@ -29,6 +30,8 @@ FIRST_SEGMENT = 64
 """Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
 """Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
+NOT_RAISED = (StopIteration, StopAsyncIteration)
+"""A loop would end at them, and the program go on."""
 _requests = itertools.count(1).__next__
 
 
@@ -164,20 +167,29 @@ class Session:
         received = self._transport.receive(0.0)
         if received is None:
             return False
-        message = codec.to_client(inline(received[0]))
+        message = codec.to_client(inline(received[0] if received else b""))
         if isinstance(message, messages.Done):
-            self.done = max(self.done, message.seq)
-            self._warnings += message.warnings
-            for answer in message.answers:
-                if answer.request in self._answers:
-                    self._answers[answer.request] = (answer, _kept(received[1 + answer.frame]) if answer.frame >= 0 else b"")
+            self._hear(message, received[1:])
         elif isinstance(message, messages.Welcome):
+            if message.credit < 1:
+                raise ProtocolError(f"a credit of {message.credit} batches")
             self._welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
         elif isinstance(message, messages.Rejected):
-            raise ConnectionLostError(f"{self.address}: {message.reason}")
+            raise ConnectionLostError(f"{self.address}: {printable(message.reason)}")
         return True
+
+    def _hear(self, done: messages.Done, frames: list[Frame]) -> None:
+        """Raises ProtocolError for an answer whose bytes did not come with it."""
+        self.done = max(self.done, min(done.seq, self.seq))
+        self._warnings += done.warnings
+        for answer in done.answers:
+            if answer.request not in self._answers:
+                continue
+            if not -1 <= answer.frame < len(frames):
+                raise ProtocolError(f"an answer names frame {answer.frame} of {len(frames)}")
+            self._answers[answer.request] = (answer, _kept(frames[answer.frame]) if answer.frame >= 0 else b"")
 
     def _lose(self, loss: messages.SessionLost) -> None:
         """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
@@ -185,7 +197,7 @@ class Session:
         self.epoch = loss.epoch
         forget_recorded()
         record.segment.append(wire.Seed(torch.initial_seed()))
-        raise WorkerLostError(loss.reason)
+        raise WorkerLostError(printable(loss.reason))
 
     def _check(self) -> None:
         if self.pid != os.getpid():
@@ -249,11 +261,15 @@ def exception(failure: messages.Failure) -> BaseException:
     """The exception that a failure on the worker stands for: PyTorch's own type where there is one."""
     kinds = (builtins, torch, torch._C, errors)
     kind = next((k for module in kinds if isinstance(k := getattr(module, failure.kind, None), type)), RuntimeError)
-    if not issubclass(kind, Exception):
-        kind = RuntimeError
     place = sites.describe(failure.site)
     text = failure.message + (f"\n  in {failure.op}" if failure.op else "") + (f", issued at {place}" if place else "")
-    return kind(text)
+    text = printable(text, kept="\n\t")
+    if not issubclass(kind, Exception) or issubclass(kind, NOT_RAISED):
+        return RuntimeError(text)
+    try:
+        return kind(text)
+    except TypeError:  # one that is made of more than a text, such as UnicodeDecodeError
+        return RuntimeError(f"{failure.kind}: {text}")
 
 
 def forget_definitions() -> None:

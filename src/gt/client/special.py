@@ -15,7 +15,7 @@ from gt.client import current, geometry, record, sites, tensors
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel, shares_elements
 from gt.client.operators import overload
-from gt.errors import RefusedError
+from gt.errors import ProtocolError, RefusedError
 from gt.wire import instructions as wire
 from gt.wire.shared import Shared
 
@@ -42,11 +42,16 @@ def special(*names: str) -> Callable[[Kernel], Kernel]:
 
 
 def fetch(tensor: Tensor) -> Tensor:
-    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker; raises its errors."""
+    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker.
+
+    Raises its errors, and ProtocolError where it sent another number of bytes: they are copied as they are.
+    """
     number, spec, _ = record.operand(tensor)
     if not spec.size.numel():
         return torch.empty(spec.size, dtype=spec.dtype)
     _, data = current.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
+    if len(data) != spec.size.numel() * spec.dtype.itemsize:
+        raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
     if isinstance(data, Shared):
         return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
     made = torch.empty(spec.size, dtype=spec.dtype)  # whose memory is aligned as the kernels of a CPU expect it

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from gt import regular
 from gt.errors import ConfigError, ProtocolError
 from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Execute
+from gt.wire.text import printable
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -38,7 +40,7 @@ class InstructionLog:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file = Path(path).open("ab")  # noqa: SIM115
+            self._file = regular.appending(path)
         except OSError as error:
             raise ConfigError(f"GT_INSTRUCTION_LOG={path}: {error.strerror}") from None
         self._encode = msgspec.json.Encoder().encode
@@ -146,8 +148,9 @@ class Filter:
 
     def _touches(self, entry: Entry) -> bool:
         named = any(x.startswith(f"{self.id}:") for x in (*entry.ins, *entry.outs))
-        saved = entry.detail.get("tensors") or {}
-        return named or entry.detail.get("id") == self.id or any(number == self.id for number, *_ in saved.values())
+        saved = entry.detail.get("tensors")
+        ids = [one[0] for one in saved.values() if isinstance(one, list) and one] if isinstance(saved, dict) else []
+        return named or self.id in (entry.detail.get("id"), *ids)
 
 
 HEAD = b'{"time":'
@@ -156,28 +159,39 @@ HEAD = b'{"time":'
 def read(path: str) -> Iterator[Entry]:
     """The entries of a log. Raises ConfigError naming the line that is not one; a cut last line is passed over."""
     decode = msgspec.json.Decoder(Entry).decode
-    with Path(path).open("rb") as file:
+    with regular.reading(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 yield decode(line)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 if line.endswith(b"\n") or not (line.startswith(HEAD) or HEAD.startswith(line)):
                     raise ConfigError(f"{path}:{number}: not an entry of an instruction log: {error}") from None
 
 
 def text(entry: Entry) -> str:
-    """One line for people."""
-    clock = datetime.fromtimestamp(entry.time).strftime("%H:%M:%S.%f")[:-3]
-    head = f"{clock}  s{entry.session}  {entry.worker:<10}  {entry.op or entry.kind:<34}"
+    """One line for people. What stands in it are clients' and workers' words."""
+    head = f"{_clock(entry.time)}  s{entry.session}  {entry.worker:<10}  {entry.op or entry.kind:<34}"
     numbers = [str(n) for n in entry.numbers]
     body = f"({', '.join([*entry.ins, *numbers])})" + (f" -> {', '.join(entry.outs)}" if entry.outs else "")
     detail = " ".join(f"{k}={v}" for k, v in entry.detail.items())
-    return f"{head} {'define ' if entry.kind == 'Define' else ''}{body if entry.op else ''} {detail}".rstrip()
+    return printable(f"{head} {'define ' if entry.kind == 'Define' else ''}{body if entry.op else ''} {detail}".rstrip())
+
+
+def _clock(time: float) -> str:
+    try:
+        return datetime.fromtimestamp(time).strftime("%H:%M:%S.%f")[:-3]
+    except (OSError, OverflowError, ValueError):  # which no dispatcher writes
+        return f"{time} s"
+
+
+def _json(entry: Entry) -> str:
+    """As it stands in the file, with JSON's own escapes for what would not be seen."""
+    line = msgspec.json.encode(entry).decode()
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def show(path: str, wanted: Filter, as_json: bool) -> None:
     """Print the entries that match."""
-    encode = msgspec.json.Encoder().encode
     for entry in read(path):
         if wanted.matches(entry):
-            sys.stdout.write((encode(entry).decode() if as_json else text(entry)) + "\n")
+            sys.stdout.write((_json if as_json else text)(entry) + "\n")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import select
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import zmq
 
@@ -14,7 +17,8 @@ from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
 from gt.wire import addresses, codec, messages
 from gt.wire.shared import Frame, inline
-from gt.wire.transport import listen
+from gt.wire.text import printable
+from gt.wire.transport import Router, listen
 
 
 class Server:
@@ -75,25 +79,56 @@ class Server:
         return core.FromWorkerEvent(peer, message, frames[1:])
 
     def act(self, event: core.Event) -> None:
-        for action in self.dispatcher.step(event):
-            frames: list[Frame] = [codec.encode(action.message), *action.frames]
-            if isinstance(action, core.TellClient):
-                if not self.clients.send(action.peer, frames):
-                    self.act(core.ClientGone(action.peer))
+        """Let the core decide and do what it says, then what follows from that: peers are found gone, or have to go."""
+        events: deque[core.Event] = deque([event])
+        while events:
+            event = events.popleft()
+            try:
+                actions = self.dispatcher.step(event)
+            except Exception as error:
+                events.extendleft(self._blame(event, error))
                 continue
+            events += [gone for action in actions if (gone := self._carry_out(action)) is not None]
+            if isinstance(event, core.Failed):
+                self._router(event.cause).drop(event.cause.peer)
+
+    def _blame(self, event: core.Event, error: Exception) -> list[core.Event]:
+        """A bug of the dispatcher's ends the peer that met it, and nobody else."""
+        _say(f"a bug, on {type(getattr(event, 'message', event)).__name__}: {_in_short(error)}")
+        if isinstance(event, core.Failed):
+            self._router(event.cause).drop(event.cause.peer)
+        if isinstance(event, core.Expect | core.Malformed | core.Failed):
+            return []
+        return [core.Failed(event, f"the dispatcher failed on what this peer sent: {_in_short(error)}")]
+
+    def _router(self, what: core.Event | core.Action) -> Router:
+        return self.clients if isinstance(what, (core.FromClientEvent, core.ClientGone, core.TellClient)) else self.workers
+
+    def _carry_out(self, action: core.Action) -> core.Event | None:
+        """Send it. Returns what happened where its receiver is gone, or cannot be sent to."""
+        router = self._router(action)
+        if isinstance(action, core.TellWorker):
             self._note(action)
-            if not self.workers.send(action.peer, frames):
-                self.act(core.WorkerGone(action.peer))
+        try:
+            if router.send(action.peer, [codec.encode(action.message), *action.frames]):
+                return None
+        except Exception as error:
+            _say(f"a peer is left out: {_in_short(error)}")
+            router.drop(action.peer)
+        return core.ClientGone(action.peer) if isinstance(action, core.TellClient) else core.WorkerGone(action.peer)
 
     def _note(self, action: core.TellWorker) -> None:
         """Put what a worker is told to execute into the instruction log."""
         worker = self.dispatcher.workers.get(action.peer)  # None: it was found dead by the message before
         if self.log is None or worker is None:
             return
-        if isinstance(action.message, messages.Execute):
-            self.log.write(time.time(), worker.info.name, action.message)
-        elif isinstance(action.message, messages.EndSession):
-            self.log.forget(action.message.session)
+        try:
+            if isinstance(action.message, messages.Execute):
+                self.log.write(time.time(), worker.info.name, action.message)
+            elif isinstance(action.message, messages.EndSession):
+                self.log.forget(action.message.session)
+        except Exception as error:
+            _say(f"a bug, in the instruction log, which lacks something now: {_in_short(error)}")
 
     def _probe(self) -> None:
         for peer in self.clients.probe():
@@ -110,3 +145,13 @@ class Server:
             self.log.close()
         self.clients.close()
         self.workers.close()
+
+
+def _in_short(error: Exception) -> str:
+    """One line, with nothing in it that a terminal obeys."""
+    return printable(f"{type(error).__name__}: {error}")[:300]
+
+
+def _say(what: str) -> None:
+    with suppress(OSError):  # of a standard error that nobody reads
+        print(f"gt: {what}", file=sys.stderr, flush=True)

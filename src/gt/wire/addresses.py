@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gt.errors import ConfigError
 
 IPC = "ipc://"
+TCP = re.compile(r"tcp://([A-Za-z0-9][A-Za-z0-9._-]{0,252}):([0-9]{1,5})")
+MAX_PORT = 65535
+"""Of the two that a service needs, the workers' is the next."""
+MAX_PATH_BYTES = 107 - len(".workers~")
+"""Of `sun_path` (man 7 unix), beside what the sockets of a service add to the name."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+FORMS = "write tcp://HOST:PORT (a port from 1 to 65534) or ipc://PATH"
 
 
 def check(address: str) -> None:
     """Raises ConfigError for an address that is not `tcp://HOST:PORT` or `ipc://PATH`."""
-    if address.startswith(IPC) and len(address) > len(IPC):
-        return
-    parts = urlsplit(address)
-    try:
-        valid = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None and 0 < parts.port < 65535
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(f"{address!r} is no address: write tcp://HOST:PORT (a port from 1 to 65534) or ipc://PATH")
+    text = address if isinstance(address, str) else ""
+    if text.startswith(IPC):
+        _check_path(text, path(text))
+    elif (found := TCP.fullmatch(text)) is None or not 0 < int(found[2]) < MAX_PORT:
+        raise ConfigError(f"{address!r} is no address: {FORMS}")
+
+
+def _check_path(address: str, place: Path) -> None:
+    if CONTROL.search(address) or not place.name:
+        raise ConfigError(f"{address!r} is no address: {FORMS}")
+    if not place.is_absolute():
+        raise ConfigError(f"{address} depends on the folder a process is in: write {IPC}{place.absolute()}")
+    if len(os.fsencode(place)) > MAX_PATH_BYTES:
+        raise ConfigError(f"{address}: a socket's path has at most {MAX_PATH_BYTES} bytes")
 
 
 def check_private(address: str) -> None:
     """Raises ConfigError for an address that others than this user and this machine could reach."""
     check(address)
     if not address.startswith(IPC):
-        if not _is_loopback(urlsplit(address).hostname or ""):
+        if not _is_loopback(host_and_port(address)[0]):
             raise ConfigError(f"{address}: only loopback addresses are served (keys for others come later)")
         return
     folder = path(address).parent
@@ -42,8 +54,14 @@ def workers(address: str) -> str:
     """Where the workers of a service connect: the next port, or the socket file beside the clients'."""
     if address.startswith(IPC):
         return address + ".workers"
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + 1}"
+    host, port = host_and_port(address)
+    return f"tcp://{host}:{port + 1}"
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of a `tcp://HOST:PORT`."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return host, int(port)
 
 
 def path(address: str) -> Path:

@@ -6,6 +6,9 @@ from gt.errors import ConnectionLostError
 
 WATCH_S = 0.25
 """How often one who waits for a message looks whether its peer is still there."""
+MAX_UNREAD = 1 << 16
+"""Messages that may wait for a peer to read them. An honest one has asked for less, and is at most stopped for hours; others
+would fill a dispatcher's memory with answers."""
 
 
 def unreachable(address: str, error: OSError) -> ConnectionLostError:

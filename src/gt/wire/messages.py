@@ -57,8 +57,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 class Run(msgspec.Struct, frozen=True, tag="run"):
     """A batch of instructions, packed (`codec.pack`); raw frames: those of its uploads, in order.
 
-    `seq` counts a session's batches from 1, `epoch` the workers that the session has lost: what was meant for a lost worker
-    is not run on the next.
+    `seq` counts a session's batches from 1, `epoch` how often the session was lost (`SessionLost`): what the client sent
+    before it heard of that is not run.
     """
 
     seq: int

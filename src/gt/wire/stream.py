@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import socket
+import stat
 import struct
 from array import array
 from collections import deque
@@ -84,16 +85,26 @@ class Outgoing:
 def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
     """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it: those of one `sendmsg` at most.
 
-    Raises OSError where this process may not open as many files, which leaves the stream broken.
+    Raises OSError where this process may not open as many files, which leaves the stream broken, and ProtocolError for
+    descriptors of no files.
     """
     data, ancillary, flags, _ = sock.recvmsg(PIECE_BYTES, _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
     files: list[Shared] = []
     for level, kind, content in ancillary:
         if (level, kind) == _RIGHTS:
-            files += map(Shared, array("i", content))
+            files += _owned(array("i", content))
     if flags & _TRUNCATED:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return data, files
+
+
+def _owned(descriptors: array[int]) -> list[Shared]:
+    """Each closed by its owner from now on. Raises ProtocolError where one is no file at all."""
+    if all(stat.S_ISREG(os.fstat(descriptor).st_mode) for descriptor in descriptors):
+        return [*map(Shared, descriptors)]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise ProtocolError("a descriptor that is no frame")
 
 
 class Incoming:

@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain, repeat
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from gt.wire import codec, lost, messages
+from gt.wire import addresses, codec, lost, messages
 from gt.wire.shared import Frame, mapped
 
 HEARTBEAT_MS = 500
@@ -135,11 +134,12 @@ class TcpTransport:
 
 def _reach(address: str, service: str, timeout_s: float) -> None:
     """Fail with the operating system's reason where there is nothing to connect to."""
-    parts = urlsplit(address)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout_s).close()
+        socket.create_connection(addresses.host_and_port(address), timeout_s).close()
     except OSError as error:
         raise lost.unreachable(service, error) from None
+    except UnicodeError:  # of a name that DNS has no form for
+        raise lost.unreachable(service, OSError("no name of a host")) from None
 
 
 class TcpRouter:
@@ -152,6 +152,7 @@ class TcpRouter:
         self.poll: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._peers: set[bytes] = set()
         _options(self.poll, notice_stopped)
+        self.poll.setsockopt(zmq.SNDHWM, lost.MAX_UNREAD)
         self.poll.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self.poll.bind(address)
@@ -172,11 +173,15 @@ class TcpRouter:
         try:
             _send(self.poll, [peer, *frames])
         except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.ENOTCONN):
-                self._peers.discard(peer)
-                return False
-            raise
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.ENOTCONN, zmq.EAGAIN):
+                raise
+            self.drop(peer)
+            return False
         return True
+
+    def drop(self, peer: bytes) -> None:
+        """A ROUTER cannot close one connection."""
+        self._peers.discard(peer)
 
     def probe(self) -> list[bytes]:
         """Find peers that are gone: sending to one fails."""

@@ -51,7 +51,11 @@ class Router(Protocol):
         ...
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
-        """Send to a peer; False where it is gone."""
+        """Send to a peer; False where it is gone, which it is as well where it leaves more than `MAX_UNREAD` messages."""
+        ...
+
+    def drop(self, peer: bytes) -> None:
+        """Have no more to do with a peer, as far as the transport can: what it still says may arrive."""
         ...
 
     def probe(self) -> list[bytes]:

@@ -262,7 +262,14 @@ class UnixRouter:
         if found is None:
             return False
         found.unsent.append(Outgoing(frames))
+        if len(found.unsent) > lost.MAX_UNREAD:
+            self._drop(found)
+            return False
         return found.waits or self._send_to(found)
+
+    def drop(self, peer: bytes) -> None:
+        if found := self._peers.get(peer):
+            self._drop(found)
 
     def _send_to(self, peer: Peer) -> bool:
         """Send what the system takes now, and the rest when it takes more. False where the peer is gone."""

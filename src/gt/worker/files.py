@@ -9,32 +9,42 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
+from gt import regular
 from gt.wire.instructions import Geometry
 from gt.worker.memory import dtype_of
 
 
-def check(path: str, folders: tuple[str, ...] | None) -> Path:
-    """The real path. Raises PermissionError outside `folders` (None: anywhere)."""
-    real = Path(os.path.realpath(path))
-    if folders is not None and not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
+def check(real: str, path: str, folders: tuple[str, ...] | None) -> None:
+    """Raises PermissionError where a real path is outside `folders` (None: anywhere)."""
+    if folders is not None and not any(Path(real).is_relative_to(os.path.realpath(folder)) for folder in folders):
         raise PermissionError(f"{path}: not in a folder that this service was given (`gt serve --data DIR`)")
-    return real
 
 
-def load(path: Path, name: str, geometry: Geometry, device: torch.device) -> torch.Tensor:
+def load(path: str, name: str, geometry: Geometry, device: torch.device, folders: tuple[str, ...] | None) -> torch.Tensor:
     """One tensor of a file, mapped into memory and copied from there."""
-    with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-        tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+    check(os.path.realpath(path), path, folders)
+    with regular.held(path) as held:
+        check(os.readlink(held), path, folders)  # whatever has been put there since
+        with safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]
+            tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
     if tuple(tensor.shape) != geometry.size or tensor.dtype != dtype_of(geometry.dtype):
         raise RuntimeError(f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {geometry}")
     return tensor.clone() if device.type == "cpu" else tensor.to(device)
 
 
-def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def save(path: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], folders: tuple[str, ...] | None) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    real = Path(os.path.realpath(path))
+    check(str(real), path, folders)
+    if real.exists():
+        regular.check(real.stat().st_mode, path)
+    with regular.held_folder(real.parent) as folder:
+        check(os.path.join(os.readlink(folder), real.name), path, folders)  # whatever has been put there since
+        target, partial = Path(folder, real.name), Path(folder, f"{real.name}.{os.getpid()}.partial")
+        partial.unlink(missing_ok=True)  # of a worker that was killed
+        try:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[
 
 def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
     try:
-        tensor = files.load(files.check(item.path, worker.data_dirs), item.name, item.geometry, worker.device)
+        tensor = files.load(item.path, item.name, item.geometry, worker.device, worker.data_dirs)
         session.memory.put(item.id, item.geometry, tensor)
     except Exception as error:
         session.fail([item.id], error, "load file", item.site)
@@ -70,7 +70,7 @@ def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Se
 def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
     try:
         tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
-        files.save(files.check(item.path, worker.data_dirs), tensors, item.metadata)
+        files.save(item.path, tensors, item.metadata, worker.data_dirs)
         return Answer(item.request), []
     except PoisonedError as error:
         return session.report(item.request, error.failure), []

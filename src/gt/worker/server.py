@@ -12,6 +12,7 @@ from gt.config import settings
 from gt.errors import ConfigError, ConnectionLostError, GTError
 from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline
+from gt.wire.text import printable
 from gt.wire.transport import Transport, connect
 from gt.worker import heap
 from gt.worker.execute import Worker
@@ -56,7 +57,7 @@ def _register(transport: Transport, worker: Worker, address: str) -> None:
         raise ConnectionLostError(f"{address}: the dispatcher did not answer")
     answer = codec.to_worker(inline(received[0]))
     if isinstance(answer, messages.Rejected):
-        raise GTError(f"{address}: {answer.reason}")
+        raise GTError(f"{address}: {printable(answer.reason)}")
 
 
 class Inbox:
@@ -107,7 +108,10 @@ def serve(transport: Transport, worker: Worker) -> None:
 
 
 def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
-    """Nothing of a message is kept while the next is waited for. False where it says stop."""
+    """Nothing of a message is kept while the next is waited for. False where it says stop.
+
+    Raises GTError where the dispatcher wants no more of this worker.
+    """
     message, frames = inbox.next()
     if isinstance(message, messages.Execute):
         done, data = worker.take(message, frames, inbox.has_ended)
@@ -115,4 +119,6 @@ def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
     elif isinstance(message, messages.EndSession):
         worker.end_session(message.session)
         heap.give_back()
+    elif isinstance(message, messages.Rejected):
+        raise GTError(f"the dispatcher sent this worker away: {printable(message.reason)}")
     return not isinstance(message, messages.Stop)

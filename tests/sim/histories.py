@@ -1,0 +1,432 @@
+"""Histories of a dispatcher among peers of whom some are honest and some send anything: it serves the honest ones.
+
+    python -m tests.sim.histories 100000 [SEED]
+
+A history is a string of bytes, each of which picks what happens next; what must hold after every step is in `invariants`,
+what the honest may expect is asserted by them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from gt.dispatcher import core
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+from tests.sim import invariants
+
+LENGTHS = {"min_size": 60, "max_size": 240}
+WORKER_BATCH_SIZE, CREDIT = 3, 4
+NUMBERS = [0, 1, 2, 3, 4, 5, -1, 7, 1 << 32, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]
+NAMES = ["w", "", "x" * 1000, "\x1b[2J", "line\nline", "\x00", "\u202e"]
+ITEMS = [[], [1], [1, 2, 3, 4, 5], [wire.Upload(1, wire.Geometry((), (), 0, "int8"), 9, 0)] * 5]
+RAW = [b"\x01", b"\xdd\xff\xff\xff\xff", b"\x94\xa1x\x01\x01\x01", b"\xdc\x00\x10" + b"\xc0" * 16]
+BATCHES = [*map(codec.pack, ITEMS), *map(msgspec.Raw, RAW)]
+
+
+class Picks:
+    """The bytes of a history, one after the other; zeros behind its end."""
+
+    def __init__(self, history: bytes) -> None:
+        self._bytes = iter(history)
+        self.over = False
+
+    def below(self, count: int) -> int:
+        byte = next(self._bytes, None)
+        self.over = byte is None
+        return (byte or 0) % count
+
+    def one(self, options: Any) -> Any:
+        return options[self.below(len(options))]
+
+
+class Client:
+    """An honest one. `sent`: its batches that have not ended; `asked`: its requests without an answer, each with a number of
+    its own among those of all clients. What it says lies in `mail` until the dispatcher takes it in."""
+
+    def __init__(self, world: World, peer: bytes) -> None:
+        self.world, self.peer = world, peer
+        self.mail: deque[tuple[Any, list[bytes]]] = deque()
+        self.session = self.seq = self.epoch = 0
+        self.is_open = self.is_rejected = False
+        self.sent: deque[int] = deque()
+        self.asked: set[int] = set()
+        self.say(messages.Hello(messages.PROTOCOL, 1, "host"))
+
+    def say(self, message: messages.FromClient, frames: list[bytes] | None = None) -> None:
+        self.mail.append((message, frames or []))
+
+    def run(self, count: int) -> None:
+        """Of every three requests one comes with an upload."""
+        if not self.is_open or len(self.sent) > CREDIT:
+            return
+        items: list[wire.Instruction] = []
+        frames: list[bytes] = []
+        for _ in range(count):
+            tag = self.world.next_tag()
+            self.asked.add(tag)
+            if tag % 3 == 0:
+                items.append(wire.Upload(tag, wire.Geometry((), (), 0, "int64"), len(frames), 0))
+                frames.append(tag.to_bytes(8, "little"))
+            items.append(wire.Synchronize(tag))
+        self.seq += 1
+        self.sent.append(self.seq)
+        self.say(messages.Run(self.seq, codec.pack(items), self.epoch), frames)
+
+    def hear(self, message: messages.ToClient, frames: list[bytes], honest: bool) -> None:
+        """`honest`: what is told is what an honest worker said, or the dispatcher itself."""
+        match message:
+            case messages.Welcome():
+                assert self.session in (0, message.session)
+                self.session, self.is_open = message.session, True
+            case messages.Done():
+                self.hear_done(message, frames, honest)
+            case messages.SessionLost():
+                assert message.epoch == self.epoch + 1
+                self.epoch = message.epoch
+                self.sent.clear()
+                self.asked.clear()
+            case messages.Rejected():
+                assert not self.is_open, message.reason
+                self.is_rejected = True
+            case _:
+                raise AssertionError(f"unasked: {message}")
+
+    def hear_done(self, done: messages.Done, frames: list[bytes], honest: bool) -> None:
+        assert done.session == self.session
+        if done.seq:
+            assert done.seq == self.sent.popleft()
+        for answer in done.answers:
+            assert -1 <= answer.frame < len(frames)
+            if honest:
+                assert answer.request in self.asked
+                assert int.from_bytes(frames[answer.frame], "little") == answer.request
+            self.asked.discard(answer.request)
+
+
+class Worker:
+    """An honest one: executes what it gets in order, and knows which sessions it holds."""
+
+    def __init__(self, peer: bytes, info: messages.WorkerInfo) -> None:
+        self.peer = peer
+        self.inbox: deque[tuple[Any, list[bytes]]] = deque()
+        self.mail: deque[tuple[Any, list[bytes]]] = deque([(messages.Register(messages.PROTOCOL, info), [])])
+        self.held: dict[int, int] = {}
+        """Session -> the highest request that it has executed."""
+        self.ended: set[int] = set()
+
+    def work(self) -> None:
+        if not self.inbox:
+            return
+        message, frames = self.inbox.popleft()
+        match message:
+            case messages.Execute():
+                self.execute(message, frames)
+            case messages.EndSession():
+                del self.held[message.session]
+                self.ended.add(message.session)
+
+    def execute(self, message: messages.Execute, frames: list[bytes]) -> None:
+        assert message.session not in self.ended
+        last = self.held.setdefault(message.session, 0)
+        try:
+            items = codec.unpack(message.items)
+        except core.ProtocolError:
+            self.mail.append((messages.Done(message.session, message.seq, malformed=True), []))
+            return
+        asked = [item.request for item in items if isinstance(item, wire.Synchronize)]
+        assert asked == sorted(asked)
+        if asked:
+            assert last < asked[0], "batches of a session in another order"
+            self.held[message.session] = asked[-1]
+            for item in items:
+                if isinstance(item, wire.Upload):
+                    assert int.from_bytes(frames[item.frame], "little") == item.id, "another upload's bytes"
+        answers = [messages.Answer(request, frame) for frame, request in enumerate(asked)]
+        done = messages.Done(message.session, message.seq, answers)
+        self.mail.append((done, [request.to_bytes(8, "little") for request in asked]))
+
+
+INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
+
+
+class World:
+    """A dispatcher, and what a history makes of its peers. A name of None in `workers` or `clients` is a rogue's."""
+
+    def __init__(self, history: bytes) -> None:
+        self.pick = Picks(history)
+        self.dispatcher = core.Dispatcher(WORKER_BATCH_SIZE, CREDIT, expected_workers=self.pick.below(2))
+        self.clients: dict[bytes, Client | None] = {}
+        self.workers: dict[bytes, Worker | None] = {}
+        self.names = self.tags = self.steps = 0
+        for what in (self.join_client, self.join_rogue_client, self.join_worker, self.join_rogue_worker):
+            what()
+
+    def next_tag(self) -> int:
+        self.tags += 1
+        return self.tags
+
+    def next_name(self) -> bytes:
+        self.names += 1
+        return b"%d" % self.names
+
+    # -- the dispatcher --------------------------------------------------------------------------------------------------
+
+    def step(self, event: core.Event) -> None:
+        self.steps += 1
+        actions = self.dispatcher.step(event)
+        invariants.check(self.dispatcher)
+        honest = not isinstance(event, core.FromWorkerEvent) or self.workers[event.peer] is not None
+        for action in actions:
+            frames: Any = list(action.frames)
+            if isinstance(action, core.TellWorker):
+                if (worker := self.workers[action.peer]) is not None:
+                    worker.inbox.append((action.message, frames))
+                elif isinstance(action.message, messages.Execute | messages.EndSession):
+                    assert action.peer in self.dispatcher.workers
+            elif (client := self.clients[action.peer]) is not None:
+                client.hear(action.message, frames, honest)
+
+    def post(self, peer: bytes) -> None:
+        """The dispatcher takes in the next of what an honest peer has said."""
+        if (sender := self.clients.get(peer) or self.workers.get(peer)) and sender.mail:
+            message, frames = sender.mail.popleft()
+            event = core.FromClientEvent if isinstance(sender, Client) else core.FromWorkerEvent
+            self.step(event(peer, message, list(frames)))
+
+    # -- what can happen -------------------------------------------------------------------------------------------------
+
+    def join_client(self) -> None:
+        if len(self.clients) < 6:
+            name = self.next_name()
+            self.clients[name] = Client(self, name)
+
+    def join_rogue_client(self) -> None:
+        if len(self.clients) < 6:
+            self.clients[self.next_name()] = None
+
+    def join_worker(self) -> None:
+        if len(self.workers) < 4:
+            name = self.next_name()
+            self.workers[name] = Worker(name, INFO)
+
+    def join_rogue_worker(self) -> None:
+        if len(self.workers) < 4:
+            self.workers[self.next_name()] = None
+
+    def client_runs(self) -> None:
+        if honest := [c for c in self.clients.values() if c is not None]:
+            self.pick.one(honest).run(self.pick.below(8))
+
+    def client_posts(self) -> None:
+        if self.clients:
+            self.post(self.pick.one(list(self.clients)))
+
+    def worker_works(self) -> None:
+        if honest := [w for w in self.workers.values() if w is not None]:
+            self.pick.one(honest).work()
+
+    def worker_posts(self) -> None:
+        if self.workers:
+            self.post(self.pick.one(list(self.workers)))
+
+    def client_leaves(self) -> None:
+        if self.clients:
+            peer = self.pick.one(list(self.clients))
+            if self.pick.below(2):
+                self.step(core.FromClientEvent(peer, messages.Goodbye(), []))
+            self.step(core.ClientGone(peer))
+            del self.clients[peer]
+
+    def worker_dies(self) -> None:
+        if self.workers:
+            peer = self.pick.one(list(self.workers))
+            self.step(core.WorkerGone(peer))
+            del self.workers[peer]
+
+    def expect(self) -> None:
+        self.step(core.Expect(self.pick.below(2)))
+
+    def malformed(self) -> None:
+        before = self.dispatcher.stats().malformed
+        self.step(core.Malformed(b"?"))
+        assert self.dispatcher.stats().malformed == before + 1
+
+    def rogue_client(self) -> None:
+        if rogues := [name for name, client in self.clients.items() if client is None]:
+            self.step(self.rogue_client_event(self.pick.one(rogues)))
+
+    def rogue_client_event(self, peer: bytes) -> core.FromClientEvent:
+        frames: Any = [b"", bytes(8), b"x"][: self.pick.below(4)]
+        return core.FromClientEvent(peer, self.pick.one(FROM_ROGUE_CLIENTS)(self), frames)
+
+    def rogue_worker(self) -> None:
+        if rogues := [name for name, worker in self.workers.items() if worker is None]:
+            self.step(self.rogue_worker_event(self.pick.one(rogues)))
+
+    def rogue_worker_event(self, peer: bytes) -> core.FromWorkerEvent:
+        frames: Any = [b"", bytes(8)][: self.pick.below(3)]
+        return core.FromWorkerEvent(peer, self.pick.one(FROM_ROGUE_WORKERS)(self, peer), frames)
+
+    def rogue_fails(self) -> None:
+        """As after an event on which `step` raised."""
+        names = {**self.clients, **self.workers}
+        if rogues := [name for name, peer in names.items() if peer is None]:
+            peer = self.pick.one(rogues)
+            event = self.rogue_client_event if peer in self.clients else self.rogue_worker_event
+            self.step(core.Failed(event(peer), "a bug"))
+
+    # -- the end ---------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Once the rogues have gone, the honest get all they asked for, and leave nothing."""
+        for peer in [name for name, client in self.clients.items() if client is None]:
+            self.step(core.ClientGone(peer))
+        for peer in [name for name, worker in self.workers.items() if worker is None]:
+            self.step(core.WorkerGone(peer))
+            del self.workers[peer]
+        self.join_worker()
+        self.rest()
+        clients = [c for c in self.clients.values() if c is not None and not c.is_rejected]
+        for client in clients:
+            assert client.is_open
+            client.run(7)
+        self.rest()
+        for client in clients:
+            assert (list(client.sent), client.asked) == ([], set())
+            self.step(core.ClientGone(client.peer))
+        self.rest()
+        assert (self.dispatcher.sessions, self.dispatcher.clients) == ({}, {})
+        for worker in self.workers.values():
+            assert worker is not None
+            assert worker.held == {}
+            assert not self.dispatcher.workers[worker.peer].underway
+
+    def rest(self) -> None:
+        while self.is_busy():
+            for peer in [*self.clients, *self.workers]:
+                self.post(peer)
+            for worker in self.workers.values():
+                if worker is not None:
+                    worker.work()
+
+    def is_busy(self) -> bool:
+        waits = any(peer.mail for peer in (*self.clients.values(), *self.workers.values()) if peer is not None)
+        return waits or any(worker.inbox for worker in self.workers.values() if worker is not None)
+
+
+def rogue_hello(world: World) -> messages.FromClient:
+    return messages.Hello(world.pick.one([messages.PROTOCOL, messages.PROTOCOL, 99]), -1, world.pick.one(NAMES))
+
+
+def rogue_run(world: World) -> messages.FromClient:
+    return messages.Run(world.pick.one(NUMBERS), world.pick.one(BATCHES), world.pick.one([0, *NUMBERS]))
+
+
+def next_run(world: World) -> messages.FromClient:
+    """One that is in turn for some session."""
+    session = world.pick.one([*world.dispatcher.sessions.values(), core.Session(1, b"")])
+    return messages.Run(session.seq + 1, world.pick.one(BATCHES), session.epoch)
+
+
+def rogue_register(world: World, *_: bytes) -> messages.Register:
+    name, host = world.pick.one(NAMES), world.pick.one(["host", *NAMES])
+    return messages.Register(world.pick.one([messages.PROTOCOL, 99]), msgspec.structs.replace(INFO, name=name, host=host))
+
+
+def rogue_answers(world: World) -> list[messages.Answer]:
+    number = world.pick.one(NUMBERS)
+    return [messages.Answer(number, world.pick.one([0, *NUMBERS])) for _ in range(world.pick.below(3))]
+
+
+def rogue_done(world: World, peer: bytes) -> messages.FromWorker:
+    return messages.Done(world.pick.one(NUMBERS), world.pick.one(NUMBERS), rogue_answers(world), world.pick.below(2) == 1)
+
+
+def due_done(world: World, peer: bytes) -> messages.FromWorker:
+    """One that some worker owes, this one or another."""
+    owed = [due for w in world.dispatcher.workers.values() for due in w.underway]
+    return messages.Done(*world.pick.one([(1, 1), *owed]), rogue_answers(world))
+
+
+FROM_ROGUE_CLIENTS: list[Callable[[World], messages.FromClient]] = [
+    rogue_hello,
+    rogue_run,
+    next_run,
+    next_run,
+    next_run,
+    rogue_register,
+    lambda world: messages.Goodbye(),
+    lambda world: messages.Ping(),
+    lambda world: messages.Pong(),
+]
+FROM_ROGUE_WORKERS: list[Callable[[World, bytes], messages.FromWorker]] = [
+    rogue_register,
+    lambda world, peer: messages.Register(messages.PROTOCOL, INFO),
+    rogue_done,
+    due_done,
+    due_done,
+    due_done,
+    lambda world, peer: messages.Hello(messages.PROTOCOL, 1, ""),
+    lambda world, peer: messages.Ping(),
+    lambda world, peer: messages.Pong(),
+]
+HAPPENS: list[Callable[[World], None]] = [
+    *[World.client_runs, World.client_posts, World.worker_works, World.worker_posts] * 3,
+    *[World.rogue_client, World.rogue_worker] * 3,
+    World.join_client,
+    World.join_rogue_client,
+    World.join_worker,
+    World.join_rogue_worker,
+    World.client_leaves,
+    World.worker_dies,
+    World.expect,
+    World.malformed,
+    World.rogue_fails,
+]
+
+
+def play(history: bytes) -> int:
+    """Let it happen; returns how many steps the dispatcher took."""
+    world = World(history)
+    while not world.pick.over:
+        world.pick.one(HAPPENS)(world)
+    world.settle()
+    return world.steps
+
+
+def play_many(count: int, number: int) -> tuple[int, int]:
+    """Histories made by Hypothesis, which shortens one that fails; returns how many there were, and their steps."""
+    played = steps = 0
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.binary(**LENGTHS))
+    def one(history: bytes) -> None:
+        nonlocal played, steps
+        steps += play(history)
+        played += 1
+
+    one()
+    return played, steps
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    wanted, number = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    played, steps = play_many(wanted, number)
+    print(f"{played} histories, {steps} steps, 0 raised, in {time.monotonic() - began:.0f} s")

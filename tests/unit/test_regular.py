@@ -1,0 +1,119 @@
+"""What is no regular file is refused at once, whoever is asked to read or write it, and nobody waits for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gt import regular
+from gt.dispatcher import log
+from gt.errors import ConfigError
+from gt.wire.instructions import Geometry
+from gt.worker import files
+
+pytestmark = pytest.mark.timeout(30)
+CPU = torch.device("cpu")
+THREE = Geometry((3,), (1,), 0, "float32")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+NOT_REGULAR: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (os.mkfifo, "a pipe"),
+    "link to a pipe": (lambda path: (os.mkfifo(f"{path}.pipe"), path.symlink_to(f"{path}.pipe")), "a pipe"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    "socket": (make_socket, "a socket"),
+    "folder": (Path.mkdir, "Is a directory"),
+}
+
+
+@pytest.fixture(params=NOT_REGULAR)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """Where something is that is no regular file, and what it is."""
+    make, what = NOT_REGULAR[request.param]
+    make(tmp_path / "x")
+    return str(tmp_path / "x"), what
+
+
+def test_a_worker_neither_reads_nor_writes_what_is_no_regular_file(place: tuple[str, str]) -> None:
+    path, what = place
+    with pytest.raises(OSError, match=what):
+        files.load(path, "w", THREE, CPU, None)
+    before = sorted(os.listdir(Path(path).parent))
+    with pytest.raises(OSError, match=what):
+        files.save(path, {"w": torch.ones(3)}, {}, None)
+    assert sorted(os.listdir(Path(path).parent)) == before
+
+
+def test_a_log_is_neither_written_to_nor_read_from_what_is_no_regular_file(place: tuple[str, str]) -> None:
+    path, what = place
+    with pytest.raises(ConfigError, match=what):
+        log.InstructionLog(path)
+    with pytest.raises(OSError, match=what):
+        next(log.read(path))
+
+
+def test_a_log_is_read_from_the_pipe_of_another_process() -> None:
+    read, write = os.pipe()
+    os.write(write, b'{"time":1.0,"session":1,"worker":"w","kind":"Op"}\n')
+    os.close(write)
+    try:
+        assert [entry.kind for entry in log.read(f"/dev/fd/{read}")] == ["Op"]
+    finally:
+        os.close(read)
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for another user; tests may run as root
+    with pytest.raises(PermissionError, match=str(path)):
+        files.load(str(path), "w", THREE, CPU, None)
+
+
+def test_a_file_is_written_whole_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    (tmp_path / f"x.{os.getpid()}.partial").symlink_to("/nowhere/else")  # left by somebody
+    files.save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
+    assert os.listdir(tmp_path) == ["x"]
+    assert load_file(path)["w"].tolist() == [0.0, 1.0, 2.0]
+    assert files.load(str(path), "w", THREE, CPU, (str(tmp_path),)).tolist() == [0.0, 1.0, 2.0]
+
+
+def swap(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, target: Path) -> None:
+    """Put a link in the place of `path` between the look at where it leads and its use."""
+    original = getattr(regular, name)
+
+    def swapped(given: str) -> object:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.symlink_to(target)
+        return original(given)
+
+    monkeypatch.setattr(regular, name, swapped)
+
+
+def test_a_link_out_of_the_folders_is_found_however_late_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        save_file({"w": torch.zeros(3)}, folder / "x")
+    (inside / "sub").mkdir()
+    swap(monkeypatch, "held", inside / "x", outside / "x")
+    with pytest.raises(PermissionError, match="not in a folder"):
+        files.load(str(inside / "x"), "w", THREE, CPU, (str(inside),))
+    swap(monkeypatch, "held_folder", inside / "sub", outside)
+    with pytest.raises(PermissionError, match="not in a folder"):
+        files.save(str(inside / "sub" / "x"), {"w": torch.ones(3)}, {}, (str(inside),))
+    monkeypatch.undo()
+    assert load_file(outside / "x")["w"].tolist() == [0.0] * 3
+    assert os.listdir(outside) == ["x"]

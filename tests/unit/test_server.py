@@ -1,0 +1,158 @@
+"""The dispatcher's I/O: a bug in a decision, or a peer that cannot be sent to, ends one peer and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gt.dispatcher import core, server
+from gt.dispatcher.log import InstructionLog
+from gt.wire import codec, messages
+from gt.wire.shared import Frame
+
+INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
+
+
+class Router:
+    """Keeps what is sent. `deaf`: peers that a send raises for; `gone`: those that it finds gone."""
+
+    poll = 0
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, list[Frame]]] = []
+        self.dropped: list[bytes] = []
+        self.deaf: set[bytes] = set()
+        self.gone: set[bytes] = set()
+
+    def take(self) -> list[tuple[bytes, list[Frame] | None]]:
+        return []
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        if peer in self.deaf:
+            raise OSError("no way to it\x1b[2J")
+        if peer not in self.gone:
+            self.sent.append((peer, list(frames)))
+        return peer not in self.gone
+
+    def drop(self, peer: bytes) -> None:
+        self.dropped.append(peer)
+
+    def probe(self) -> list[bytes]:
+        return []
+
+    def close(self) -> None: ...
+
+
+class Bench:
+    """A server between two such routers, with a worker `w` and clients `a` and `b`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, log: InstructionLog | None = None) -> None:
+        self.clients, self.workers = Router(), Router()
+        routers = iter([self.clients, self.workers])
+        monkeypatch.setattr(server, "listen", lambda address, notice_stopped: next(routers))
+        self.dispatcher = core.Dispatcher(10, 8)
+        self.server = server.Server("tcp://127.0.0.1:1", self.dispatcher, log, 1.0)
+        self.from_worker(b"w", messages.Register(messages.PROTOCOL, INFO))
+        for peer in (b"a", b"b"):
+            self.from_client(peer, messages.Hello(messages.PROTOCOL, 1, "host"))
+
+    def from_client(self, peer: bytes, message: messages.FromClient) -> None:
+        self.server.act(core.FromClientEvent(peer, message, []))
+
+    def from_worker(self, peer: bytes, message: messages.FromWorker) -> None:
+        self.server.act(core.FromWorkerEvent(peer, message, []))
+
+    def heard(self, peer: bytes) -> list[str]:
+        """The kinds of what a client was told since the last time."""
+        decoded = [codec.to_client(frames[0]) for to, frames in self.clients.sent if to == peer]  # type: ignore[arg-type]
+        self.clients.sent = [(to, frames) for to, frames in self.clients.sent if to != peer]
+        return [type(message).__name__ for message in decoded]
+
+    def worker_heard(self) -> list[messages.ToWorker]:
+        heard = [codec.to_worker(frames[0]) for _, frames in self.workers.sent]  # type: ignore[arg-type]
+        self.workers.sent.clear()
+        return heard
+
+
+RUN = messages.Run(1, codec.pack([1]))
+
+
+def test_a_bug_on_a_clients_message_ends_that_client_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "cut", lambda *_: 1 / 0)
+        bench.from_client(b"a", RUN)
+    assert bench.heard(b"a") == ["Welcome", "Rejected"]
+    assert bench.clients.dropped == [b"a"]
+    assert capfd.readouterr().err == "gt: a bug, on Run: ZeroDivisionError: division by zero\n"
+    assert bench.dispatcher.stats() == core.Stats(1, 1, 0, 0, 0, 0, failed=1)
+    bench.from_client(b"b", RUN)
+    bench.from_worker(b"w", messages.Done(2, 1))
+    assert bench.heard(b"b") == ["Welcome", "Done"]
+
+
+def test_a_bug_on_a_workers_message_loses_that_worker_and_its_sessions_hear_of_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.from_client(b"a", RUN)
+    with monkeypatch.context() as patch:
+        patch.setattr(core.Dispatcher, "_feed", lambda *_: 1 / 0)
+        bench.from_worker(b"w", messages.Done(1, 1))
+    assert bench.heard(b"a") == ["Welcome", "Done", "SessionLost"]  # what had been decided is still said
+    assert bench.heard(b"b") == ["Welcome", "SessionLost"]
+    assert isinstance(bench.worker_heard()[-1], messages.Rejected)
+    assert bench.workers.dropped == [b"w"]
+    assert bench.dispatcher.stats().workers == 0
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_a_bug_that_no_peer_caused_is_said_and_that_is_all(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(core.Dispatcher, "_expect", lambda *_: 1 / 0)
+        bench.server.act(core.Expect(1))
+        patch.setattr(core.Dispatcher, "step", lambda *_: 1 / 0)
+        bench.from_client(b"a", RUN)  # nor can its end be decided
+    assert capfd.readouterr().err.count("a bug, on ") == 3
+    bench.from_client(b"b", RUN)
+    assert len(bench.worker_heard()) == 2
+
+
+def test_a_peer_that_cannot_be_sent_to_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.clients.deaf = {b"a"}
+    bench.from_client(b"a", messages.Ping())
+    assert bench.clients.dropped == [b"a"]
+    assert capfd.readouterr().err == "gt: a peer is left out: OSError: no way to it\\x1b[2J\n"
+    assert list(bench.dispatcher.clients) == [b"b"]
+
+
+def test_a_worker_hears_of_the_end_of_a_session_after_all_that_was_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would begin the session anew, and hold it for ever."""
+    bench = Bench(monkeypatch)
+    for seq in range(1, core.WINDOW + 2):
+        bench.from_client(b"a", messages.Run(seq, codec.pack([1])))
+    bench.worker_heard()
+    bench.clients.gone = {b"a"}
+    bench.from_worker(b"w", messages.Done(1, 1))  # the answer finds its client gone; the next slice goes out beside it
+    kinds = [type(message).__name__ for message in bench.worker_heard()]
+    assert kinds == ["Execute", "EndSession"]
+
+
+def test_a_bug_in_the_instruction_log_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bench = Bench(monkeypatch, InstructionLog(str(tmp_path / "log")))
+    monkeypatch.setattr(InstructionLog, "write", lambda *_: 1 / 0)
+    bench.from_client(b"a", RUN)
+    assert [type(message).__name__ for message in bench.worker_heard()] == ["Registered", "Execute"]
+    assert "the instruction log, which lacks something now" in capfd.readouterr().err
