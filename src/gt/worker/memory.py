@@ -8,6 +8,7 @@ value is the result of an error is a `Poison` instead: subscripting it raises, s
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any, TypeAlias
 
 import torch
@@ -16,8 +17,11 @@ from gt.errors import ProtocolError
 from gt.wire.instructions import Geometry
 from gt.wire.messages import Failure
 from gt.wire.shared import Frame, share
+from gt.worker.zeroing import Zeroing
 
 DTYPES: dict[str, torch.dtype] = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+MAX_BYTES = 1 << 62
+"""Beyond this PyTorch's own products of sizes and strides overflow."""
 MAX_VIEWS = 64  # of one storage; a growing cache seen through ever new sizes must not keep them all
 
 
@@ -67,26 +71,20 @@ def geometry_of(tensor: torch.Tensor) -> Geometry:
     )
 
 
-def allocate(geometry: Geometry, device: torch.device) -> torch.Tensor:
-    """An uninitialised tensor of this geometry in a storage of its own."""
+def check(geometry: Geometry) -> None:
+    """Raises ProtocolError for a geometry that no tensor has."""
+    lists = len(geometry.size) == len(geometry.stride) and min((geometry.offset, *geometry.size, *geometry.stride)) >= 0
     dtype = dtype_of(geometry.dtype)
-    if geometry.offset == 0:
-        return _with_bits(torch.empty_strided(geometry.size, geometry.stride, dtype=dtype, device=device), geometry)
-    return view(torch.empty(elements(geometry), dtype=dtype, device=device), geometry)
+    if not lists or (geometry.conj and not dtype.is_complex):
+        raise ProtocolError(f"no tensor lies as {geometry}")
+    extent = geometry.offset + 1 + sum(max(n - 1, 0) * s for n, s in zip(geometry.size, geometry.stride, strict=True))
+    if max(extent, math.prod(max(n, 1) for n in geometry.size)) * dtype.itemsize > MAX_BYTES:
+        raise ProtocolError(f"no memory holds {geometry}")
 
 
-def view(member: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """The storage of `member` seen through `geometry`; a storage that is too small grows, as under `resize_`."""
-    dtype = dtype_of(geometry.dtype)
-    storage = member.untyped_storage()
-    plain = member.dtype == dtype and not member.is_conj() and not member.is_neg()
-    # as_strided shares the version counter, so that autograd notices writes to what a Graph saved; set_ does not
-    if plain and elements(geometry) * dtype.itemsize <= storage.nbytes():
-        seen = member.as_strided(geometry.size, geometry.stride, geometry.offset)
-    else:
-        seen = torch.empty(0, dtype=dtype, device=member.device)
-        seen.set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload]
-    return _with_bits(seen, geometry)
+def beyond(tensor: torch.Tensor, geometry: Geometry) -> bool:
+    """Whether the storage of `tensor` has more bytes than `geometry` shows: what lies there, nobody wrote."""
+    return tensor.untyped_storage().nbytes() > elements(geometry) * tensor.dtype.itemsize
 
 
 def _with_bits(tensor: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -119,8 +117,9 @@ def copy_into(target: torch.Tensor, source: torch.Tensor) -> None:
 class Memory:
     """What one session holds. `storages` is read and written directly by prepared calls."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, zeroing: Zeroing) -> None:
         self.device = device
+        self.zeroing = zeroing
         self.storages: Storages = {}
         self.geometries: list[Geometry] = []
         self._numbers: dict[Geometry, int] = {}
@@ -128,14 +127,23 @@ class Memory:
         self._plain: list[bool] = []
 
     def number(self, geometry: Geometry) -> int:
-        """The number of a geometry in this session."""
+        """The number of a geometry in this session. Raises ProtocolError where it is none of a tensor's."""
         number = self._numbers.get(geometry)
         if number is None:
+            check(geometry)
             number = self._numbers[geometry] = len(self.geometries)
             self.geometries.append(geometry)
             self._dtypes.append(dtype_of(geometry.dtype))
             self._plain.append(not geometry.conj and not geometry.neg)
         return number
+
+    def allocate(self, geometry: Geometry) -> torch.Tensor:
+        """A tensor of this geometry in a storage of its own, for its elements to be written."""
+        count, dtype = elements(geometry), dtype_of(geometry.dtype)
+        whole = torch.empty(count, dtype=dtype, device=self.device)
+        if math.prod(geometry.size) < count:  # between elements, or before them
+            self.zeroing.bytes(whole, 0)
+        return _with_bits(whole.as_strided(geometry.size, geometry.stride, geometry.offset), geometry)
 
     def check(self, id: int) -> Views:
         """The views of a storage. Raises `PoisonedError`, or RuntimeError where the id is not known."""
@@ -169,7 +177,22 @@ class Memory:
                 return member.as_strided(geometry.size, geometry.stride, geometry.offset)
             except RuntimeError:
                 pass  # beyond the storage, which then grows
-        return view(member, geometry)
+        return self._reinterpreted(member, geometry)
+
+    def _reinterpreted(self, member: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        """The storage of `member` seen through `geometry`; a storage that is too small grows, as under `resize_`."""
+        dtype = dtype_of(geometry.dtype)
+        storage = member.untyped_storage()
+        before = storage.nbytes()
+        plain = member.dtype == dtype and not member.is_conj() and not member.is_neg()
+        # as_strided shares the version counter, so that autograd notices writes to what a Graph saved; set_ does not
+        if plain and elements(geometry) * dtype.itemsize <= before:
+            seen = member.as_strided(geometry.size, geometry.stride, geometry.offset)
+        else:
+            seen = torch.empty(0, dtype=dtype, device=member.device)
+            seen.set_(storage, geometry.offset, geometry.size, geometry.stride)  # type: ignore[call-overload]
+            self.zeroing.bytes(seen, before)
+        return _with_bits(seen, geometry)
 
     def tensor(self, id: int, geometry: Geometry) -> torch.Tensor:
         tensor = self.operand(id, self.number(geometry))
