@@ -138,6 +138,9 @@ class Worker:
             self.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
+            if item.out == () and not isinstance(call, Call):  # what it would have written, nobody knows
+                session.note(error.failure)
+                session.failed_check = session.failed_check or error.failure
         except Exception as error:
             name = call.name if isinstance(call, Call) else ""
             failure = failure_of(error, name, item.site)

@@ -25,6 +25,10 @@ MAX_BYTES = 1 << 62
 MAX_VIEWS = 64  # of one storage; a growing cache seen through ever new sizes must not keep them all
 
 
+COUNTED_FROM_BYTES = 1 << 16
+"""Results from this size on count towards a session's peak as they are made; counting would cost more than smaller ones."""
+
+
 class Poison:
     """Stands where a storage would be, had the call that makes or writes it not failed."""
 
@@ -58,6 +62,11 @@ def elements(geometry: Geometry) -> int:
     if 0 in geometry.size:
         return 0
     return geometry.offset + 1 + sum((n - 1) * s for n, s in zip(geometry.size, geometry.stride, strict=True))
+
+
+def size_bytes(geometry: Geometry) -> int:
+    """What a storage for `geometry` holds."""
+    return elements(geometry) * dtype_of(geometry.dtype).itemsize
 
 
 def geometry_of(tensor: torch.Tensor) -> Geometry:
@@ -125,6 +134,11 @@ class Memory:
         self._numbers: dict[Geometry, int] = {}
         self._dtypes: list[torch.dtype] = []
         self._plain: list[bool] = []
+        self._peak_bytes = 0
+        self._large: dict[int, int] = {}
+        """The bytes of each storage that counted, until it is found to be freed."""
+        self._large_bytes = 0
+        """Their sum."""
 
     def number(self, geometry: Geometry) -> int:
         """The number of a geometry in this session. Raises ProtocolError where it is none of a tensor's."""
@@ -203,11 +217,32 @@ class Memory:
     def put(self, id: int, geometry: Geometry, tensor: torch.Tensor) -> None:
         """Make `tensor`, which lies as `geometry` in a storage of its own, the storage `id`."""
         self.storages[id] = {self.number(geometry): tensor}
+        self.made(id, tensor.untyped_storage().nbytes())
 
     def poison(self, ids: list[int], failure: Failure) -> None:
         for id in ids:
             self.storages[id] = Poison(failure)
 
+    # -- how much ----------------------------------------------------------------------------------------------------
+
+    def made(self, id: int, size: int) -> None:
+        """Count a storage of `size` bytes. What was freed is looked for where the sum would be a new peak."""
+        if size < COUNTED_FROM_BYTES:
+            return
+        self._large[id] = size
+        self._large_bytes += size
+        if self._large_bytes > self._peak_bytes:
+            self._large = {id: self._large[id] for id in self._large.keys() & self.storages.keys()}
+            self._large_bytes = sum(self._large.values())
+            self._peak_bytes = max(self._peak_bytes, self._large_bytes)
+
     def size_bytes(self) -> int:
         members = (next(iter(views.values())) for views in self.storages.values() if type(views) is not Poison)
         return sum(t.untyped_storage().nbytes() for t in members if isinstance(t, torch.Tensor))
+
+    def peak_bytes(self, reset: bool = False) -> int:
+        """The most that the session held since its start or a reset: of large storages at any time, of small ones now."""
+        now = self.size_bytes()
+        peak = max(self._peak_bytes, now)
+        self._peak_bytes = now if reset else peak
+        return peak

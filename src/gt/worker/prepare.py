@@ -10,7 +10,7 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.worker import graph, sparse, table
-from gt.worker.memory import DTYPES, Memory, Storages
+from gt.worker.memory import COUNTED_FROM_BYTES, DTYPES, Memory, Storages, size_bytes
 from gt.worker.zeroing import Zeroing, fills
 
 aten = torch.ops.aten
@@ -209,7 +209,7 @@ class Call:
 
     __slots__ = (
         "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask", "name", "op",
-        "out_numbers", "outs", "positional", "raw", "resized", "verified", "written",
+        "out_numbers", "outs", "positional", "raw", "resized", "sizes", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -225,10 +225,12 @@ class Call:
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
+        self.sizes = [size_bytes(g) for g in self.outs]
         self.written, self.resized = written(self.op, define.args, define.kwargs)
         self.mask = mask(self.op, define.args)
         self.draws = draws(self.op) or self.autograd
-        self.fills = not self.resized and fills(define)
+        nothing = bool(self.sizes) and not any(self.sizes)
+        self.fills = not self.resized and (nothing or fills(define))
         """It writes every byte of what it makes."""
         self.heard = self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
@@ -248,7 +250,7 @@ Direct = Callable[[Storages, Any], None]
 """Runs an `Op`, which it takes for one of the client's: an id for its result, ids and numbers where they belong."""
 
 
-def direct(call: Call, zeroing: Zeroing) -> Direct | None:
+def direct(call: Call, memory: Memory) -> Direct | None:
     """The shortest way to run a verified call that makes one result and changes nothing else; None for any other call.
 
     It raises whatever comes up (an operand seen through a new view, a poisoned one, an error of the operator): the call is
@@ -258,9 +260,10 @@ def direct(call: Call, zeroing: Zeroing) -> Direct | None:
     single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
     if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
         return None
-    if not call.fills and zeroing.device.type != "cpu":  # whose memory is filled after the call
+    if not call.fills and memory.device.type != "cpu":  # whose memory is filled after the call
         return None
-    return _shortest(call) if call.fills else _zeroed(_shortest(call), zeroing)
+    way = _shortest(call) if call.fills else _zeroed(_shortest(call), memory.zeroing)
+    return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(way, memory, call.sizes[0])
 
 
 def _zeroed(way: Direct, zeroing: Zeroing) -> Direct:
@@ -269,6 +272,14 @@ def _zeroed(way: Direct, zeroing: Zeroing) -> Direct:
             return way(storages, item)
         with zeroing:
             way(storages, item)
+
+    return run
+
+
+def _counted(way: Direct, memory: Memory, size: int) -> Direct:
+    def run(storages: Storages, item: Any) -> None:
+        way(storages, item)
+        memory.made(item.out, size)
 
     return run
 

@@ -111,6 +111,7 @@ def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[
     stats: dict[str, int | float | str] = {
         "storages": len(session.memory.storages),
         "bytes": session.memory.size_bytes(),
+        "peak_bytes": session.memory.peak_bytes(item.reset_peak),
         "operations": session.operations,
         "errors": session.errors,
         "definitions": len(session.calls),

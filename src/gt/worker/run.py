@@ -86,15 +86,16 @@ class Runner:
                 own = session.memory.allocate(call.outs[position])
                 copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor in zip(outs, call.out_numbers, results, strict=True):
+        for id, number, tensor, size in zip(outs, call.out_numbers, results, call.sizes, strict=True):
             session.memory.storages[id] = {number: tensor}
+            session.memory.made(id, size)
 
     def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
         """Compare a call's first results with what the client expects."""
         call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
         # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
         call.verified = call.op is not graph.backward
-        if (way := direct(call, self.zeroing)) is not None:
+        if (way := direct(call, session.memory)) is not None:
             session.direct[number] = way
 
 

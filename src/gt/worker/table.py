@@ -1,7 +1,7 @@
 """The op table: which of PyTorch's operators a wire string may name.
 
-It is what clients send. They make views themselves, as geometries that `memory` checks against the storage, and PyTorch takes
-composite operators apart there; so neither is taken from them, but for the few composites that travel whole.
+It is what clients send. They make views themselves, as geometries that `memory` checks against the storage, and PyTorch
+takes composite operators apart there; so neither is taken from them, but for the few composites that travel whole.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ REFUSED = {
         # beyond a session's own tensors: files, pages, streams, the process
         "from_file", "_pin_memory", "pin_memory", "is_pinned", "record_stream", "_print", "get_gradients", "set",
         # views that their schema does not own up to, and geometry in place
-        "_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "as_strided_", "resize_", "resize_as_", "squeeze_",
-        "t_", "transpose_", "unsqueeze_",
-        # tensors without memory, of another kind, or of parts that nothing has checked
-        "_copy_from", "_copy_from_and_resize", "empty_quantized", "int_repr", "to_padded_tensor", "_efficientzerotensor", "_local_scalar_dense", "_sparse_coo_tensor_with_dims",
-        "_sparse_coo_tensor_with_dims_and_tensors", "sparse_resize_", "sparse_resize_and_clear_", "resize_as_sparse_",
+        "_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "as_strided_", "resize_", "resize_as_",
+        "squeeze_", "t_", "transpose_", "unsqueeze_",
+        # tensors of another kind, without memory, or of parts that nothing has checked
+        "_copy_from", "_copy_from_and_resize", "_efficientzerotensor", "_local_scalar_dense", "empty_quantized", "int_repr",
+        "_sparse_coo_tensor_with_dims", "_sparse_coo_tensor_with_dims_and_tensors", "resize_as_sparse_", "sparse_resize_",
+        "sparse_resize_and_clear_", "to_padded_tensor",
     )
 }  # fmt: skip
 """Operators, all overloads, that no client sends."""
 REFUSED_PREFIXES = tuple(
     f"aten::{name}"
-    for name in ("set_", "_cuda", "_cudnn_init", "_cufft", "_share", "_nested", "quantize_per", "to_mkldnn", "mkldnn",
-                 "_mkldnn", "quantized_", "cudnn_", "miopen_", "_miopen", "_cslt")
+    for name in (
+        "set_", "_share", "_nested", "quantize_per", "quantized_", "to_mkldnn", "mkldnn", "_mkldnn", "_cuda", "_cudnn_init",
+        "_cufft", "cudnn_", "miopen_", "_miopen", "_cslt",
+    )
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What one session freed is never what another one sees: where memory may have crossed, fresh memory begins as zeros.
 
-All sessions of a worker live in one heap. Most operators write every byte of what they return, and those run as they are;
-`fills` says which. The others, and all that is not known, run with PyTorch's own allocator filling what it hands out, however
-deep inside a kernel. A worker that has had one session only never does so. docs/decisions/015-foreign-memory.md.
+All sessions of a worker live in one heap. Most operators write every byte of what they return, and those run as they are:
+`fills` says which. All others run with PyTorch's own allocator filling what it hands out, however deep inside a kernel. A
+worker that has had one session only never does so. docs/decisions/015-foreign-memory.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _zero_fill = ctypes.c_bool.in_dll(_c10, "FLAGS_caffe2_cpu_allocator_do_zero_fill
 
 
 class Zeroing:
-    """Whether memory may cross from one session to another on this worker; as a context, fresh memory is filled with zeros."""
+    """Whether memory may cross from session to session on this worker; as a context, fresh memory is filled with zeros."""
 
     __slots__ = ("calls", "device", "needed")
 
@@ -59,23 +59,22 @@ class Zeroing:
 
 # -- operators that write every byte -------------------------------------------------------------------------------------
 
-FILLS = frozenset(
-    """
+_NAMES = """
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data _safe_softmax _softmax
-    _softmax_backward_data _to_copy addbmm addmm addmv all amax amin any arange argmax argmin avg_pool2d avg_pool2d_backward
-    baddbmm binary_cross_entropy binary_cross_entropy_backward bmm cat constant_pad_nd convolution convolution_backward copy_
-    cumsum diag_embed dot embedding embedding_dense_backward eye fill_ flip full full_like gather glu glu_backward
-    gru.input gru_cell index.Tensor index_add index_add_ index_put_ index_select linalg_vector_norm linear linear_backward
-    logsumexp lstm.input lstm_cell masked_fill masked_fill_ max max.dim max_pool2d_with_indices
-    max_pool2d_with_indices_backward mean mean.dim min min.dim mm mse_loss mse_loss_backward mv native_batch_norm
-    native_batch_norm_backward native_dropout native_dropout_backward native_group_norm native_group_norm_backward
-    native_layer_norm native_layer_norm_backward new_full new_ones new_zeros nll_loss2d_backward nll_loss2d_forward
-    nll_loss_backward nll_loss_forward norm normal_ ones ones_like prod rand rand_like randint randint_like randn randn_like
-    repeat roll scalar_tensor scaled_dot_product_attention scatter scatter_ scatter_add scatter_add_ select_backward
-    slice_backward smooth_l1_loss smooth_l1_loss_backward sort stack std sum topk tril triu uniform_ upsample_bilinear2d
-    upsample_nearest2d var zero_ zeros zeros_like
-    """.split()
-)
+    _softmax_backward_data _to_copy addbmm addmm addmv all amax amin any arange argmax argmin avg_pool2d
+    avg_pool2d_backward baddbmm binary_cross_entropy binary_cross_entropy_backward bmm cat constant_pad_nd convolution
+    convolution_backward copy_ cumsum diag_embed dot embedding embedding_dense_backward eye fill_ flip full full_like
+    gather glu glu_backward gru.input gru_cell index.Tensor index_add index_add_ index_put_ index_select
+    linalg_vector_norm linear linear_backward logsumexp lstm.input lstm_cell masked_fill masked_fill_ max max.dim
+    max_pool2d_with_indices max_pool2d_with_indices_backward mean mean.dim min min.dim mm mse_loss mse_loss_backward
+    mv native_batch_norm native_batch_norm_backward native_dropout native_dropout_backward native_group_norm
+    native_group_norm_backward native_layer_norm native_layer_norm_backward new_full new_ones new_zeros
+    nll_loss2d_backward nll_loss2d_forward nll_loss_backward nll_loss_forward norm normal_ ones ones_like prod rand
+    rand_like randint randint_like randn randn_like repeat roll scalar_tensor scaled_dot_product_attention scatter
+    scatter_ scatter_add scatter_add_ select_backward slice_backward smooth_l1_loss smooth_l1_loss_backward sort stack
+    std sum topk tril triu uniform_ upsample_bilinear2d upsample_nearest2d var zero_ zeros zeros_like
+"""
+FILLS = frozenset(_NAMES.split())
 """What training and generation are made of, besides what PyTorch tags as pointwise: all overloads, or the one named."""
 FILLING = ("_foreach_", "_fused_ada", "_fused_sgd")
 """How the names of operators over lists begin, and of optimizers."""
