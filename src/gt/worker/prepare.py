@@ -9,7 +9,7 @@ import torch
 
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
-from gt.worker import graph, sparse, table
+from gt.worker import graph, sparse, table, trust
 from gt.worker.memory import COUNTED_FROM_BYTES, DTYPES, Memory, Storages, size_bytes
 from gt.worker.zeroing import Zeroing, fills
 
@@ -209,7 +209,7 @@ class Call:
 
     __slots__ = (
         "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask", "name", "op",
-        "out_numbers", "outs", "positional", "raw", "resized", "sizes", "verified", "written",
+        "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -218,6 +218,7 @@ class Call:
         self.name = define.op
         self.op = table.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
+        self.trust = trust.Trust(define, self.op) if isinstance(self.op, torch._ops.OpOverload) else None
         self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
         self.default_dtype = _dtype(define.default_dtype)
         self.autograd = bool(define.requires_grad) or define.grad_mode
@@ -259,6 +260,8 @@ def direct(call: Call, memory: Memory) -> Direct | None:
     op = call.op
     single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
     if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
+        return None
+    if call.trust is not None and call.trust.looks:
         return None
     if not call.fills and memory.device.type != "cpu":  # whose memory is filled after the call
         return None

@@ -45,7 +45,9 @@ class Runner:
             torch.set_default_dtype(DEFAULT_DTYPE)
 
     def _run_clean(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
-        """What it leaves unwritten shows nothing of another session's."""
+        """What it leaves unwritten shows nothing of another session's, and it reaches nothing of it."""
+        if self.zeroing.needed and call.trust is not None:
+            call.trust.check(ins)
         if call.fills:
             return self._run_plain(session, call, ins, numbers)
         with self.zeroing:
