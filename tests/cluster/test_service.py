@@ -40,6 +40,42 @@ def test_two_clients_of_100_000_operations_each_never_meet(service: Service) -> 
         assert int(out.split()[2]) <= 4
 
 
+FILL = """
+import gt as torch
+x = [torch.full((n,), 0x5A, dtype=torch.uint8) for n in (64, 1000, 5000, 70_000, 300_000, 3_000_000) for _ in range(20)]
+print(int(sum(t.sum() for t in x)) > 0)
+"""
+LOOK = """
+import gt as torch
+
+def foreign(tensor):
+    count = tensor.untyped_storage().nbytes()
+    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage(), 0, (count,), (1,))
+    return int((whole == 0x5A).sum())
+
+def made(n):
+    x = torch.zeros(4, dtype=torch.uint8)
+    yield torch.empty(n, dtype=torch.uint8)
+    yield torch.empty_like(torch.zeros(n, dtype=torch.uint8))
+    yield torch.empty_strided((n // 8, 2), (8, 1), dtype=torch.uint8)
+    yield x.new_empty(n)
+    yield torch.zeros(4, dtype=torch.uint8).resize_(n)
+    yield torch.zeros(0, dtype=torch.uint8).set_(torch.zeros(4, dtype=torch.uint8).untyped_storage(), 0, (n,), (1,))
+    yield torch.nn.functional.mse_loss(torch.zeros(n // 4), torch.zeros(n // 4)).reshape(1).resize_(n // 4)
+
+print(sum(foreign(t) for n in (64, 1000, 5000, 70_000, 300_000, 3_000_000) for _ in range(3) for t in made(n)))
+"""
+
+
+def test_a_client_sees_nothing_of_what_another_one_freed(service: Service) -> None:
+    beside = start(FILL + "\ndel x\ninput()\n", GT_ADDRESS=service.address)
+    assert line(beside) == "True"
+    gone = start(FILL, GT_ADDRESS=service.address)
+    assert gone.communicate(timeout=60) == ("True\n", "")
+    assert start(LOOK, GT_ADDRESS=service.address).communicate(timeout=60) == ("0\n", "")
+    beside.communicate("\n", timeout=60)
+
+
 def test_a_dead_address_is_an_error_that_says_what_was_tried(run_python: Run) -> None:
     for address in ("tcp://127.0.0.1:9", "ipc:///nowhere/socket"):
         source = "import gt, time\nbegan = time.monotonic()\ntry:\n    gt.ones(2).sum().item()\n"

@@ -102,10 +102,11 @@ class Backend(_DummyBackendModule):
         return int(self.memory_stats()["bytes"])
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        return int(self.memory_stats().get("peak_bytes", self.memory_stats()["bytes"]))
+        """The most of them at any time, where results of less than 64 KiB count only while they are there at this call."""
+        return int(self.memory_stats()["peak_bytes"])
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        return None
+        current.session().ask(lambda request: wire.Stats(request, reset_peak=True))
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
         return True
@@ -214,7 +215,9 @@ def _refuse(op: calls.OpOverload, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-ACCELERATOR = ("synchronize", "memory_stats", "memory_allocated", "max_memory_allocated", "empty_cache")
+ACCELERATOR = (
+    "synchronize", "memory_stats", "memory_allocated", "max_memory_allocated", "reset_peak_memory_stats", "empty_cache",
+)  # fmt: skip
 """Functions of `torch.accelerator` that reach for C++ hooks which a Python device cannot give."""
 
 

@@ -213,9 +213,10 @@ class Synchronize(msgspec.Struct, array_like=True, frozen=True, tag=13):
 
 
 class Stats(msgspec.Struct, array_like=True, frozen=True, tag=14):
-    """Answer (`Answer.stats`) with the worker's counters for this session."""
+    """Answer (`Answer.stats`) with the worker's counters for this session; `reset_peak`: `peak_bytes` begins anew then."""
 
     request: int
+    reset_peak: bool = False
 
 
 Instruction: TypeAlias = (

@@ -40,6 +40,8 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self.runner = Runner(self.device)
         self.sessions: dict[int, Session] = {}
+        self._served = False
+        """It has had a session."""
 
     def info(self) -> WorkerInfo:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -80,7 +82,9 @@ class Worker:
         """Run instructions in order; returns the answers to the requests among them."""
         state = self.sessions.get(session)
         if state is None:
-            state = self.sessions[session] = Session(session, self.device)
+            self.runner.zeroing.needed = self._served
+            self._served = True
+            state = self.sessions[session] = Session(session, self.device, self.runner.zeroing)
         replies: list[Reply] = []
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for start in range(0, len(items), ASK_EVERY):
@@ -134,6 +138,9 @@ class Worker:
             self.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:
             self._spoil(session, item, call, error.failure)
+            if item.out == () and not isinstance(call, Call):  # what it would have written, nobody knows
+                session.note(error.failure)
+                session.failed_check = session.failed_check or error.failure
         except Exception as error:
             name = call.name if isinstance(call, Call) else ""
             failure = failure_of(error, name, item.site)

@@ -9,48 +9,18 @@ import torch
 
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
-from gt.worker import graph, rows, sparse
-from gt.worker.memory import DTYPES, Memory, Storages
+from gt.worker import graph, sparse, table, trust
+from gt.worker.memory import COUNTED_FROM_BYTES, DTYPES, Memory, Storages, size_bytes
+from gt.worker.zeroing import Zeroing, fills
 
 aten = torch.ops.aten
-REFUSED = {
-    "aten::from_file", "aten::_pin_memory", "aten::pin_memory", "aten::is_pinned", "aten::record_stream",
-    "aten::_print", "aten::get_gradients", "aten::set",
-}  # fmt: skip
-"""Operators of ATen, all overloads, that no client has a use for, and that reach beyond the session's tensors."""
-REFUSED_PREFIXES = ("aten::set_", "aten::_cuda", "aten::_cudnn_init", "aten::_cufft", "aten::_share", "aten::_nested_from")
 DEFAULT_DTYPE = torch.float32
 """The default dtype of a worker's process, between any two calls."""
-GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
 LAYOUTS = {"strided": torch.strided, **sparse.LAYOUTS}
 MEMORY_FORMATS = {
     str(f).removeprefix("torch."): f
     for f in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 }
-
-
-class Operators:
-    """The op table: what a wire string may name."""
-
-    _known: frozenset[str] = frozenset()
-
-    @classmethod
-    def find(cls, name: str, device: torch.device) -> Any:
-        """The callable of an operator. Raises NotImplementedError for a name outside the table."""
-        if name in GT_OPS:
-            return GT_OPS[name]
-        if name in rows.EVERYWHERE:
-            return rows.EVERYWHERE[name]
-        if device.type == "cpu" and name in rows.CPU:
-            return rows.CPU[name]
-        if not cls._known:
-            cls._known = frozenset(torch._C._dispatch_get_all_op_names())
-        if not name.startswith("aten::") or name not in cls._known:
-            raise NotImplementedError(f"{name} is not an operator of GT's workers")
-        if name.partition(".")[0] in REFUSED or name.startswith(REFUSED_PREFIXES):
-            raise NotImplementedError(f"{name} is refused: it reaches beyond a session's own tensors")
-        base, _, overload = name.removeprefix("aten::").partition(".")
-        return getattr(getattr(torch.ops.aten, base), overload or "default")
 
 
 def draws(op: Any) -> bool:
@@ -238,16 +208,17 @@ class Call:
     its first results were found to be what the client expects."""
 
     __slots__ = (
-        "autograd", "copies", "default_dtype", "define", "draws", "filler", "heard", "ins", "mask", "name", "op",
-        "out_numbers", "outs", "positional", "raw", "resized", "verified", "written",
+        "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask", "name", "op",
+        "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
         _check_operands(define)
         self.define = define
         self.name = define.op
-        self.op = Operators.find(define.op, device)
+        self.op = table.find(define.op, device)
         self.raw = getattr(self.op, "_op", self.op)
+        self.trust = trust.Trust(define, self.op) if isinstance(self.op, torch._ops.OpOverload) else None
         self.filler = Filler(device, define.args, define.kwargs, _promoted(define, device))
         self.default_dtype = _dtype(define.default_dtype)
         self.autograd = bool(define.requires_grad) or define.grad_mode
@@ -255,9 +226,13 @@ class Call:
         self.ins = [number(g) for g in define.ins]
         self.outs = [g for g in define.outs if g is not None]
         self.out_numbers = [number(g) for g in self.outs]
+        self.sizes = [size_bytes(g) for g in self.outs]
         self.written, self.resized = written(self.op, define.args, define.kwargs)
         self.mask = mask(self.op, define.args)
         self.draws = draws(self.op) or self.autograd
+        nothing = bool(self.sizes) and not any(self.sizes)
+        self.fills = not self.resized and (nothing or fills(define))
+        """It writes every byte of what it makes."""
         self.heard = self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
@@ -276,7 +251,7 @@ Direct = Callable[[Storages, Any], None]
 """Runs an `Op`, which it takes for one of the client's: an id for its result, ids and numbers where they belong."""
 
 
-def direct(call: Call) -> Direct | None:
+def direct(call: Call, memory: Memory) -> Direct | None:
     """The shortest way to run a verified call that makes one result and changes nothing else; None for any other call.
 
     It raises whatever comes up (an operand seen through a new view, a poisoned one, an error of the operator): the call is
@@ -286,6 +261,33 @@ def direct(call: Call) -> Direct | None:
     single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
     if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
         return None
+    if call.trust is not None and call.trust.looks:
+        return None
+    if not call.fills and memory.device.type != "cpu":  # whose memory is filled after the call
+        return None
+    way = _shortest(call) if call.fills else _zeroed(_shortest(call), memory.zeroing)
+    return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(way, memory, call.sizes[0])
+
+
+def _zeroed(way: Direct, zeroing: Zeroing) -> Direct:
+    def run(storages: Storages, item: Any) -> None:
+        if not zeroing.needed:
+            return way(storages, item)
+        with zeroing:
+            way(storages, item)
+
+    return run
+
+
+def _counted(way: Direct, memory: Memory, size: int) -> Direct:
+    def run(storages: Storages, item: Any) -> None:
+        way(storages, item)
+        memory.made(item.out, size)
+
+    return run
+
+
+def _shortest(call: Call) -> Direct:
     raw, ins, (out,), filler = call.raw, call.ins, call.out_numbers, call.filler
     fill, constants, kwargs = filler.fill, filler.constants, filler.kwargs
 

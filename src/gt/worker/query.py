@@ -11,7 +11,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer
 from gt.wire.shared import Frame
 from gt.worker import graph, sparse
-from gt.worker.memory import PoisonedError, geometry_of
+from gt.worker.memory import PoisonedError, beyond, geometry_of
 from gt.worker.prepare import Call
 from gt.worker.run import same_storage
 from gt.worker.session import Reply, Session, failure_of
@@ -89,6 +89,7 @@ def _answer(session: Session, item: wire.Query, call: Call, result: Any, ins: li
 def _own(tensor: torch.Tensor, others: list[Any]) -> torch.Tensor:
     """A tensor in a storage of its own, from the storage's start."""
     shared = any(isinstance(o, torch.Tensor) and same_storage(o, tensor) for o in others)
-    if not shared and tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg():
+    plain = tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg()
+    if plain and not shared and not beyond(tensor, geometry_of(tensor)):
         return tensor
     return tensor.clone(memory_format=torch.preserve_format).resolve_conj().resolve_neg()

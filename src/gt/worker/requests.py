@@ -14,7 +14,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer
 from gt.wire.shared import Frame, Shared, inline
 from gt.worker import files
-from gt.worker.memory import PoisonedError, allocate, bytes_of, dtype_of
+from gt.worker.memory import PoisonedError, bytes_of, check, dtype_of
 from gt.worker.query import query
 from gt.worker.session import Reply, Session, failure_of
 
@@ -26,11 +26,12 @@ Handler = Callable[["Worker", Session, Any, Sequence[Frame]], Reply | None]
 
 def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequence[Frame]) -> None:
     try:
+        check(item.geometry)
         source = _uploaded(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
         if item.id in session.memory.storages:
             session.memory.tensor(item.id, item.geometry).copy_(source)
             return
-        own = allocate(item.geometry, session.memory.device)
+        own = session.memory.allocate(item.geometry)
         own.copy_(source)
         session.memory.put(item.id, item.geometry, own)
     except PoisonedError:
@@ -110,10 +111,12 @@ def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[
     stats: dict[str, int | float | str] = {
         "storages": len(session.memory.storages),
         "bytes": session.memory.size_bytes(),
+        "peak_bytes": session.memory.peak_bytes(item.reset_peak),
         "operations": session.operations,
         "errors": session.errors,
         "definitions": len(session.calls),
         "sessions": len(worker.sessions),
+        "zeroed": worker.runner.zeroing.calls,
         "threads": torch.get_num_threads(),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -9,10 +9,11 @@ import torch
 
 from gt.wire import instructions as wire
 from gt.worker import graph, warned
-from gt.worker.memory import allocate, copy_into, geometry_of
+from gt.worker.memory import beyond, copy_into, geometry_of
 from gt.worker.prepare import DEFAULT_DTYPE, Call, direct
 from gt.worker.random import Random
 from gt.worker.session import Session
+from gt.worker.zeroing import Zeroing
 
 
 class Runner:
@@ -20,6 +21,7 @@ class Runner:
 
     def __init__(self, device: torch.device) -> None:
         self.random = Random(device)
+        self.zeroing = Zeroing(device)
 
     def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any], site: int) -> Any:
         if call.heard:
@@ -32,15 +34,26 @@ class Runner:
     def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.default_dtype is not DEFAULT_DTYPE:
             return self._run_under_default_dtype(session, call, ins, numbers)
-        return self._run_plain(session, call, ins, numbers)
+        return self._run_clean(session, call, ins, numbers)
 
     def _run_under_default_dtype(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         """The default dtype is the process's, so it is the session's for this call alone."""
         torch.set_default_dtype(call.default_dtype)
         try:
-            return self._run_plain(session, call, ins, numbers)
+            return self._run_clean(session, call, ins, numbers)
         finally:
             torch.set_default_dtype(DEFAULT_DTYPE)
+
+    def _run_clean(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        """What it leaves unwritten shows nothing of another session's, and it reaches nothing of it."""
+        if self.zeroing.needed and call.trust is not None:
+            call.trust.check(ins)
+        if call.fills:
+            return self._run_plain(session, call, ins, numbers)
+        with self.zeroing:
+            result = self._run_plain(session, call, ins, numbers)
+        self.zeroing.results(result)
+        return result
 
     def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.draws:
@@ -72,18 +85,19 @@ class Runner:
             self._verify(session, call, item.call, results, ins)
         for position, tensor in enumerate(results):
             if call.copies[position]:
-                own = allocate(call.outs[position], session.memory.device)
+                own = session.memory.allocate(call.outs[position])
                 copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor in zip(outs, call.out_numbers, results, strict=True):
+        for id, number, tensor, size in zip(outs, call.out_numbers, results, call.sizes, strict=True):
             session.memory.storages[id] = {number: tensor}
+            session.memory.made(id, size)
 
     def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
         """Compare a call's first results with what the client expects."""
         call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
         # one definition serves the graphs of many calls, whose gradients lie as their kernels made them
         call.verified = call.op is not graph.backward
-        if (way := direct(call)) is not None:
+        if (way := direct(call, session.memory)) is not None:
             session.direct[number] = way
 
 
@@ -113,7 +127,8 @@ def _must_copy(result: Any, expected: wire.Geometry, results: list[Any], ins: li
             f" {expected.dtype}{list(expected.size)}; please report this operator"
         )
     others = [o for o in (*results, *ins) if o is not result and isinstance(o, torch.Tensor)]
-    return found != expected or any(same_storage(o, result) for o in others) or any(result is i for i in ins)
+    shared = any(same_storage(o, result) for o in others) or any(result is i for i in ins)
+    return found != expected or shared or beyond(result, expected)
 
 
 def same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Failure, Warned
 from gt.worker.memory import Memory
 from gt.worker.prepare import Call, Direct
+from gt.worker.zeroing import Zeroing
 
 MAX_FAILURES = 64
 """Unreported failures that a session keeps: a loop that fails each time and asks for nothing must not fill the memory."""
@@ -20,9 +21,9 @@ Reply = tuple[Answer, list[Any]]
 class Session:
     """What one session has on this worker."""
 
-    def __init__(self, number: int, device: torch.device) -> None:
+    def __init__(self, number: int, device: torch.device, zeroing: Zeroing) -> None:
         self.number = number
-        self.memory = Memory(device)
+        self.memory = Memory(device, zeroing)
         self.calls: dict[int, Call | Failure] = {}
         self.direct: dict[int, Direct] = {}
         """The calls among them that have a direct way."""
