@@ -22,7 +22,7 @@ from torch.utils.data.datapipes.map import combinatorics as map_pipes
 
 from gt import places
 from gt.client import query
-from gt.stand_ins import StandIn, extends
+from gt.stand_ins import StandIn
 
 _lent = threading.local()
 _STATE_BYTES = torch.default_generator.get_state().numel()
@@ -72,7 +72,7 @@ def _drawing(real: Any) -> Any:
         found: Iterator[Any] = real.__iter__(self)
         return _drawn_from_session(found, self.generator) if _is_session(self.generator) else found
 
-    return extends(real)(StandIn(real.__name__, (real,), {"__iter__": draw}))
+    return StandIn(real.__name__, (real,), {"__iter__": draw}, stands_for=real)
 
 
 def _seeding(reset: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -110,8 +110,7 @@ class _SessionSampler(data.Sampler[Any]):
 SAMPLERS = {s.__name__: _drawing(s) for s in (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)}
 
 
-@extends(data.DataLoader)
-class DataLoader(data.DataLoader[Any], metaclass=StandIn):
+class DataLoader(data.DataLoader[Any], metaclass=StandIn, stands_for=data.DataLoader):
     """Its batches are on the device: also what worker processes or NumPy arrays give."""
 
     @functools.wraps(data.DataLoader.__init__)  # type: ignore[misc]

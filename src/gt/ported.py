@@ -173,7 +173,7 @@ def _script(obj: Any, optimize: Any = None, _frames_up: int = 0, *args: Any, **k
 
 
 def _set_default_tensor_type(t: Any) -> None:
-    torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
+    torch.set_default_tensor_type(stand_ins.real_of(t) if isinstance(t, stand_ins.TensorType) else t)
 
 
 def _get_rng_state() -> torch.Tensor:
@@ -220,8 +220,7 @@ def _manual_seed(seed: Any) -> torch.Generator:
     return torch.Generator.manual_seed(_default_generator, int(seed))
 
 
-@stand_ins.extends(torch.quasirandom.SobolEngine)
-class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn):
+class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn, stands_for=torch.quasirandom.SobolEngine):
     """It scrambles by the session's numbers, and its points are on the device."""
 
     __init__ = _within(session_randomness, torch.quasirandom.SobolEngine.__init__)
@@ -299,8 +298,7 @@ for _module, _names in FACTORIES.items():
 
 
 def _timer(real: Any) -> Any:
-    @stand_ins.extends(real)
-    class Timer(real, metaclass=stand_ins.StandIn):  # type: ignore[misc]
+    class Timer(real, metaclass=stand_ins.StandIn, stands_for=real):  # type: ignore[misc]
         """It gives statements the name `torch`, which is what the file that they stand in means by it."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
