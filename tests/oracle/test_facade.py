@@ -10,10 +10,12 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import gt
 from tests.conftest import Run, side_by_side
@@ -64,6 +66,66 @@ def test_torch_itself_is_left_as_it_was() -> None:
     assert gt.zeros(2).cpu().device.type == "cpu"
     with torch.device("meta"):
         assert gt.zeros(2).device.type == "meta"
+
+
+LIBRARY = """
+import torch
+
+class Model(torch.nn.Linear):
+    def to(self, *args, **kwargs):
+        return super().to(*args, **kwargs)
+
+    @torch.no_grad()
+    def norm(self):
+        return self.weight.to("cpu").norm()
+
+class Batch(dict):
+    @torch.no_grad()
+    def to(self, device, non_blocking=False):
+        return Batch({k: v.to(device=device, non_blocking=non_blocking) for k, v in self.items()})
+
+class Graph:
+    def __init__(self, edges):
+        self.edges = edges
+    def apply(self, function):
+        return Graph(function(self.edges))
+    def to(self, device, *args, **kwargs):
+        return self.apply(lambda x: x.to(device, *args, **kwargs))
+
+class Both:
+    def __init__(self, model, batch):
+        self.model, self.batch = model, batch
+    def to(self, *args, **kwargs):
+        return Both(self.model.to(*args, **kwargs), self.batch.to(*args, **kwargs))
+
+def saved(value):
+    return value.to("cpu")
+
+class Careful:
+    def to(self, device):
+        return torch.ones(2, device="remote").to("cpu")
+"""
+
+
+def test_a_chain_of_tos_is_one_to() -> None:
+    """A library's `to` hands on the device that it was given, and the ported file has given it."""
+    library, script = ModuleType("library"), {"__name__": "script", "torch": gt}
+    exec(LIBRARY, vars(library))
+
+    def places(statement: str) -> set[str]:
+        exec(f"result = {statement}", script)
+        return {leaf.device.type for leaf in tree_leaves(script["result"])}
+
+    script |= vars(library) | {"torch": gt, "__builtins__": __builtins__}
+    for device in ("'cpu'", "torch.device('cpu')", "device='cpu'", "device=torch.device('cpu', 0)"):
+        assert places(f"Model(2, 2).to({device}).weight") == {"remote"}, device
+        assert places(f"dict(Batch(x=torch.ones(2).cpu()).to({device}))") == {"remote"}, device
+        assert places(f"Graph(torch.ones(2).cpu()).to({device}).edges") == {"remote"}, device
+        assert places(f"Both(Model(2, 2), Graph(torch.ones(2).cpu())).to({device}).batch.edges") == {"remote"}, device
+    assert places("Graph(torch.ones(2).cpu()).to('cpu', torch.float64).edges") == {"remote"}
+    assert places("[Model(2, 2).to(torch.float64).weight, Graph(torch.ones(2)).to(torch.ones(2).cpu()).edges]") == {"cpu"}
+    assert places("[saved(torch.ones(2)), Model(2, 2).to('cpu').norm(), Careful().to('remote')]") == {"cpu"}
+    assert script["saved"](gt.ones(2)).device.type == "cpu"
 
 
 def test_a_column_of_a_large_array_takes_no_more_memory_than_its_elements() -> None:
