@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pickle
 import pkgutil
 import re
 import sys
@@ -15,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils._pytree import tree_leaves
 
 import gt
@@ -187,3 +189,73 @@ def test_what_was_saved_is_loaded_where_nobody_knows_of_the_remote_device(run_py
     assert run.returncode == 0, run.stderr
     assert str(model.weight[1].tolist()) in run.stdout
     assert "remote" not in run.stdout
+
+
+PLAIN_LOAD = """
+import pickle, sys
+import torch
+from safetensors.torch import load_file
+folder = sys.argv[1]
+load = {
+    "zip": torch.load,
+    "mmap": lambda path: torch.load(path, mmap=True),
+    "legacy": torch.load,
+    "module": lambda path: torch.load(path, weights_only=False).state_dict(),
+    "legacy_module": lambda path: torch.load(path, weights_only=False).state_dict(),
+    "pickle": lambda path: pickle.load(open(path, "rb")),
+    "safetensors": load_file,
+    "script": lambda path: torch.jit.load(path).state_dict(),
+    "export.pt2": lambda path: {"y": torch.export.load(path).module()(torch.ones(1, 2)).detach()},
+}
+for name, how in load.items():
+    found = how(f"{folder}/{name}")
+    print(name, {key: (value.device.type, value.to_dense().tolist()) for key, value in sorted(found.items())})
+"""
+
+
+def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(run_python: Run, tmp_path: Path) -> None:
+    """Plain torch loads it on the CPU, as it is; here what was remote is remote again, what was local is local."""
+    model = torch.nn.Linear(2, 2).to("remote")
+    weight = model.weight.detach()
+    both = {
+        "local": torch.arange(3.0), "row": weight[1], "sparse": torch.eye(2, device="remote").to_sparse(),
+        "columns": torch.eye(2, device="remote").to_sparse_csc(),
+        "twice": torch.arange(3.0)[1:], "weight": weight, "whole": torch.arange(3, device="remote"),
+    }  # fmt: skip
+    kinds = {name: value.device.type for name, value in both.items()}
+    state = {"bias": "remote", "weight": "remote"}
+    saved = {
+        **dict.fromkeys(("zip", "mmap", "legacy"), both),
+        **dict.fromkeys(("module", "legacy_module"), model.state_dict()),
+        "pickle": both,
+        **dict.fromkeys(("safetensors", "script"), model.state_dict()),
+        "export.pt2": {"y": model(torch.ones(1, 2, device="remote")).detach()},
+    }
+    for name in ("zip", "mmap", "legacy", "module", "legacy_module"):
+        what = model if "module" in name else both
+        torch.save(what, tmp_path / name, _use_new_zipfile_serialization="legacy" not in name)
+    (tmp_path / "pickle").write_bytes(pickle.dumps(both))
+    save_file(model.state_dict(), tmp_path / "safetensors")
+    torch.jit.save(torch.jit.trace(model, torch.ones(1, 2, device="remote")), tmp_path / "script")
+    torch.export.save(torch.export.export(model, (torch.ones(1, 2, device="remote"),)), tmp_path / "export.pt2")
+
+    plain = run_python(PLAIN_LOAD, str(tmp_path))
+    on_cpu = {name: {key: ("cpu", t.to_dense().tolist()) for key, t in sorted(v.items())} for name, v in saved.items()}
+    assert plain.stdout == "".join(f"{name} {values}\n" for name, values in on_cpu.items()), plain.stderr
+
+    def devices(values: dict[str, torch.Tensor]) -> dict[str, str]:
+        return {name: value.device.type for name, value in values.items()}
+
+    assert devices(torch.load(tmp_path / "zip")) == kinds
+    assert devices(torch.load(tmp_path / "mmap", mmap=True)) == kinds
+    assert devices(torch.load(tmp_path / "legacy")) == kinds
+    assert devices(pickle.loads((tmp_path / "pickle").read_bytes())) == kinds
+    for name in ("module", "legacy_module"):
+        assert devices(torch.load(tmp_path / name, weights_only=False).state_dict()) == state
+    ones = torch.ones(1, 2, device="remote")
+    assert torch.export.load(tmp_path / "export.pt2").module()(ones).device.type == "remote"
+    for name in ("zip", "legacy"):
+        assert set(devices(torch.load(tmp_path / name, map_location="cpu")).values()) == {"cpu"}
+        assert set(devices(gt.load(tmp_path / name)).values()) == {"remote"}
+        swapped = devices(torch.load(tmp_path / name, map_location={"cpu": "remote", "remote:0": "cpu"}))
+        assert swapped == {name: {"cpu": "remote", "remote": "cpu"}[kind] for name, kind in kinds.items()}
