@@ -10,11 +10,10 @@ import torch
 from torch.utils import data
 from torch.utils._pytree import tree_map
 
-from gt.stand_ins import StandIn, extends
+from gt.stand_ins import StandIn
 
 
-@extends(data.DataLoader)
-class DataLoader(data.DataLoader[Any], metaclass=StandIn):
+class DataLoader(data.DataLoader[Any], metaclass=StandIn, stands_for=data.DataLoader):
     """Its batches are on the device: also what worker processes or NumPy arrays give."""
 
     def __iter__(self) -> Any:

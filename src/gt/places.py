@@ -3,12 +3,15 @@
 A script that runs on a CPU calls its one device "cpu" (`device = "cuda" if torch.cuda.is_available() else "cpu"`, then
 `.to(device)`), and names it in one line and leaves it out in the next. Ported, the name stands for the device that takes
 the CPU's part. Functions reached through `gt` know that they were; for methods the caller's file decides, so that
-libraries, and files that import torch itself, move tensors to this process's memory as ever. `.cpu()` fetches everywhere.
+libraries, and files that import torch itself, move tensors to this process's memory as ever; but a library's `to` only
+passes on what its caller says. `.cpu()` fetches everywhere.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import sys
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -115,13 +118,37 @@ def called_by_ported() -> bool:
     return frame is not None and _is_ported(frame)
 
 
+def _asked_by_ported(frame: FrameType | None) -> bool:
+    """Whether a ported file asked for the CPU: in this frame, or through a library's `to` around it that was given it."""
+    while frame is not None and not _is_ported(frame):
+        while frame is not None and not (frame.f_code.co_name == "to" and _is_given_the_cpu(frame)):
+            frame = frame.f_back
+        frame = frame and frame.f_back
+        while frame is not None and frame.f_code.co_flags & WRAPPER == WRAPPER and _is_given_the_cpu(frame):
+            frame = frame.f_back
+    return frame is not None
+
+
+WRAPPER = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
+"""Flags of the code of decorators, which pass on whatever they are given."""
+
+
+def _is_given_the_cpu(frame: FrameType) -> bool:
+    """Whether an argument names it."""
+    code, values = frame.f_code, frame.f_locals
+    count = code.co_argcount + code.co_kwonlyargcount
+    given = [values.get(name) for name in code.co_varnames[: count + (code.co_flags & WRAPPER).bit_count()]]
+    inside = (value.values() if isinstance(value, dict) else value for value in given if isinstance(value, (tuple, dict)))
+    return any(map(names_the_cpu, itertools.chain(given, *inside)))
+
+
 def _to(original: Callable[..., Any]) -> Callable[..., Any]:
     """`to` of tensors and modules, which takes a device first or by name."""
 
     @functools.wraps(original)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device") or (args[0] if args else None)
-        if names_the_cpu(device) and _is_ported(sys._getframe(1)):
+        if names_the_cpu(device) and _asked_by_ported(sys._getframe(1)):
             args, kwargs = tuple(map(placed, args)), {name: placed(value) for name, value in kwargs.items()}
         return original(self, *args, **kwargs)
 

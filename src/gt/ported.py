@@ -172,11 +172,10 @@ def _script(obj: Any, optimize: Any = None, _frames_up: int = 0, *args: Any, **k
 
 
 def _set_default_tensor_type(t: Any) -> None:
-    torch.set_default_tensor_type(t.__dict__["_gt_real"] if isinstance(t, stand_ins.TensorType) else t)
+    torch.set_default_tensor_type(stand_ins.real_of(t) if isinstance(t, stand_ins.TensorType) else t)
 
 
-@stand_ins.extends(torch.quasirandom.SobolEngine)
-class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn):
+class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn, stands_for=torch.quasirandom.SobolEngine):
     """Its points are on the device."""
 
     draw = _moved(torch.quasirandom.SobolEngine.draw)
@@ -241,8 +240,7 @@ for _module, _names in FACTORIES.items():
 
 
 def _timer(real: Any) -> Any:
-    @stand_ins.extends(real)
-    class Timer(real, metaclass=stand_ins.StandIn):  # type: ignore[misc]
+    class Timer(real, metaclass=stand_ins.StandIn, stands_for=real):  # type: ignore[misc]
         """It gives statements the name `torch`, which is what the file that they stand in means by it."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

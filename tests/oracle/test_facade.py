@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pickle
 import pkgutil
 import re
 import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch.utils._pytree import tree_leaves
 
 import gt
 from tests.conftest import Run, side_by_side
@@ -64,6 +68,66 @@ def test_torch_itself_is_left_as_it_was() -> None:
     assert gt.zeros(2).cpu().device.type == "cpu"
     with torch.device("meta"):
         assert gt.zeros(2).device.type == "meta"
+
+
+LIBRARY = """
+import torch
+
+class Model(torch.nn.Linear):
+    def to(self, *args, **kwargs):
+        return super().to(*args, **kwargs)
+
+    @torch.no_grad()
+    def norm(self):
+        return self.weight.to("cpu").norm()
+
+class Batch(dict):
+    @torch.no_grad()
+    def to(self, device, non_blocking=False):
+        return Batch({k: v.to(device=device, non_blocking=non_blocking) for k, v in self.items()})
+
+class Graph:
+    def __init__(self, edges):
+        self.edges = edges
+    def apply(self, function):
+        return Graph(function(self.edges))
+    def to(self, device, *args, **kwargs):
+        return self.apply(lambda x: x.to(device, *args, **kwargs))
+
+class Both:
+    def __init__(self, model, batch):
+        self.model, self.batch = model, batch
+    def to(self, *args, **kwargs):
+        return Both(self.model.to(*args, **kwargs), self.batch.to(*args, **kwargs))
+
+def saved(value):
+    return value.to("cpu")
+
+class Careful:
+    def to(self, device):
+        return torch.ones(2, device="remote").to("cpu")
+"""
+
+
+def test_a_chain_of_tos_is_one_to() -> None:
+    """A library's `to` hands on the device that it was given, and the ported file has given it."""
+    library, script = ModuleType("library"), {"__name__": "script", "torch": gt}
+    exec(LIBRARY, vars(library))
+
+    def places(statement: str) -> set[str]:
+        exec(f"result = {statement}", script)
+        return {leaf.device.type for leaf in tree_leaves(script["result"])}
+
+    script |= vars(library) | {"torch": gt, "__builtins__": __builtins__}
+    for device in ("'cpu'", "torch.device('cpu')", "device='cpu'", "device=torch.device('cpu', 0)"):
+        assert places(f"Model(2, 2).to({device}).weight") == {"remote"}, device
+        assert places(f"dict(Batch(x=torch.ones(2).cpu()).to({device}))") == {"remote"}, device
+        assert places(f"Graph(torch.ones(2).cpu()).to({device}).edges") == {"remote"}, device
+        assert places(f"Both(Model(2, 2), Graph(torch.ones(2).cpu())).to({device}).batch.edges") == {"remote"}, device
+    assert places("Graph(torch.ones(2).cpu()).to('cpu', torch.float64).edges") == {"remote"}
+    assert places("[Model(2, 2).to(torch.float64).weight, Graph(torch.ones(2)).to(torch.ones(2).cpu()).edges]") == {"cpu"}
+    assert places("[saved(torch.ones(2)), Model(2, 2).to('cpu').norm(), Careful().to('remote')]") == {"cpu"}
+    assert script["saved"](gt.ones(2)).device.type == "cpu"
 
 
 def test_a_column_of_a_large_array_takes_no_more_memory_than_its_elements() -> None:
@@ -125,3 +189,73 @@ def test_what_was_saved_is_loaded_where_nobody_knows_of_the_remote_device(run_py
     assert run.returncode == 0, run.stderr
     assert str(model.weight[1].tolist()) in run.stdout
     assert "remote" not in run.stdout
+
+
+PLAIN_LOAD = """
+import pickle, sys
+import torch
+from safetensors.torch import load_file
+folder = sys.argv[1]
+load = {
+    "zip": torch.load,
+    "mmap": lambda path: torch.load(path, mmap=True),
+    "legacy": torch.load,
+    "module": lambda path: torch.load(path, weights_only=False).state_dict(),
+    "legacy_module": lambda path: torch.load(path, weights_only=False).state_dict(),
+    "pickle": lambda path: pickle.load(open(path, "rb")),
+    "safetensors": load_file,
+    "script": lambda path: torch.jit.load(path).state_dict(),
+    "export.pt2": lambda path: {"y": torch.export.load(path).module()(torch.ones(1, 2)).detach()},
+}
+for name, how in load.items():
+    found = how(f"{folder}/{name}")
+    print(name, {key: (value.device.type, value.to_dense().tolist()) for key, value in sorted(found.items())})
+"""
+
+
+def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(run_python: Run, tmp_path: Path) -> None:
+    """Plain torch loads it on the CPU, as it is; here what was remote is remote again, what was local is local."""
+    model = torch.nn.Linear(2, 2).to("remote")
+    weight = model.weight.detach()
+    both = {
+        "local": torch.arange(3.0), "row": weight[1], "sparse": torch.eye(2, device="remote").to_sparse(),
+        "columns": torch.eye(2, device="remote").to_sparse_csc(),
+        "twice": torch.arange(3.0)[1:], "weight": weight, "whole": torch.arange(3, device="remote"),
+    }  # fmt: skip
+    kinds = {name: value.device.type for name, value in both.items()}
+    state = {"bias": "remote", "weight": "remote"}
+    saved = {
+        **dict.fromkeys(("zip", "mmap", "legacy"), both),
+        **dict.fromkeys(("module", "legacy_module"), model.state_dict()),
+        "pickle": both,
+        **dict.fromkeys(("safetensors", "script"), model.state_dict()),
+        "export.pt2": {"y": model(torch.ones(1, 2, device="remote")).detach()},
+    }
+    for name in ("zip", "mmap", "legacy", "module", "legacy_module"):
+        what = model if "module" in name else both
+        torch.save(what, tmp_path / name, _use_new_zipfile_serialization="legacy" not in name)
+    (tmp_path / "pickle").write_bytes(pickle.dumps(both))
+    save_file(model.state_dict(), tmp_path / "safetensors")
+    torch.jit.save(torch.jit.trace(model, torch.ones(1, 2, device="remote")), tmp_path / "script")
+    torch.export.save(torch.export.export(model, (torch.ones(1, 2, device="remote"),)), tmp_path / "export.pt2")
+
+    plain = run_python(PLAIN_LOAD, str(tmp_path))
+    on_cpu = {name: {key: ("cpu", t.to_dense().tolist()) for key, t in sorted(v.items())} for name, v in saved.items()}
+    assert plain.stdout == "".join(f"{name} {values}\n" for name, values in on_cpu.items()), plain.stderr
+
+    def devices(values: dict[str, torch.Tensor]) -> dict[str, str]:
+        return {name: value.device.type for name, value in values.items()}
+
+    assert devices(torch.load(tmp_path / "zip")) == kinds
+    assert devices(torch.load(tmp_path / "mmap", mmap=True)) == kinds
+    assert devices(torch.load(tmp_path / "legacy")) == kinds
+    assert devices(pickle.loads((tmp_path / "pickle").read_bytes())) == kinds
+    for name in ("module", "legacy_module"):
+        assert devices(torch.load(tmp_path / name, weights_only=False).state_dict()) == state
+    ones = torch.ones(1, 2, device="remote")
+    assert torch.export.load(tmp_path / "export.pt2").module()(ones).device.type == "remote"
+    for name in ("zip", "legacy"):
+        assert set(devices(torch.load(tmp_path / name, map_location="cpu")).values()) == {"cpu"}
+        assert set(devices(gt.load(tmp_path / name)).values()) == {"remote"}
+        swapped = devices(torch.load(tmp_path / name, map_location={"cpu": "remote", "remote:0": "cpu"}))
+        assert swapped == {name: {"cpu": "remote", "remote": "cpu"}[kind] for name, kind in kinds.items()}

@@ -24,6 +24,7 @@ from gt.client import (
     modules,
     parts,
     randomness,
+    saved,
     scripts,
     sparse,
     special,
@@ -241,6 +242,7 @@ def install() -> None:
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
     _register()
     storage.install()
+    saved.install()
     tensors.install(calls.forget_all)
     modules.install()
     scripts.install()

@@ -1,4 +1,4 @@
-"""Storages of remote tensors answer what PyTorch's Python asks of a storage: size, address, copy, deepcopy, save, load.
+"""Storages of remote tensors answer what PyTorch's Python asks of a storage: size, address, copy, deepcopy, files.
 
 In C++ they have 0 bytes and a null pointer; the worker has the bytes.
 """
@@ -18,7 +18,7 @@ ADDRESS = 1 << 60
 SPACING = 1 << 36
 
 
-def _is_remote(storage: Storage) -> bool:
+def is_remote(storage: Storage) -> bool:
     return storage.device.type == "remote"
 
 
@@ -50,7 +50,7 @@ def _set_from_file(storage: Storage, *args: Any) -> Storage:
 def _get(storage: Storage, index: Any) -> Any:
     """A byte; of a slice, whose storage cannot share its memory with another here, a copy."""
     if not isinstance(index, int):
-        return _to_remote(storage.cpu()[index])
+        return to_remote(storage.cpu()[index])
     count = storage.nbytes()
     if not -count <= index < count:
         raise IndexError(f"index {index if index > 0 else index + count} out of range for storage of size {count}")
@@ -69,7 +69,7 @@ def _fill(storage: Storage, value: int) -> Storage:
 def _copy(storage: Storage, source: Storage, non_blocking: bool = False) -> Storage:
     if storage.nbytes() != source.nbytes():
         raise RuntimeError(f"size does not match, self was {storage.nbytes()} bytes but src was {source.nbytes()} bytes")
-    as_bytes(storage).copy_(as_bytes(source) if _is_remote(source) else _local_bytes(source))
+    as_bytes(storage).copy_(as_bytes(source) if is_remote(source) else _local_bytes(source))
     return storage
 
 
@@ -100,7 +100,7 @@ def _local_bytes(storage: Storage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)  # type: ignore[call-overload]
 
 
-def _to_remote(storage: Storage) -> Storage:
+def to_remote(storage: Storage) -> Storage:
     return _local_bytes(storage).to("remote").untyped_storage()
 
 
@@ -135,7 +135,7 @@ def _answering(name: str, answer: Any) -> Any:
     original = getattr(Storage, name)
 
     def method(self: Storage, *args: Any, **kwargs: Any) -> Any:
-        return answer(self, *args, **kwargs) if _is_remote(self) else original(self, *args, **kwargs)
+        return answer(self, *args, **kwargs) if is_remote(self) else original(self, *args, **kwargs)
 
     method.__name__ = name
     return method
@@ -159,20 +159,8 @@ def _data_ptr(self: torch.Tensor) -> int:
     return _address(self.untyped_storage()) + offset if self.numel() else 0
 
 
-def _location(storage: Any) -> str | None:
-    return "remote:0" if _is_remote(storage) else None
-
-
-def _restore(storage: Any, location: str) -> Any:
-    """Put a storage that was read from a file onto the worker."""
-    if not location.startswith("remote"):
-        return None
-    return _to_remote(storage)
-
-
 def install() -> None:
     for name, answer in _ANSWERS.items():
         setattr(Storage, name, _answering(name, answer))
     Storage.__new__ = _new_storage  # type: ignore[method-assign,assignment]
     torch.Tensor.data_ptr = _data_ptr  # type: ignore[assignment]
-    torch.serialization.register_package(5, _location, _restore)

@@ -35,6 +35,27 @@ def _without_operand(cls: type[Tensor], name: str) -> None:
     setattr(cls, name, method)
 
 
+INDICES = {
+    torch.sparse_csr: ("crow_indices", "col_indices"),
+    torch.sparse_bsr: ("crow_indices", "col_indices"),
+    torch.sparse_csc: ("ccol_indices", "row_indices"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices"),
+}
+_reduce = Tensor._reduce_ex_internal
+
+
+def _to_parts(self: Tensor, protocol: int) -> Any:
+    """How a tensor is pickled: a sparse one by its parts, as on the CPU, where PyTorch would take it for one of a device
+    whose tensors have no storages, and name the device."""
+    if self.device.type != "remote" or self.layout is torch.strided:
+        return _reduce(self, protocol)
+    if self.layout is torch.sparse_coo:
+        parts: tuple[Any, ...] = (self._indices(), self._values(), self.size(), self.is_coalesced())
+    else:
+        parts = (*(getattr(self, name)() for name in INDICES[self.layout]), self.values(), self.size())
+    return torch._utils._rebuild_sparse_tensor, (self.layout, parts)
+
+
 # -- `tensor.data = value`, by which modules move their parameters ---------------------------------------------------------
 
 
@@ -173,6 +194,7 @@ def install(default_dtype_changed: Callable[[], None]) -> None:
         for name in ("__deepcopy__", "__reduce_ex__"):
             if name in cls.__dict__:
                 _without_operand(cls, name)
+    Tensor._reduce_ex_internal = _to_parts
     Tensor.data = property(_get_data, _set_data)  # type: ignore[assignment]
     Tensor.numpy = _to_numpy  # type: ignore[method-assign,assignment]
     Tensor.__array__ = _to_array  # type: ignore[method-assign,assignment]
