@@ -1,10 +1,13 @@
 """PyTorch's databases of modules and of optimizers, every entry, on the remote device and on the CPU.
 
-    python -m tests.oracle.modules [--only NAME]
+    python -m tests.oracle.modules [--trace] [--only NAME]
 
 A module is built twice from one seed, here and remotely, and once more moved by `.to("remote")`; results, buffers and
 gradients (of parameters and inputs) must be the CPU's. An optimizer takes several steps in each of its implementations;
 parameters and state must be the CPU's. Nothing is refused.
+
+With --trace, each module is run under each of `modes.MODES` and gives what it gives there on the CPU, where that takes it;
+run eagerly afterwards, results, buffers and gradients are the CPU's to the bit.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import random
 import sys
 import time
@@ -26,7 +30,9 @@ from torch.testing._internal.common_optimizers import optim_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
+from gt.client import calls
 from gt.client.modules import LOOPS
+from tests.oracle.modes import MODES
 from tests.oracle.operators import Outcome, compare, to_remote
 
 # -- modules -------------------------------------------------------------------------------------------------------------
@@ -145,6 +151,71 @@ def _failed(name: str, failure: _Failure) -> Outcome:
     verdict = "wrong" if isinstance(error, AssertionError) else "refused"
     reason = f"{failure.where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return Outcome(name, failure.direction, verdict, reason)
+
+
+# -- modules under modes -------------------------------------------------------------------------------------------------
+
+
+def _mode_cases(modes: Iterable[str], entry: Any) -> list[Case]:
+    return [
+        (dtype, training, given, mode)
+        for dtype, training, given, way in _module_cases(entry)
+        if dtype is torch.float32 and way == "moved"
+        for mode in modes
+    ]
+
+
+def _halved(value: Any) -> Any:
+    """Other values of the same sizes: a graph that holds results instead of operations gives the old ones."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return value
+    return (value.detach() * 0.5).requires_grad_(value.requires_grad)
+
+
+def _check_under_mode(entry: Any, dtype: torch.dtype, training: bool, given: Any, mode: str) -> set[str]:
+    """Compare one case. The module that the mode has seen runs eagerly afterwards, with the arguments that it has seen."""
+    call = (given.forward_input.args, given.forward_input.kwargs)
+    try:
+        here = _build(entry, given.constructor_input, _copied, dtype, "cpu").train(training)
+        local, others = tree_map(_copied, call), tree_map(_halved, call)
+        expected = _attempt(lambda: MODES[mode](here, local, tree_map(_copied, others)))
+        eagerly = _run(here, *local)
+        wanted = eagerly.pop("gradients")()
+    except Exception:
+        return set()
+    where = f"{given.desc or 'default'}, training={training}, {mode}"
+    there = WAYS["moved"](entry, given.constructor_input, dtype).train(training)
+    remote = tree_map(_sent, call)
+    calls.forget_all()  # so that what is learnt is learnt inside
+    with _told("inside", where):
+        found = _attempt(lambda: MODES[mode](there, remote, tree_map(_sent, others)))
+        if not isinstance(expected, Exception):
+            _raise_or_compare(expected, found)
+    with _told("afterwards", where):
+        found = _run(there, *remote)
+        gradients = found.pop("gradients")()
+        _identical((eagerly, wanted), (found, gradients))
+    return {"inside", "afterwards"}
+
+
+def _attempt(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as error:
+        return error
+
+
+def _raise_or_compare(expected: Any, found: Any) -> None:
+    if isinstance(found, Exception):
+        raise found
+    compare(expected, found)
+
+
+def _identical(expected: Any, got: Any) -> None:
+    compare(expected, got)
+    for a, b in zip(tree_leaves(expected), tree_leaves(got), strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=0, atol=0, equal_nan=True)
 
 
 # -- optimizers ----------------------------------------------------------------------------------------------------------
@@ -277,6 +348,11 @@ DATABASES = {
 }
 
 
+def under(*modes: str) -> Database:
+    """The modules, under these modes."""
+    return Database(module_db, ("inside", "afterwards"), functools.partial(_mode_cases, modes), _check_under_mode)
+
+
 def check_entry(database: Database, entry: Any, most: int | None = None) -> list[Outcome]:
     """All cases of an entry, or a sample of `most` of them; one outcome a direction."""
     cases, compared = database.cases(entry), set[str]()
@@ -305,11 +381,12 @@ def surprises(outcomes: list[Outcome]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one entry")
-    only = parser.parse_args().only
+    parser.add_argument("--trace", action="store_true", help="modules under tracers, modes and transforms")
+    options = parser.parse_args()
     told: list[str] = []
-    for name, database in DATABASES.items():
+    for name, database in ({mode: under(mode) for mode in MODES} if options.trace else DATABASES).items():
         began = time.perf_counter()
-        outcomes = check_all(database, [e for e in database.entries if only in (None, e.name)])
+        outcomes = check_all(database, [e for e in database.entries if options.only in (None, e.name)])
         told += surprises(outcomes)
         counts = [[o.verdict for o in outcomes if o.direction == d] for d in database.directions]
         passed = [f"{d} {c.count('passed')}/{len(c)}" for d, c in zip(database.directions, counts, strict=True)]

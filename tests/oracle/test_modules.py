@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.oracle import modules
+from tests.oracle.modes import MODES
 
 CASES = 6
 """Of each entry: dtypes, modes, ways to the device or implementations, and inputs, drawn at random."""
@@ -19,6 +20,25 @@ def test_modules_and_optimizers_give_the_cpus_results(name: str, part: int) -> N
     database = modules.DATABASES[name]
     outcomes = modules.check_all(database, database.entries[part::8], CASES)
     assert {o.entry for o in outcomes} == {e.name for e in database.entries[part::8]}
+    assert modules.surprises(outcomes) == []
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_traced_module_computes_what_it_does_and_leaves_eager_code_as_it_was(part: int) -> None:
+    _check_under("trace", part, 8)
+
+
+OTHERS = [mode for mode in MODES if mode not in ("trace", "export")]
+
+
+@pytest.mark.parametrize("part", range(len(OTHERS)))
+def test_what_runs_under_a_mode_or_a_transform_leaves_eager_code_as_it_was(part: int) -> None:
+    _check_under(OTHERS[part], part, 3 * len(OTHERS))
+
+
+def _check_under(mode: str, part: int, parts: int) -> None:
+    database = modules.under(mode)
+    outcomes = modules.check_all(database, database.entries[part::parts], 1)
     assert modules.surprises(outcomes) == []
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gt.client import geometry, record, uncompiled
+from gt.client.aside import aside
 from gt.client.corrections import inference
 from gt.client.geometry import Geometry
 from gt.wire import instructions as wire
@@ -243,6 +244,11 @@ _prepare = functools.cache(uncompiled.install)
 def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:
     """Run the operator on meta tensors. Raises whatever the operator raises there, and for operands that are resized."""
     _prepare()
+    with torch.no_grad(), aside():
+        return _inferred(op, args, kwargs, specs)
+
+
+def _inferred(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[Geometry]) -> Inferred:
     metas = iter([spec.meta() for spec in specs])
     used: list[torch.Tensor] = []
 
@@ -256,8 +262,7 @@ def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: 
 
     meta_args = [convert(a) for a in args]
     meta_kwargs = {k: convert(v) for k, v in kwargs.items()}
-    with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes():
-        result = _wanted(op, args, inference(op_name(op), op)(*meta_args, **meta_kwargs))
+    result = _wanted(op, args, inference(op_name(op), op)(*meta_args, **meta_kwargs))
     outs: list[Geometry | None] = []
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from gt.client import calls, linear
+from gt.client.aside import aside
 
 aten = torch.ops.aten
 FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
@@ -33,7 +34,7 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
         return made.requires_grad_(value.requires_grad)
 
-    with torch.utils._python_dispatch._disable_current_modes():
+    with aside():
         given = {name: stand_in(value) for name, value in kwargs.items()}
         return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.accelerator._utils import _get_device_index
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from gt.client import (
@@ -108,6 +110,26 @@ class Backend(_DummyBackendModule):
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         current.session().ask(lambda request: wire.Stats(request, reset_peak=True))
+
+    def memory_reserved(self, device: Any = None) -> int:
+        """A worker holds no memory of this session's but its tensors."""
+        return self.memory_allocated(device)
+
+    def max_memory_reserved(self, device: Any = None) -> int:
+        return self.max_memory_allocated(device)
+
+    def reset_accumulated_memory_stats(self, device: Any = None) -> None:
+        return None
+
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        """Bytes of the worker's memory: all but what this session's tensors take, and all."""
+        total = current.session().welcome.worker.memory_bytes
+        return total - self.memory_allocated(device), total
+
+    get_memory_info = mem_get_info
+
+    def empty_host_cache(self) -> None:
+        return None
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
         return True
@@ -217,24 +239,43 @@ def _refuse(op: calls.OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 
 ACCELERATOR = (
-    "synchronize", "memory_stats", "memory_allocated", "max_memory_allocated", "reset_peak_memory_stats", "empty_cache",
-)  # fmt: skip
-"""Functions of `torch.accelerator` that reach for C++ hooks which a Python device cannot give."""
+    "synchronize",
+    "empty_cache",
+    "empty_host_cache",
+    "get_memory_info",
+    "memory_stats",
+    "memory_allocated",
+    "max_memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "reset_accumulated_memory_stats",
+    "reset_peak_memory_stats",
+)
+"""Functions of `torch.accelerator` that reach for C++ hooks which a Python device cannot give. The device is what they may
+be given."""
 
 
 def _install_accelerator() -> None:
     """`torch.accelerator` answers for the remote device where that is the accelerator."""
 
     def answering(original: Any, answer: Any) -> Any:
+        bind = inspect.signature(original).bind
+
         @functools.wraps(original)
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             chosen = torch.accelerator.current_accelerator()
-            return answer(*args) if chosen is not None and chosen.type == "remote" else original(*args)
+            if chosen is None or chosen.type != "remote":
+                return original(*args, **kwargs)
+            given = bind(*args, **kwargs).args
+            for device in given:
+                _get_device_index(device, optional=True)  # raises where it is of another kind
+            return answer(*given)
 
         return call
 
     for name in ACCELERATOR:
-        setattr(torch.accelerator, name, answering(getattr(torch.accelerator, name), getattr(torch.remote, name)))
+        if hasattr(torch.accelerator, name):
+            setattr(torch.accelerator, name, answering(getattr(torch.accelerator, name), getattr(torch.remote, name)))
 
 
 def install() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from gt.client import calls, record, trials
+from gt.client.aside import untraced
 from gt.client.calls import OpOverload
 from gt.client.geometry import Geometry
 
@@ -60,6 +61,7 @@ def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     return any(not t.is_floating_point() for t in tensors)
 
 
+@untraced
 def overlaps(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operand that is written may lie over another in a way that PyTorch refuses; one of them stands twice."""
     if op._schema.name in trials.INDEXED:

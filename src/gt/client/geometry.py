@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gt.client.aside import tracing, untraced
 from gt.wire import instructions as wire
 
 LIMIT = 1 << 16
@@ -76,9 +77,14 @@ def intern(
 
 
 def of(tensor: torch.Tensor) -> Geometry:
+    if tracing():
+        return _of_traced(tensor)
     return intern(
         tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.is_conj(), tensor.is_neg()
     )
+
+
+_of_traced = untraced(of)
 
 
 def from_wire(geometry: wire.Geometry) -> Geometry:

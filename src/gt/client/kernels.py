@@ -14,6 +14,7 @@ from torch.autograd.graph import increment_version
 from torch.utils import deterministic
 
 from gt.client import calls, doubts, randomness, record, session, sites, trials
+from gt.client.aside import untraced
 from gt.client.calls import UNFORESEEN, Call, Fresh, OpOverload, Written
 from gt.client.lifting import lift, lifted
 from gt.client.query import query, with_generator
@@ -273,6 +274,7 @@ def _gather(op: OpOverload, values: Any, vary: bool, ids: list[int], key: list[A
     return True
 
 
+@untraced
 def ask_first(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
     """Let the worker say whether it takes a call of this kind at all. The result, and whether inference foretells it."""
     given = calls.tensors_in((*args, *kwargs.values()))
@@ -286,6 +288,7 @@ def ask_first(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return result, fresh == foretold
 
 
+@untraced
 def learn(
     op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], vary: frozenset[int], cache: dict[Any, Any], key: Any
 ) -> Any:

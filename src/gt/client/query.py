@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gt.client import calls, current, geometry, randomness, record, sites, sparse
+from gt.client.aside import untraced
 from gt.client.calls import OpOverload
 from gt.client.lifting import lift, lifted
 from gt.errors import ProtocolError
@@ -17,6 +18,7 @@ from gt.wire import messages
 Tensor = torch.Tensor
 
 
+@untraced
 def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call on the worker now and learn its results' geometries and values from the answer."""
     args = tuple(lifted(op, args))

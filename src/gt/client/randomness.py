@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from gt.client import current, record
+from gt.client.aside import aside
 from gt.wire import instructions as wire
 from gt.wire.shared import inline
 
@@ -34,7 +35,7 @@ class Sequence:
     """Whether what is drawn in this process is of this sequence."""
 
 
-_aside = threading.local()
+_undisturbed = threading.local()
 """`now`: what this thread draws is nobody's."""
 
 
@@ -57,7 +58,7 @@ def _is_one() -> bool:
 def to_worker() -> None:
     """Before an instruction that draws."""
     if not Sequence.there:
-        with record.lock:
+        with record.lock, aside():
             current.session()
             if _is_one():
                 set_worker_state(OWN.get_state())
@@ -68,7 +69,7 @@ def to_worker() -> None:
 def _to_client(draw: bool = True) -> None:
     """Before a number is drawn in this process, or its generator's state is asked for."""
     if not Sequence.here:
-        with record.lock:
+        with record.lock, aside():
             current.session()
             if _is_one():
                 OWN.set_state(worker_state())
@@ -96,14 +97,14 @@ def seed_worker(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def aside() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """What is drawn in this process inside is no part of any sequence."""
-    state, before = OWN.get_state(), getattr(_aside, "now", False)
-    _aside.now = True
+    state, before = OWN.get_state(), getattr(_undisturbed, "now", False)
+    _undisturbed.now = True
     try:
         yield
     finally:
-        _aside.now = before
+        _undisturbed.now = before
         OWN.set_state(state)
 
 
@@ -186,7 +187,7 @@ def _drawing_here(name: str) -> Callable[..., Any]:
         if given is None and args and isinstance(args[-1], torch.Generator):
             args, given = args[:-1], args[-1]
         if given is None or is_default(given):
-            if not getattr(_aside, "now", False):
+            if not getattr(_undisturbed, "now", False):
                 _to_client()
             return kernel(keys, *args, **kwargs if given is None else {**kwargs, "generator": OWN})
         return kernel(keys, *args, **{**kwargs, "generator": given})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from gt import errors
-from gt.client import blame, ending, interrupts, record, sites
+from gt.client import blame, ending, interrupts, record, scopes, sites
 from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, ProtocolError, WorkerLostError
 from gt.wire import codec, messages
@@ -277,7 +277,9 @@ def forget_definitions() -> None:
 
 
 def forget_recorded() -> None:
-    """What was recorded for a session that is closed, or for a worker that died, must not run in the next."""
+    """What was recorded for a session that is closed, or for a worker that died, must not run in the next, but for the
+    scopes that are open: what comes is inside them."""
     forget_definitions()
     record.segment.clear()
     record.frames.clear()
+    scopes.say_again()

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
 from gt.client import current, geometry, record, sites, tensors
+from gt.client.aside import tracing, untraced
 from gt.client.calls import OpOverload
 from gt.client.kernels import Kernel, kernel, shares_elements
 from gt.client.operators import overload
@@ -32,7 +33,7 @@ ALIASING = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "
 
 def special(*names: str) -> Callable[[Kernel], Kernel]:
     def add(function: Kernel) -> Kernel:
-        KERNELS.update(dict.fromkeys(names, function))
+        KERNELS.update(dict.fromkeys(names, untraced(function)))
         return function
 
     return add
@@ -48,13 +49,13 @@ def fetch(tensor: Tensor) -> Tensor:
     """
     number, spec, _ = record.operand(tensor)
     if not spec.size.numel():
-        return torch.empty(spec.size, dtype=spec.dtype)
+        return torch.empty(spec.size, dtype=spec.dtype, device=CPU)
     _, data = current.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if len(data) != spec.size.numel() * spec.dtype.itemsize:
         raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
     if isinstance(data, Shared):
         return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
-    made = torch.empty(spec.size, dtype=spec.dtype)  # whose memory is aligned as the kernels of a CPU expect it
+    made = torch.empty(spec.size, dtype=spec.dtype, device=CPU)  # whose memory is aligned as the kernels of a CPU expect it
     ctypes.memmove(made.data_ptr(), data, made.nbytes)
     return made
 
@@ -67,7 +68,7 @@ _to_copy_remote = kernel(aten._to_copy.default)
 @special("copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if not isinstance(src, Tensor):  # a number, which PyTorch hands on as such
-        src = torch.tensor(src, dtype=WIDEST[type(src)])
+        src = torch.tensor(src, dtype=WIDEST[type(src)], device=CPU)
     if self.device.type != "remote":
         return self.copy_(fetch(src))
     if src.is_complex():
@@ -127,7 +128,7 @@ def to_copy(
     found = fetch(self)
     if not self.is_contiguous():
         stride = torch.empty_like(record.operand(self)[1].meta()).stride()
-        found = torch.empty_strided(self.shape, stride, dtype=self.dtype).copy_(found)
+        found = torch.empty_strided(self.shape, stride, dtype=self.dtype, device=CPU).copy_(found)
     if not options and not pin_memory and device == CPU:
         return found
     return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]
@@ -143,15 +144,7 @@ def _sent(local: Tensor) -> Tensor:
 
 @special("_local_scalar_dense")
 def local_scalar_dense(self: Tensor) -> Any:
-    found = fetch(self)
-    tracing = torch._C._get_tracing_state()
-    if tracing is None:
-        return found.item()
-    torch._C._set_tracing_state(None)  # which is told of the remote number, and not of the fetched one
-    try:
-        return found.item()
-    finally:
-        torch._C._set_tracing_state(tracing)
+    return fetch(self).item()
 
 
 # -- what autocast reaches into ------------------------------------------------------------------------------------------
@@ -169,6 +162,22 @@ def _apart_under_autocast(op: OpOverload) -> Kernel:
 
 for _name in ("_trilinear", "linalg_pinv.atol_rtol_tensor"):
     KERNELS[_name] = _apart_under_autocast(overload(_name))
+
+
+# -- what PyTorch's tracer does not take down ------------------------------------------------------------------------------
+
+_convolve = kernel(aten.convolution.default)
+
+
+def convolution(*args: Any) -> Any:
+    """The tracer takes down the `_convolution` that PyTorch makes of it on its own devices, and the worker here."""
+    if tracing():
+        return aten.convolution.default._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args)
+    return _convolve(*args)
+
+
+KERNELS["convolution"] = convolution
+KERNELS["_convolution"] = lambda *args: _convolve(*args[:9])
 
 
 # -- geometry in place: the tensor that the caller holds changes ---------------------------------------------------------
@@ -196,7 +205,7 @@ for _name in (
     "resize_",
     "resize_as_",
 ):
-    KERNELS[_name] = _geometry_in_place(overload(_name))
+    KERNELS[_name] = untraced(_geometry_in_place(overload(_name)))
 
 
 @special("t_")
@@ -299,7 +308,8 @@ _pack = kernel(aten._pack_padded_sequence.default)
 def pack_padded_sequence(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     """The batch sizes, which PyTorch keeps on the CPU, follow from the lengths alone."""
     steps, rows = (input.shape[1], input.shape[0]) if batch_first else (input.shape[0], input.shape[1])
-    sizes = aten._pack_padded_sequence.default(torch.empty(steps, rows, 1), lengths.cpu(), False)[1]
+    stand_in = torch.empty(steps, rows, 1, device=CPU)
+    sizes = aten._pack_padded_sequence.default(stand_in, lengths.cpu(), False)[1]
     return _pack(input, lengths, batch_first)[0], sizes
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gt.client import calls, randomness
+from gt.client.aside import aside, untraced
 from gt.client.calls import OpOverload
 
 Tensor = torch.Tensor
@@ -66,6 +67,7 @@ def _may_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return dtype not in WIDE or (dtype is torch.int64 and any(type(a) is float for a in args))
 
 
+@untraced
 def fails(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a CPU refuses small operands that stand for the real ones: their dtypes, and sizes in the same order.
 
@@ -75,9 +77,9 @@ def fails(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
         return True
     sizes = {n for t in calls.tensors_in((*args, *kwargs.values())) for n in t.shape if n > 1}
     small = {0: 0, 1: 1} | {n: rank for rank, n in enumerate(sorted(sizes), 2)}
-    untouched = randomness.aside() if randomness.draws(op) else contextlib.nullcontext()
+    untouched = randomness.undisturbed() if randomness.draws(op) else contextlib.nullcontext()
     try:
-        with torch.no_grad(), torch.utils._python_dispatch._disable_current_modes(), untouched:
+        with torch.no_grad(), aside(), untouched:
             op(*[_standing_for(a, small) for a in args], **{k: _standing_for(v, small) for k, v in kwargs.items()})
     except Exception:
         return True

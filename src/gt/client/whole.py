@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from gt.client import calls, counting, geometry, randomness, record, sites
+from gt.client.aside import aside, taken_down
 from gt.client.calls import Call, OpOverload
 from gt.client.geometry import Geometry
 from gt.client.lifting import lifted
@@ -47,7 +48,9 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
     parts = CELLS.get(op._schema.name, op.decompose)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if _wants_parts() or (recurrent and torch.is_autocast_enabled("remote")) or counting.wants_parts(op, args, kwargs):
+        given = calls.tensors_in((*args, *kwargs.values()))
+        casts = recurrent and torch.is_autocast_enabled("remote")
+        if casts or _wants_parts(given) or counting.wants_parts(op, args, kwargs):
             return parts(*args, **kwargs)
         args = tuple(lifted(op, args))
         if randomness.draws(op) and _drops(op, args, kwargs):
@@ -69,9 +72,9 @@ def _drops(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
     return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
 
 
-def _wants_parts() -> bool:
-    """Whether a transform of `torch.func` or forward-mode AD is on, which look at the parts."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+def _wants_parts(tensors: list[torch.Tensor]) -> bool:
+    """Whether a transform of `torch.func`, forward-mode AD or a tracer is on, which look at the parts."""
+    return torch.autograd.forward_ad._current_level >= 0 or taken_down(tensors)
 
 
 def _step(op: OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> int:
@@ -159,7 +162,7 @@ def _on_fakes() -> Iterator[None]:
 
     logged, fake_tensor.log.disabled = fake_tensor.log.disabled, True
     try:
-        with torch.utils._python_dispatch._disable_current_modes(), fake_tensor.FakeTensorMode():
+        with aside(), fake_tensor.FakeTensorMode():
             yield
     finally:
         fake_tensor.log.disabled = logged
@@ -213,7 +216,8 @@ def _packed_results(args: Any) -> list[Geometry]:
 
 
 def _gradient_of(spec: Geometry) -> Geometry:
-    like = torch.empty_like(spec.meta())
+    with aside():
+        like = torch.empty_like(spec.meta())
     return geometry.intern(spec.size, like.stride(), 0, spec.dtype)
 
 

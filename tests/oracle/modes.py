@@ -1,0 +1,120 @@
+"""What a program may run a module under, tracers, modes and transforms: each a function that gives something to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, functionalize, grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+Module = torch.nn.Module
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Mode = Callable[[Module, Call, Call], Any]
+"""Of a module, a call to take it down by, and another of the same sizes to see what was taken down."""
+
+
+def _flat(module: Module, call: Call) -> tuple[Callable[..., Any], list[torch.Tensor]]:
+    """The module as a function of tensors: parameters, buffers and those among its arguments."""
+    leaves, spec = tree_flatten((dict(module.named_parameters()), dict(module.named_buffers()), call))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def run(*tensors: torch.Tensor) -> Any:
+        filled = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        parameters, buffers, (args, kwargs) = tree_unflatten(filled, spec)
+        return functional_call(module, {**parameters, **buffers}, args, kwargs)
+
+    return run, [leaves[i].detach() for i in places]
+
+
+def _scalar(out: Any) -> torch.Tensor:
+    """A number that depends on every floating result."""
+    return sum((t.sum() for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.is_floating_point()), torch.zeros(()))
+
+
+def _seeded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    torch.manual_seed(7)
+    return function(*args, **kwargs)
+
+
+def _traced(module: Module, call: Call, other: Call) -> Any:
+    args, kwargs = call
+    given = {"example_kwarg_inputs": {**kwargs}} if kwargs and not args else {"example_inputs": args}
+    if kwargs and args:
+        raise NotImplementedError("traced with positional arguments or with named ones")
+    made = _seeded(torch.jit.trace, module, **given, check_trace=False)
+    return _seeded(made, *other[0], **other[1])
+
+
+def _graph(kind: str) -> Mode:
+    def run(module: Module, call: Call, other: Call) -> Any:
+        function, tensors = _flat(module, call)
+        made = _seeded(make_fx(function, tracing_mode=kind, _allow_non_fake_inputs=True), *tensors)
+        return _seeded(made, *_flat(module, other)[1])
+
+    return run
+
+
+def _fakes(module: Module, call: Call, other: Call) -> Any:
+    function, tensors = _flat(module, call)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        made = function(*[mode.from_tensor(t) for t in tensors])
+    return tree_map(lambda t: (t.shape, t.stride(), t.dtype) if isinstance(t, torch.Tensor) else t, made)
+
+
+def _floats(tensors: list[torch.Tensor]) -> tuple[int, ...]:
+    return tuple(i for i, t in enumerate(tensors) if t.is_floating_point())
+
+
+def _grad(module: Module, call: Call, other: Call) -> Any:
+    function, tensors = _flat(module, other)
+    return _seeded(grad(lambda *given: _scalar(function(*given)), _floats(tensors)), *tensors)
+
+
+def _vmap(module: Module, call: Call, other: Call) -> Any:
+    function, tensors = _flat(module, other)
+    stacked = [torch.stack([t, t]) for t in tensors]
+    return _seeded(vmap(function, randomness="different"), *stacked)
+
+
+def _jvp(module: Module, call: Call, other: Call) -> Any:
+    function, tensors = _flat(module, other)
+    floats = _floats(tensors)
+
+    def of_floats(*given: torch.Tensor) -> Any:
+        filled = list(tensors)
+        for place, tensor in zip(floats, given, strict=True):
+            filled[place] = tensor
+        return function(*filled)
+
+    primals = tuple(tensors[i] for i in floats)
+    return _seeded(jvp, of_floats, primals, tuple(torch.ones_like(t) for t in primals))
+
+
+def _functionalized(module: Module, call: Call, other: Call) -> Any:
+    function, tensors = _flat(module, other)
+    return _seeded(functionalize(function), *tensors)
+
+
+def _exported(module: Module, call: Call, other: Call) -> Any:
+    made = _seeded(torch.export.export, module, *call, strict=False).module()
+    return _seeded(made, *other[0], **other[1])
+
+
+MODES: dict[str, Mode] = {
+    "trace": _traced,
+    "graph": _graph("real"),
+    "graph of fakes": _graph("fake"),
+    "symbolic graph": _graph("symbolic"),
+    "fakes": _fakes,
+    "grad": _grad,
+    "vmap": _vmap,
+    "jvp": _jvp,
+    "functionalize": _functionalized,
+    "export": _exported,
+}

@@ -1,0 +1,50 @@
+"""`torch.accelerator` and `torch.remote` take what PyTorch's own take, and answer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import gt
+
+DEVICES: list[Any] = [None, 0, "remote", "remote:0", torch.device("remote"), torch.device("remote", 0)]
+MEMORY = (
+    "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "memory_stats",
+    "reset_peak_memory_stats", "reset_accumulated_memory_stats", "get_memory_info",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*MEMORY, "synchronize"])
+def test_a_function_of_the_accelerator_takes_a_device_however_it_is_named(name: str) -> None:
+    function = getattr(torch.accelerator, name)
+    kinds = {type(function())} | {type(function(device)) for device in DEVICES}
+    assert len(kinds) == 1
+    with pytest.raises(ValueError, match="doesn't match the current"):
+        function("cpu")
+    with pytest.raises(TypeError):
+        function(None, None)
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_a_function_of_the_devices_module_takes_a_device_by_name_as_those_of_cuda_do(name: str) -> None:
+    function = getattr(torch.remote, "mem_get_info" if name == "get_memory_info" else name)  # type: ignore[attr-defined]
+    for device in DEVICES:
+        assert type(function(device=device)) is type(function(device))
+    assert "device" in inspect.signature(function).parameters
+
+
+def test_memory_is_counted() -> None:
+    before = torch.accelerator.memory_allocated()
+    held = gt.ones(1000, dtype=gt.float64)
+    assert torch.accelerator.memory_allocated() - before == held.nbytes
+    assert torch.accelerator.memory_reserved(held.device) == torch.accelerator.memory_allocated(held.device)
+    free, total = torch.accelerator.get_memory_info()
+    assert 0 < free < total
+
+
+def test_what_is_kept_for_later_allocations_may_be_emptied() -> None:
+    torch.accelerator.empty_cache()
+    torch.accelerator.empty_host_cache()
