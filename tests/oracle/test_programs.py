@@ -14,6 +14,6 @@ def test_a_program_does_what_it_does_on_the_cpu(first: int) -> None:
     assert check(first, first + PROGRAMS) == []
 
 
-@pytest.mark.parametrize("first", range(1000, 1018, 6))
+@pytest.mark.parametrize("first", range(1008, 1020, 6))
 def test_a_step_does_so_after_it_ran_under_a_tracer_or_a_mode(first: int) -> None:
     assert check(first, first + 6, rehearsed=True) == []
