@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, functionalize, grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.flop_counter import FlopCounterMode
 
 Module = torch.nn.Module
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -118,3 +122,72 @@ MODES: dict[str, Mode] = {
     "functionalize": _functionalized,
     "export": _exported,
 }
+
+
+# -- functions of tensors --------------------------------------------------------------------------------------------------
+
+Function = Callable[..., Any]
+Rehearsal = Callable[[Function, tuple[torch.Tensor, ...]], Any]
+
+
+def _switched(on: Callable[[], AbstractContextManager[Any]]) -> Rehearsal:
+    def run(function: Function, tensors: tuple[torch.Tensor, ...]) -> Any:
+        with on():
+            return function(*tensors)
+
+    return run
+
+
+def _on_fakes(function: Function, tensors: tuple[torch.Tensor, ...]) -> Any:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        return function(*map(mode.from_tensor, tensors))
+
+
+def _differentiated(function: Function, tensors: tuple[torch.Tensor, ...]) -> Any:
+    leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in tensors]
+    return torch.autograd.grad(_scalar(function(*leaves)), leaves, allow_unused=True)
+
+
+@contextmanager
+def _set(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    before = get()
+    put(value)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+REHEARSALS: dict[str, Rehearsal] = {
+    "trace": lambda function, tensors: torch.jit.trace(function, tensors, check_trace=False),
+    "graph": lambda function, tensors: make_fx(function)(*tensors),
+    "graph of fakes": lambda function, tensors: make_fx(function, tracing_mode="fake")(*tensors),
+    "symbolic graph": lambda function, tensors: make_fx(function, tracing_mode="symbolic")(*tensors),
+    "fakes": _on_fakes,
+    "grad": lambda function, tensors: grad(lambda *given: _scalar(function(*given)))(*(t.detach() for t in tensors)),
+    "vmap": lambda function, tensors: vmap(function, randomness="different")(*tensors),
+    "jvp": lambda function, tensors: jvp(lambda one: function(one, *tensors[1:]), tensors[:1], tensors[:1]),
+    "functionalize": lambda function, tensors: functionalize(function)(*tensors),
+    "dual level": _switched(forward_ad.dual_level),
+    "no grad": _switched(torch.no_grad),
+    "inference": _switched(torch.inference_mode),
+    "autocast": _switched(lambda: torch.autocast("remote", torch.bfloat16)),
+    "the CPU's autocast": _switched(lambda: torch.autocast("cpu", torch.bfloat16)),
+    "deterministic": _switched(
+        lambda: _set(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True)
+    ),
+    "another default dtype": _switched(lambda: _set(torch.get_default_dtype, torch.set_default_dtype, torch.float64)),
+    "another default device": _switched(lambda: torch.device("meta")),
+    "flops": _switched(lambda: FlopCounterMode(display=False)),
+    "anomaly": lambda function, tensors: _switched(torch.autograd.detect_anomaly)(
+        lambda *given: _differentiated(function, given), tensors
+    ),
+    "hooks": lambda function, tensors: _switched(lambda: saved_tensors_hooks(_same, _same))(
+        lambda *given: _differentiated(function, given), tensors
+    ),
+}
+"""How a function is run before it counts; what comes of it, an error as well, is of no interest."""

@@ -1,6 +1,6 @@
 """PyTorch's databases of modules and of optimizers, every entry, on the remote device and on the CPU.
 
-    python -m tests.oracle.modules [--trace] [--only NAME]
+    python -m tests.oracle.modules [--trace [MODE ...]] [--only NAME] [--cases N]
 
 A module is built twice from one seed, here and remotely, and once more moved by `.to("remote")`; results, buffers and
 gradients (of parameters and inputs) must be the CPU's. An optimizer takes several steps in each of its implementations;
@@ -378,15 +378,20 @@ def surprises(outcomes: list[Outcome]) -> list[str]:
     return [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in outcomes if o.verdict != "passed"]
 
 
+def _chosen(modes: list[str] | None) -> dict[str, Database]:
+    return DATABASES if modes is None else {mode: under(mode) for mode in modes or MODES}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one entry")
-    parser.add_argument("--trace", action="store_true", help="modules under tracers, modes and transforms")
+    parser.add_argument("--trace", nargs="*", choices=list(MODES), help="modules under these modes (default: all)")
+    parser.add_argument("--cases", type=int, help="of each entry, drawn at random (default: all)")
     options = parser.parse_args()
     told: list[str] = []
-    for name, database in ({mode: under(mode) for mode in MODES} if options.trace else DATABASES).items():
+    for name, database in _chosen(options.trace).items():
         began = time.perf_counter()
-        outcomes = check_all(database, [e for e in database.entries if options.only in (None, e.name)])
+        outcomes = check_all(database, [e for e in database.entries if options.only in (None, e.name)], options.cases)
         told += surprises(outcomes)
         counts = [[o.verdict for o in outcomes if o.direction == d] for d in database.directions]
         passed = [f"{d} {c.count('passed')}/{len(c)}" for d, c in zip(database.directions, counts, strict=True)]

@@ -2,11 +2,15 @@
 dtypes, autograd. After every step all tensors of both are compared: values, dtypes, strides, versions, gradients, errors.
 
     python -m tests.oracle.programs FIRST LAST      # the programs of these seeds
+    python -m tests.oracle.programs FIRST LAST --rehearsed
+
+Rehearsed, steps are run on the remote device under a tracer, a mode or a transform first, for what that may leave behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +21,8 @@ import torch
 import torch.nn.functional as F
 
 import gt  # noqa: F401 - registers the device
+from gt.client import calls, record
+from tests.oracle.modes import REHEARSALS
 
 Tensor = torch.Tensor
 Operation = Callable[[Tensor, Tensor, Tensor, Random], Any]
@@ -203,6 +209,26 @@ GROUPS: tuple[tuple[float, dict[str, Operation]], ...] = (
 )
 
 
+def _layer(function: Callable[[Tensor], Tensor]) -> Operation:
+    """Of floats; the sum, since a CPU makes some results by writing to them, which their version tells."""
+    return lambda x, y, z, r: function(x if x.is_floating_point() else x.float()) + 0
+
+
+LAYERS: dict[str, Operation] = {
+    "convolve": _layer(lambda x: F.conv1d(x, x)),
+    "transposed": _layer(lambda x: F.conv_transpose1d(x, x)),
+    "attend": _layer(lambda x: F.scaled_dot_product_attention(x, x, x)),
+    "linear": _layer(lambda x: F.linear(x, x.reshape(-1, x.shape[-1]))),
+    "normalize": _layer(lambda x: F.layer_norm(x, x.shape[-1:])),
+    "pool": _layer(lambda x: F.max_pool1d(x, 2)),
+    "distances": _layer(lambda x: torch.cdist(x, x)),
+}
+"""What modules are made of."""
+WITH_LAYERS = (*GROUPS, (0.4, LAYERS))
+REHEARSED = {n for _, group in GROUPS[:3] for n in group if n != "rand_like"} | {*VIEWS, *COPIES, *LAYERS}
+"""Operations that change nothing, and draw nothing."""
+
+
 class Difference(AssertionError):
     """What one device did and the other did not."""
 
@@ -210,8 +236,8 @@ class Difference(AssertionError):
 class Program:
     """A program of one seed, run step by step on both devices at once."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, rehearsed: bool = False) -> None:
+        self.seed, self.rehearsed = seed, rehearsed
         self.lines: list[str] = []
         self.pools: tuple[list[Tensor], list[Tensor]] = ([], [])
         torch.manual_seed(seed)
@@ -238,10 +264,13 @@ class Program:
         local, remote = self.pools
         if r.random() < 0.1:
             self._add_new(r)
-        _, group = GROUPS[r.choices(range(len(GROUPS)), [weight for weight, _ in GROUPS])[0]]
+        groups = WITH_LAYERS if self.rehearsed else GROUPS
+        _, group = groups[r.choices(range(len(groups)), [weight for weight, _ in groups])[0]]
         name = r.choice(list(group))
         x, y, z = (r.randrange(len(local)) for _ in range(3))
         self.lines.append(f"{name} {x} {y} {z}")
+        if self.rehearsed and name in REHEARSED:
+            self._rehearse(group[name], (remote[x], remote[y], remote[z]), step)
         expected, got = (_attempt(group[name], pool[x], pool[y], pool[z], r.random()) for pool, r in self._draws(step))
         if isinstance(expected, Exception) or isinstance(got, Exception):
             return _same_error(expected, got)
@@ -256,6 +285,18 @@ class Program:
             old = r.randrange(len(local) - 2)
             del local[old], remote[old]
         return True
+
+    def _rehearse(self, operation: Operation, tensors: tuple[Tensor, Tensor, Tensor], step: int) -> None:
+        r = Random(f"{self.seed} rehearsal {step}")
+        mode, draw = r.choice(list(REHEARSALS)), Random(f"{self.seed} draw {step}").random()
+        self.lines[-1] += f", first under: {mode}"
+        calls.forget_all()  # so that what is learnt, of operands too, is learnt there
+        for tensor in tensors:
+            record.forget_operand(tensor)
+        logging.disable()  # of what PyTorch says of each fake tensor's error
+        with contextlib.suppress(Exception):
+            REHEARSALS[mode](lambda x, y, z: operation(x, y, z, Random(draw)), tensors)
+        logging.disable(logging.NOTSET)
 
     def _draws(self, step: int) -> Iterator[tuple[list[Tensor], Random]]:
         return ((pool, Random(f"{self.seed} draw {step}")) for pool in self.pools)
@@ -327,14 +368,14 @@ def _compare_values(a: Tensor, b: Tensor) -> None:
         raise Difference(str(error)) from None
 
 
-def check(first: int, last: int) -> list[str]:
+def check(first: int, last: int, rehearsed: bool = False) -> list[str]:
     """Run the programs of the seeds from `first` on, before `last`; what differed, as text."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in range(first, last):
             try:
-                Program(seed).run()
+                Program(seed, rehearsed).run()
             except Difference as difference:
                 found.append(str(difference))
             with contextlib.suppress(Exception):
@@ -343,6 +384,6 @@ def check(first: int, last: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    told = check(int(sys.argv[1]), int(sys.argv[2]))
+    told = check(int(sys.argv[1]), int(sys.argv[2]), "--rehearsed" in sys.argv)
     print(*told, f"{len(told)} programs differ", sep="\n\n")
     sys.exit(bool(told))

@@ -145,3 +145,19 @@ def test_a_default_device_places_what_the_program_makes_and_nothing_else(where: 
 def _number(given: Tensor) -> int:
     """Scripted, it asks for a number from C++, past all that is Python's."""
     return int(given.sum())
+
+
+def test_a_gradient_is_traced_through_a_linear_layer() -> None:
+    weight, one, other = tensors((5, 4), (3, 4), (3, 4))
+
+    def run(device: str) -> list[Tensor]:
+        held = weight.to(device)
+        traced = torch.jit.trace(lambda given: gradient_of(given, held), one.to(device), check_trace=False)
+        return [traced(other.to(device)), gradient(lambda given: F.linear(given, held), one.to(device))]
+
+    def gradient_of(given: Tensor, held: Tensor) -> Tensor:
+        leaf = given.detach().requires_grad_()
+        return torch.autograd.grad(F.linear(leaf, held).sum(), leaf)[0]
+
+    for a, b in zip(run("cpu"), run("remote"), strict=True):
+        torch.testing.assert_close(b.cpu(), a)

@@ -86,15 +86,17 @@ def _check_replaced(weight: torch.Tensor) -> None:
 
 
 class Registration:
-    """The kernels of `linear`; none while a dual level is open or operations are counted."""
+    """The kernels of `linear`; none while a dual level is open, or operations are counted or traced."""
 
     library: torch.library.Library | None = None
     counters = 0
     """`FlopCounterMode`s that are on."""
+    tracers = 0
+    """Calls of `TRACERS` that go on."""
 
     @classmethod
     def update(cls) -> None:
-        (cls.off if forward_ad._current_level >= 0 or cls.counters else cls.on)()
+        (cls.off if forward_ad._current_level >= 0 or cls.counters or cls.tracers else cls.on)()
 
     @classmethod
     def on(cls) -> None:
@@ -120,9 +122,35 @@ def _watch(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+TRACERS = (
+    (torch._C, "_create_function_from_trace"),
+    (torch._C, "_create_function_from_trace_with_dict"),
+    (torch._C, "_create_graph_by_tracing"),
+    (torch._C.ScriptModule, "_create_method_from_trace"),
+    (torch._C.ScriptModule, "_create_method_from_trace_with_dict"),
+)
+"""Where `torch.jit.trace` begins, which cannot take down the mask of `linear_backward`."""
+
+
+def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        Registration.tracers += 1
+        Registration.update()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            Registration.tracers -= 1
+            Registration.update()
+
+    return call
+
+
 def install(library: torch.library.Library) -> None:
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         library.impl("linear_backward", linear_backward, key, allow_override=True)
     for name in ("enter_dual_level", "exit_dual_level"):
         setattr(forward_ad, name, _watch(getattr(forward_ad, name)))
+    for owner, name in TRACERS:
+        setattr(owner, name, _tracing(getattr(owner, name)))
     Registration.on()

@@ -238,7 +238,7 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         *tensors, handle = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or taken_down(tensors):
             found = _differentiable(ctx, tensors, list(grads), ctx.wanted)
         else:
             found = ctx.call.backward(ctx, tensors, handle, list(grads))
