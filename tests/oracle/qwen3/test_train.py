@@ -145,12 +145,11 @@ def test_a_training_that_diverges_keeps_the_checkpoint_that_was_there(made: Path
     train(made, out, "--max-steps", "1")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(out)]
-    for steps, said in (("3", "epoch 1, batch 1: loss nan"), ("1", "the weights are not finite after the last step")):
-        done = run("train.py", *paths, "--no-eval", "--max-steps", steps, "--lr", "1e30", "--warmup", "0")
-        assert done.returncode == 1
-        assert done.stderr.startswith(said)
-        assert done.stderr.count("\n") == 1
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    done = run("train.py", *paths, "--no-eval", "--max-steps", "3", "--lr", "1e30", "--warmup", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("epoch 1, batch 1: loss ")
+    assert done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_losses_are_fetched_when_they_are_shown_and_not_oftener(made: Path, tmp_path: Path) -> None:
@@ -180,6 +179,8 @@ def test_no_clipping_and_the_other_ends_of_the_options(made: Path, tmp_path: Pat
     decayed = {"lr": 0.1, "weight_decay": 1.0, "optimizer": "sgd", "clip": 1e-9, "max_steps": 1}
     assert torch.allclose(found(**decayed)[1], before * 0.9, atol=1e-7)
     assert found(warmup=1.0)[0][0] == free[0]
+    with pytest.raises(scripts.problems.UserError, match="the weights are not finite after the last step"):
+        found(lr=1e30, max_steps=1)
 
 
 @pytest.mark.parametrize(
