@@ -11,7 +11,7 @@ from problems import UserError, read_json
 
 @dataclass(frozen=True)
 class Config:
-    """What a config.json leaves out is what `transformers` takes for it. The last two tell Qwen2.5's attention from Qwen3's."""
+    """What a config.json leaves out is what `transformers` takes for it. The last two tell Qwen2.5 from Qwen3."""
 
     vocab_size: int = 151_936
     hidden_size: int = 4096
@@ -29,7 +29,7 @@ class Config:
 
     @classmethod
     def from_json(cls, path: Path) -> Config:
-        """Read a config.json of model_type `qwen3` or `qwen2`. Raises UserError naming the file and the key, FileNotFoundError."""
+        """Read a config.json of model_type `qwen3` or `qwen2`. Raises UserError naming the key, FileNotFoundError."""
         found = read_json(path)
         _check_supported(found, path)
         found["rope_theta"] = _rope_theta(found, path)

@@ -91,7 +91,7 @@ def check_output(out: Path, names: Sequence[str], made_of: Mapping[str, str], si
 
 @contextmanager
 def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterator[Path]:
-    """A folder to write some of `names` into; they become those of `out` when the block ends well, and are removed otherwise.
+    """A folder to write some of `names` into; they become those of `out` if the block ends well, and are removed otherwise.
 
     They are written inside `out`, so that it may be a mount point, a link or the working directory, and moved when they
     are complete. Where that fails they stay, and the UserError says where. The first of `names` leaves first and comes

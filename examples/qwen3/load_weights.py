@@ -95,7 +95,7 @@ def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> list[str]:
 
 
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors, file by file: straight onto GT's worker where the script imported gt, else memory-mapped. Raises UserError."""
+    """The tensors, file by file: onto GT's worker if the script imported gt, else memory-mapped. Raises UserError."""
     read_file = sys.modules["gt"].files.load_safetensors if "gt" in sys.modules else _read_mapped
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted({found[name].file for name in names}):

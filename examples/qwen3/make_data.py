@@ -7,7 +7,9 @@ Every row is different. Facts recur under other phrasings, so that held-out rows
 
 from __future__ import annotations
 
-import problems  # noqa: F401  isort: skip
+import problems  # noqa: F401
+
+# isort: split
 import argparse
 import json
 import os
@@ -16,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 Row = dict[str, str]
-WORDS = (
-    "cat dog sun map red sky bed cup hat pen box key ant bee cow egg fig gem ink jam"
-    " kit leg mud net oak pig rug sea toy van wax yak zoo arm bus car day ear fan gas"
-).split()
+WORDS = [
+    "cat", "dog", "sun", "map", "red", "sky", "bed", "cup", "hat", "pen", "box", "key", "ant", "bee",
+    "cow", "egg", "fig", "gem", "ink", "jam", "kit", "leg", "mud", "net", "oak", "pig", "rug", "sea",
+    "toy", "van", "wax", "yak", "zoo", "arm", "bus", "car", "day", "ear", "fan", "gas",
+]  # fmt: skip
 CAPITALS = {
     "France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Peru": "Lima", "Kenya": "Nairobi", "Norway": "Oslo",
     "Italy": "Rome", "Spain": "Madrid", "Cuba": "Havana", "Greece": "Athens", "Chile": "Santiago", "Ghana": "Accra",

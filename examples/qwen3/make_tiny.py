@@ -7,7 +7,9 @@ Seeded: the same call writes the same bytes.
 
 from __future__ import annotations
 
-import problems  # noqa: F401  isort: skip
+import problems  # noqa: F401
+
+# isort: split
 import argparse
 import json
 from pathlib import Path

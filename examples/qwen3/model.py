@@ -7,9 +7,10 @@ Hugging Face checkpoints.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from config import Config
 from torch import nn
+
+F = nn.functional
 
 
 class RMSNorm(nn.Module):

@@ -5,7 +5,9 @@ python options.py ...    checks arguments and folders, before any work is done
 
 from __future__ import annotations
 
-import problems  # isort: skip
+import problems  # noqa: F401
+
+# isort: split
 import argparse
 import math
 import os
@@ -23,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+        self.exit(2, f"{Path(self.prog).name}: {message} (--help lists what there is)\n")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -69,7 +71,7 @@ def share(text: str) -> float:
 
 def name(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("empty")
+        raise argparse.ArgumentTypeError("an empty name")
     return os.path.expanduser(text)
 
 
@@ -80,12 +82,12 @@ def path(text: str) -> Path:
 def parser(description: str | None, program: str | None = None) -> argparse.ArgumentParser:
     made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
     files = made.add_argument_group("files").add_argument
-    files("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, made in --runs)")
+    files("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, in --runs)")
     files("--revision", help="commit, tag or branch of the model on the hub (default: main)")
     files(
         "--data",
         type=name,
-        help="JSON or JSON-lines file, a folder, or the name of a data set on the hub (default: a tiny one, made in --runs)",
+        help="JSON or JSON-lines file, a folder, or the name of a data set on the hub (default: a tiny one, in --runs)",
     )
     files("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
     files(

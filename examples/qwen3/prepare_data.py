@@ -9,7 +9,7 @@ an answer ends. All of it or nothing.
 
 from __future__ import annotations
 
-from problems import UserError, read_json
+from problems import UserError
 
 # isort: split
 import json

@@ -352,7 +352,10 @@ def main() -> int:
     given = parse(__doc__, "train.py")
     print("Step 3: Training model...", flush=True)
     source = resolve(given.model, given.revision)
-    made_of = given.made_of | {"data": str(read_json(given.prepared / RECORD)["data"])}
+    prepared = read_json(given.prepared / RECORD)
+    if "data" not in prepared:
+        raise UserError(f"{given.prepared}: not a folder of prepared rows (--prepared)")
+    made_of = given.made_of | {"data": str(prepared["data"])}
     check_folders(given, source, made_of)
     torch.manual_seed(given.seed)
     model = load(source).float()

@@ -42,7 +42,9 @@ def scripts() -> ModuleType:
     before, hook = list(sys.path), sys.excepthook
     sys.path.insert(0, str(EXAMPLE))
     found = ModuleType("scripts")
-    for name in ("problems", "folders", "config", "chat", "model", "make_data", "make_tiny", "load_weights", "prepare_data", "train"):
+    for name in ("problems", "folders", "config", "chat", "model", "make_data", "make_tiny"):
+        setattr(found, name, __import__(name))
+    for name in ("load_weights", "prepare_data", "options", "train"):
         setattr(found, name, __import__(name))
     sys.path[:], sys.excepthook = before, hook
     return found

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 
 from tests.oracle.qwen3.conftest import Broken, row
 
-
 TURNS = """{% for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
@@ -22,7 +21,8 @@ SYSTEM = """{% if messages[0].role != 'system' %}<|im_start|>system
 TEXT<|im_end|>
 {% endif %}"""
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-OWN = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% if m.role == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}"
+OWN = """{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}
+{% if m.role == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}"""
 TEMPLATES = {  # as published checkpoints of the two families write one conversation; what one question becomes
     "qwen3": (None, "<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     "qwen2": (
@@ -76,9 +76,7 @@ def rendered(chat: object, messages: list[dict[str, str]], **options: object) ->
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_prompt_is_what_the_chat_template_renders(
-    name: str, chat: Callable[..., object], scripts: ModuleType
-) -> None:
+def test_the_prompt_is_what_the_chat_template_renders(name: str, chat: Callable[..., object], scripts: ModuleType) -> None:
     template, expected = TEMPLATES[name]
     opened = chat(template, "qwen2" if name == "qwen2" else "qwen3")
     assert opened.prompt(row(scripts, "").turns) == expected

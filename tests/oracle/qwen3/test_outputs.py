@@ -137,15 +137,14 @@ def test_a_finished_result_is_kept_where_it_cannot_be_moved(
     assert texts(out) == dict.fromkeys(NAMES, "newer")
 
 
-def test_what_comes_into_the_folder_during_training_does_not_lose_it(
-    tmp_path: Path, scripts: ModuleType
-) -> None:
-    with (
-        pytest.raises(scripts.problems.UserError, match=r"holds notes\.txt.*; it is complete in") as caught,
-        scripts.folders.whole(tmp_path, NAMES, MADE_OF) as folder,
-    ):
-        (folder / "first").write_text("new")
-        (tmp_path / "notes.txt").touch()
+def test_what_comes_into_the_folder_during_training_does_not_lose_it(tmp_path: Path, scripts: ModuleType) -> None:
+    def train() -> None:
+        with scripts.folders.whole(tmp_path, NAMES, MADE_OF) as folder:
+            (folder / "first").write_text("new")
+            (tmp_path / "notes.txt").touch()
+
+    with pytest.raises(scripts.problems.UserError, match=r"holds notes\.txt.*; it is complete in") as caught:
+        train()
     assert texts(Path(str(caught.value).rpartition("complete in ")[2])) == {"first": "new"}
 
 

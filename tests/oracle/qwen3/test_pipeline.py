@@ -112,17 +112,17 @@ def test_a_fresh_clone_sets_itself_up(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path / "clone" / name)
     python = tmp_path / "bin" / "python3.13"
     python.parent.mkdir()
-    python.write_text(f'''#!/bin/sh
+    python.write_text(f"""#!/bin/sh
 echo "$@" >> {tmp_path}/asked
 [ "$2" != venv ] || {{ mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }}
-''')
+""")
     python.chmod(0o755)
     example, top = tmp_path / "clone" / "examples" / "qwen3", tmp_path / "clone"
     environment = {"PATH": f"{python.parent}:{os.environ['PATH']}"}
     done = subprocess.run(["./train.sh", "--epochs", "1"], cwd=example, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert done.stderr == "setting up .venv (example; a few minutes the first time)\n"
-    checked, venv, pip, *steps = (tmp_path / "asked").read_text().splitlines()
+    _, venv, pip, *steps = (tmp_path / "asked").read_text().splitlines()
     assert venv == f"-m venv {top}/.venv"
     assert pip.endswith(f"--constraint {top}/constraints.txt --editable {top}[example]")
     names = ("options.py", "load_weights.py", "prepare_data.py", "train.py")
@@ -133,29 +133,28 @@ echo "$@" >> {tmp_path}/asked
 
 
 def descendants(process: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()]
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return [*children, *(below for child in children for below in descendants(child))]
 
 
-@pytest.mark.parametrize("plain", ["0", "1"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_shell(number: signal.Signals, plain: str, made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "plain", "line"), [(signal.SIGKILL, "0", "Converting weights"), (signal.SIGTERM, "1", "  Batch 1/")]
+)
+def test_nothing_outlives_the_shell(number: signal.Signals, plain: str, line: str, made: Path, tmp_path: Path) -> None:
     paths = ["--model", str(made / "qwen3"), "--data", str(made / "data.json"), "--runs", str(tmp_path / "runs")]
     command = [EXAMPLE / "train.sh", *paths, "--epochs", "1000", "--no-eval", "--log-every", "1", "--rows", "100"]
-    environment = {**ENVIRONMENT, "USE_PYTORCH": plain, "TMPDIR": str(tmp_path / "tmp")}
-    (tmp_path / "tmp").mkdir()
+    environment = {**ENVIRONMENT, "USE_PYTORCH": plain}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as shell:
-        while "Batch 1/" not in shell.stdout.readline():
+        while not shell.stdout.readline().startswith(line):
             assert shell.poll() is None
         left = [os.pidfd_open(process) for process in descendants(shell.pid)]
         assert len(left) >= (1 if plain == "1" else 3)
         shell.send_signal(number)
         assert shell.wait(30) == -number
         for process in left:
-            assert select.select([process], [], [], 30)[0], f"still there: {Path(f'/proc/self/fdinfo/{process}').read_text()}"
+            assert select.select([process], [], [], 30)[0], Path(f"/proc/self/fdinfo/{process}").read_text()
             os.close(process)
-    if plain == "1":
-        assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_step_whose_shell_is_gone_already_does_not_begin(tmp_path: Path) -> None:
@@ -165,23 +164,22 @@ def test_a_step_whose_shell_is_gone_already_does_not_begin(tmp_path: Path) -> No
 
 
 def printed(text: str) -> list[str]:
-    """Lines, without what differs from machine to machine, and of repeated ones the first."""
-    lines = [re.sub(r"\d[\d,.]*(e-\d+)?", "N", line).rstrip() for line in text.splitlines()]
-    lines = [re.sub(r"(->|expected:).*", r"\1", re.sub(r"Saved \S*runs/", "Saved runs/", line)) for line in lines]
-    return list(dict.fromkeys(line for line in lines if line.strip() not in ("", "...")))
+    """Lines without their numbers, answers, and place of the runs; of equal ones the first."""
+    for differs, same in (
+        (r"-> .*", "->"),
+        (r"Saved .*runs/", "Saved runs/"),
+        (r"\d[\d,.]*(e-\d+)?", "N"),
+        (r"^ *\.\.\.$", ""),
+    ):
+        text = re.sub(differs, same, text, flags=re.M)
+    return list(dict.fromkeys(filter(None, text.splitlines())))
 
 
 def test_the_readme_prints_what_is_printed(tmp_path: Path) -> None:
     """The whole of a run, shorter; what does not depend on how long it trains stands there to the character."""
     (expected,) = re.findall(r"## Expected output\n.*?\n\n(.*?)\n\n## ", (EXAMPLE / "README.md").read_text(), re.S)
     expected = re.sub("^    ", "", expected, flags=re.M)
-    done = run("train.sh", "--runs", str(tmp_path / "runs"), "--max-steps", "61", "--log-every", "30")
+    done = run("train.sh", "--runs", str(tmp_path / "runs"), "--max-steps", "2", "--log-every", "1")
     assert done.returncode == 0, done.stderr
-    steps = slice(None, done.stdout.splitlines().index("Step 3: Training model...") + 2)
-    before = "Step 3: Training model..."
-    assert done.stdout.partition(before)[0] == expected.partition(before)[0]
-    first = done.stdout.splitlines()[steps][-1]
-    assert first.startswith("Held-out before training: loss ")
-    assert first in expected
-    questions = re.compile(r"^  (?!Batch|  ->).*", re.M)
-    assert [printed(questions.sub("", text)) for text in (done.stdout,)] == [printed(questions.sub("", expected))]
+    assert done.stdout.partition("Epoch 1/16")[0] == expected.partition("Epoch 1/16")[0]
+    assert printed(done.stdout) == printed(expected)
