@@ -181,7 +181,8 @@ def begin() -> None:
     ends.extend(map(int, descriptors))
     for end in ends:
         os.set_inheritable(end, False)
-    os.write(ends[0], str(os.getpid()).encode())
+    with suppress(BrokenPipeError):  # its starter has ended already, which it finds where it serves
+        os.write(ends[0], str(os.getpid()).encode())
     sys.path[-1:] = [entry for entry in first if entry not in sys.path[:-1]]
 
 
