@@ -57,26 +57,28 @@ class Started:
         poll.register(self._line, 0)  # what it says wakes nobody; that it has hung up always does
         return bool(poll.poll(within_s * 1000))
 
-    def tell_to_end(self) -> None:
+    def stop(self, within_s: float) -> None:
+        """Tell it to end and wait until it has; after `within_s` seconds it is killed."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_WR)
-
-    def stop(self, within_s: float) -> None:
-        """Wait until it has ended as it was told to; after `within_s` seconds it is killed."""
-        self.tell_to_end()
-        pid = self._pid()
-        if not self.ended(within_s) and pid:
-            os.kill(pid, signal.SIGKILL)  # it has not hung up, so the number is its own still
+        if not self.ended(within_s):
+            self.kill()
             self.ended(within_s)
         self._line.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(within_s)
 
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        pid = self._pid()
+        if pid and not self.ended():  # so the number is its own still
+            os.kill(pid, signal.SIGKILL)
+
     def _pid(self) -> int:
         if not self._detached:
             return self.process.pid
         with suppress(OSError):
-            return int(self._line.recv(32, socket.MSG_DONTWAIT) or 0)
+            return int(self._line.recv(32, socket.MSG_DONTWAIT | socket.MSG_PEEK) or 0)
         return 0  # it has not come so far
 
     def leave(self) -> None:
@@ -112,7 +114,7 @@ def _own_pidfd() -> list[int]:
     """Readable when this process has ended: the line is open for as long as a child that C code forked has its copy."""
     try:
         return [os.pidfd_open(os.getpid())]
-    except OSError:  # a kernel before 5.3, or one that is not Linux's own
+    except (AttributeError, OSError):  # a kernel before 5.3, or a Python that was built for one
         return []
 
 
@@ -147,7 +149,7 @@ def _flags() -> list[str]:
 
 def _search_path() -> tuple[list[str], list[str]]:
     """Where this process finds modules: where libraries are, and the folders of the user, which come last."""
-    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
     users = {_resolved(folder) for folder in ("", os.path.dirname(script), *_last)}
     entries = [entry for entry in sys.path if isinstance(entry, str)]
     first = [os.path.abspath(entry) for entry in entries if _resolved(entry) not in users]
@@ -179,7 +181,8 @@ def begin() -> None:
     ends.extend(map(int, descriptors))
     for end in ends:
         os.set_inheritable(end, False)
-    os.write(ends[0], str(os.getpid()).encode())
+    with suppress(BrokenPipeError):  # its starter has ended already, which it finds where it serves
+        os.write(ends[0], str(os.getpid()).encode())
     sys.path[-1:] = [entry for entry in first if entry not in sys.path[:-1]]
 
 

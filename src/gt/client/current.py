@@ -81,9 +81,7 @@ def join(address: str, timeout_s: float | None = None, embedded: bool = False, f
 def use(made: Session) -> None:
     """Make a session the process's own."""
     with record.lock:
-        if Process.session is not None:
-            Process.session.close()
-            forget_recorded()
+        _close_session()
         record.segment.insert(0, wire.Seed(torch.initial_seed()))
         record.Flush.limit = settings().segment_size
         Process.session = made
@@ -131,13 +129,17 @@ def _after_fork() -> None:
 
 def close() -> None:
     """End the session and the embedded service, if any."""
+    _close_session()
+    early.stop()
+
+
+def _close_session() -> None:
     if Process.session is not None:
         if settings().instruction_log and early.is_running():
             Process.session.finish(LOG_S)
         Process.session.close()
         Process.session = None
         forget_recorded()
-    early.stop()
 
 
 def _end() -> None:

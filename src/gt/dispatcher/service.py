@@ -90,7 +90,7 @@ def _goes_on(embedded: bool, workers: list[life.Started], server: Server) -> boo
 
 def _stop(workers: list[life.Started]) -> None:
     for worker in workers:
-        worker.tell_to_end()
+        worker.kill()  # it may be in the midst of an import or a product, and nothing that it holds is wanted any more
     for worker in workers:
         worker.stop(STOP_TIMEOUT_S)
 
