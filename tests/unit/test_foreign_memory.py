@@ -13,7 +13,7 @@ import gt.fakes
 from gt.client import device, sparse, whole
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
-from gt.worker import table, zeroing
+from gt.worker import table, trust, zeroing
 from gt.worker.execute import Worker
 from tests.oracle import unwritten
 
@@ -237,6 +237,35 @@ def test_a_call_that_is_refused_is_no_call_that_was_made() -> None:
         wire.Fetch(1, 1, floats(2)),
     ]
     assert kind_of(run(Worker("cpu"), 2, items, [ONES * 2])) == "NotImplementedError"
+
+
+# -- what kernels take on trust; nothing here runs them -------------------------------------------------------------------
+
+POOL = "aten::max_pool2d_with_indices_backward"
+IMAGE, SMALLER = floats(2, 3, 4, 4), floats(2, 3, 2, 2)
+PLACES = wire.Geometry(SMALLER.size, SMALLER.stride, 0, "int64")
+
+
+def pooled(*ins: wire.Geometry) -> trust.Trust:
+    args: list[wire.Arg] = [wire.In(0), wire.In(1), [2, 2], [2, 2], [0, 0], [1, 1], False, wire.In(2)]
+    return trust.Trust(
+        wire.Define(1, POOL, args, {}, list(ins), []), torch.ops.aten.max_pool2d_with_indices_backward.default
+    )
+
+
+def test_sizes_that_a_kernel_takes_on_trust_are_checked() -> None:
+    assert pooled(SMALLER, IMAGE, PLACES)
+    for wrong in (floats(3, 3, 2, 2), floats(2, 2), floats(2, 3, 2, 2, stride=(0, 0, 0, 0))):
+        with pytest.raises(RuntimeError, match=POOL):
+            pooled(wrong, IMAGE, PLACES)
+
+
+def test_indices_that_a_kernel_takes_on_trust_are_checked() -> None:
+    call, grad, image = pooled(SMALLER, IMAGE, PLACES), torch.zeros(SMALLER.size), torch.zeros(IMAGE.size)
+    call.check([grad, image, torch.full(SMALLER.size, 15)])
+    for place in (16, -1, 2**40):
+        with pytest.raises(IndexError, match=POOL):
+            call.check([grad, image, torch.full(SMALLER.size, place)])
 
 
 # -- a single session pays nothing ---------------------------------------------------------------------------------------

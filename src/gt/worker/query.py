@@ -77,6 +77,8 @@ def _answer(session: Session, item: wire.Query, call: Call, result: Any, ins: li
         if len(kept) == wire.QUERY_RESULTS:
             raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
         own = _own(value, [*ins, *kept])
+        if beyond(own, geometry_of(own)):
+            own = session.memory.allocate(geometry_of(own)).copy_(own)
         session.memory.put(item.out + len(kept), geometry_of(own), own)
         outs.append(geometry_of(own))
         kept.append(own)
@@ -90,6 +92,6 @@ def _own(tensor: torch.Tensor, others: list[Any]) -> torch.Tensor:
     """A tensor in a storage of its own, from the storage's start."""
     shared = any(isinstance(o, torch.Tensor) and same_storage(o, tensor) for o in others)
     plain = tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg()
-    if plain and not shared and not beyond(tensor, geometry_of(tensor)):
+    if plain and not shared:
         return tensor
     return tensor.clone(memory_format=torch.preserve_format).resolve_conj().resolve_neg()

@@ -36,14 +36,18 @@ REFUSED = {
         "_copy_from", "_copy_from_and_resize", "_efficientzerotensor", "_local_scalar_dense", "empty_quantized", "int_repr",
         "_sparse_coo_tensor_with_dims", "_sparse_coo_tensor_with_dims_and_tensors", "resize_as_sparse_", "sparse_resize_",
         "sparse_resize_and_clear_", "to_padded_tensor",
+        # parts of operators that travel whole, whose kernels look at nothing
+        "_convert_indices_from_coo_to_csr", "_convert_indices_from_csr_to_coo", "_embedding_bag_dense_backward",
+        "_embedding_bag_sparse_backward", "_nnpack_spatial_convolution", "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward", "_transform_bias_rescale_qkv", "batch_norm_update_stats",
     )
 }  # fmt: skip
-"""Operators, all overloads, that no client sends."""
+"""Operators, all overloads, that no client sends for a program that keeps to PyTorch's documented functions."""
 REFUSED_PREFIXES = tuple(
     f"aten::{name}"
     for name in (
         "set_", "_share", "_nested", "quantize_per", "quantized_", "to_mkldnn", "mkldnn", "_mkldnn", "_cuda", "_cudnn_init",
-        "_cufft", "cudnn_", "miopen_", "_miopen", "_cslt",
+        "_cufft", "cudnn_", "miopen_", "_miopen", "_cslt", "_slow_conv", "slow_conv", "_weight_int", "_dyn_quant",
     )
 )  # fmt: skip
 

@@ -37,6 +37,12 @@ class Given:
             return value.size
         return [self._seen(v) for v in value] if isinstance(value, list) else value
 
+    def geometries(self, name: str) -> list[wire.Geometry]:
+        """Of the operand, or the list of operands, that is an argument."""
+        value = self._values.get(name)
+        listed = value if isinstance(value, list) else [value]
+        return [self._define.ins[v.index] for v in listed if isinstance(v, wire.In)]
+
     def elements(self, name: str, ins: Sequence[Any]) -> torch.Tensor | None:
         """The operand that is an argument; of a sparse one, its values."""
         value = self._values.get(name)
@@ -238,7 +244,7 @@ def _observer(given: Given) -> bool:
     axis = given["ch_axis"]
     count = size[axis] if per_row is True and -len(size) <= axis < len(size) else 1
     kept = [math.prod(given[n]) for n in ("running_min", "running_max", "scale", "zero_point")]
-    return all(n == count or (n == 0 and per_row is True) for n in kept) or kept == [0] * 4
+    return kept in ([count] * 4, [0] * 4)
 
 
 def _segments(given: Given) -> bool:
@@ -251,7 +257,7 @@ def _segments(given: Given) -> bool:
 
 
 def _arg_reduced(given: Given) -> bool:
-    return given.same("grad_out", "arg_out")
+    return given["reduce"] not in ("amax", "amin") or given.same("grad_out", "arg_out")
 
 
 def _heads(given: Given) -> bool:
@@ -316,6 +322,30 @@ SIZES: dict[str, Row] = {
 """By an operator's name, for all its overloads: whether the sizes and literals of a call fit each other."""
 
 
+def _fits_in_line(geometry: wire.Geometry) -> bool:
+    """Whether as many elements as it has, one after the other, lie in what it spans: not so where it is expanded."""
+    return math.prod(geometry.size) <= 1 + sum((n - 1) * s for n, s in zip(geometry.size, geometry.stride, strict=True))
+
+
+DENSE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only", "_embedding_bag_backward"), ("indices", "offsets")),
+    "_embedding_bag_per_sample_weights_backward": ("indices", "offsets", "offset2bag"),
+    **dict.fromkeys(("_fused_adam_", "_fused_adamw_"), ("self", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs")),
+    "_fused_adagrad_": ("self", "grads", "state_sums"),
+    "_fused_sgd_": ("self", "grads", "momentum_buffer_list"),
+    "_fused_moving_avg_obs_fq_helper": ("running_min", "running_max", "scale", "zero_point"),
+    "_weight_norm_interface": ("v", "g"),
+    "_weight_norm_interface_backward": ("grad_w", "saved_v", "saved_g", "saved_norms"),
+    **dict.fromkeys((name for name in POOLS if "max" in name), ("grad_output", "indices")),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), ("batch_sizes",)),
+    "native_group_norm": ("input", "weight", "bias"),
+    "native_group_norm_backward": ("grad_out", "input", "mean", "rstd", "weight"),
+    "rrelu_with_noise": ("noise",),
+    "rrelu_with_noise_": ("noise",),
+}
+"""By an operator's name: the arguments whose kernel goes from element to element without a look at their strides."""
+
+
 # -- elements ------------------------------------------------------------------------------------------------------------
 
 Elements = Sequence[Any]
@@ -343,6 +373,10 @@ def _classes(given: Given, ins: Elements) -> bool:
 
 def _bag_indices(given: Given, ins: Elements) -> bool:
     rows = given["weight"][0] if given["num_weights"] is None else given["num_weights"]
+    offsets, bags = given.elements("offsets", ins), given.elements("offset2bag", ins)
+    follow = offsets is not None and (bags is None or not bags.numel())  # the bags, from the offsets
+    if follow and int((offsets < math.prod(given["indices"])).sum()) > given["grad"][0]:
+        return False
     return (
         _inside(given.elements("indices", ins), rows)
         and _inside(given.elements("offset2bag", ins), given["grad"][0])
@@ -410,6 +444,11 @@ class Trust:
         row = SIZES.get(base)
         if row is not None and not _holds(row, self._given):
             raise RuntimeError(f"{self._name}: the sizes of its operands do not fit each other")
+        for name in DENSE.get(base, ()):
+            if not all(map(_fits_in_line, self._given.geometries(name))):
+                raise RuntimeError(
+                    f"{self._name}: {name} has elements that share memory; give it a copy of its own (`clone`)"
+                )
 
     @property
     def looks(self) -> bool:
