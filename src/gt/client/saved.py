@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import serialization
 
-from gt.client import storage
+from gt.client import record, storage
 
 MARK = "gt_remote"
 """Name of the record, or of the entry."""
@@ -53,7 +53,10 @@ def _location(saved: Any) -> str | None:
 
 def _restore(loaded: Any, location: str) -> Any:
     """Put a storage that was read from a file onto the worker. Earlier versions wrote this location."""
-    return storage.to_remote(loaded) if location.partition(":")[0] == "remote" else None
+    if location.partition(":")[0] != "remote":
+        return None
+    record.check_index(torch.device(location))
+    return storage.to_remote(loaded)
 
 
 def _marked() -> list[int]:
