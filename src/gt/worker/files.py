@@ -34,7 +34,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str])
     """Write a file whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata)
+        plain = {name: t.detach().cpu().resolve_conj().resolve_neg() for name, t in tensors.items()}
+        save_file({name: t.contiguous().clone() for name, t in plain.items()}, partial, metadata)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
