@@ -284,3 +284,17 @@ def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(ru
         assert set(devices(gt.load(tmp_path / name)).values()) == {"remote"}
         swapped = devices(torch.load(tmp_path / name, map_location={"cpu": "remote", "remote:0": "cpu"}))
         assert swapped == {name: {"cpu": "remote", "remote": "cpu"}[kind] for name, kind in kinds.items()}
+
+
+def test_a_file_that_names_the_remote_device_is_loaded_onto_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Earlier versions wrote such files."""
+    named = (1, lambda storage: "remote:0" if storage.device.type == "remote" else None, lambda storage, location: None)
+    registry = torch.serialization._package_registry
+    with monkeypatch.context() as earlier:
+        earlier.setattr(torch.serialization, "_package_registry", [named, *registry])
+        for kind in (True, False):
+            both = [torch.ones(2, device="remote"), torch.ones(2)]
+            torch.save(both, tmp_path / str(kind), _use_new_zipfile_serialization=kind)
+    for kind in (True, False):
+        assert b"remote:0" in (tmp_path / str(kind)).read_bytes()
+        assert [t.device.type for t in torch.load(tmp_path / str(kind))] == ["remote", "cpu"]

@@ -99,7 +99,7 @@ def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
     header: list[Any] = []
     held = io.BytesIO()
 
-    class Pickler(pickle_module.Pickler):
+    class Pickler(pickle_module.Pickler):  # type: ignore[misc]
         def __init__(self, f: Any, protocol: int) -> None:
             super().__init__(held, protocol=protocol)
 
@@ -142,7 +142,8 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def get_restore_location(map_location: Any) -> Callable[[Any, str], Any]:
-        restore, marked = original(map_location), getattr(_now, "marked", set())
+        restore = original(map_location)
+        marked: set[int] = getattr(_now, "marked", set())
         numbers = itertools.count()
         return lambda loaded, location: restore(loaded, "remote:0" if next(numbers) in marked else location)
 
@@ -159,7 +160,7 @@ def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
         from torch.export.pt2_archive import _package
 
         serialize.Device = lambda type, index=None: schema.Device(*PORTABLE.get((type, index), (type, index)))  # type: ignore
-        serialize.deserialize_device = _package.deserialize_device = _device
+        serialize.deserialize_device = _package.deserialize_device = _device  # type: ignore[assignment]
         return original(*args, **kwargs)
 
     return call
