@@ -19,19 +19,24 @@ from gt.client import current, geometry, record, sites
 from gt.wire import instructions as wire
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu, "F4": torch.float4_e2m1fn_x2,
 }  # fmt: skip
 """dtype names of the safetensors format (github.com/huggingface/safetensors, `Dtype`)."""
+PACKED = {"F4": 2}
+"""Elements of the format's, in the last dim, to one of PyTorch's."""
 CHUNK_BYTES = 16 << 20
 
 
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the worker; all of them, or those in `names`.
 
-    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut short)
-    or KeyError (no such name) at the call.
+    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut short),
+    KeyError (no such name) or TypeError (a dtype that PyTorch does not have) at the call.
     """
     path = Path(path).resolve()
     with regular.held(path) as held, safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]
@@ -46,8 +51,14 @@ def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None =
 def save_safetensors(
     tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write remote tensors to a safetensors file: all of it or nothing. The worker writes where it sees the folder."""
+    """Write remote tensors to a safetensors file: all of it or nothing. The worker writes where it sees the folder.
+
+    Raises TypeError for a dtype that the format does not have.
+    """
     path = Path(path).resolve()
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES.values():
+            raise TypeError(f"{path}: {name!r} is {tensor.dtype}, a dtype that safetensors files do not have")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
     if path.exists():
@@ -60,16 +71,22 @@ def save_safetensors(
     from safetensors.torch import save_file  # late import: only where the worker cannot write
 
     partial = path.with_name(path.name + ".partial")
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, dict(metadata or {}))
+    plain = {name: t.detach().cpu().resolve_conj().resolve_neg().contiguous() for name, t in tensors.items()}
+    save_file(plain, partial, dict(metadata or {}))
     partial.replace(path)
 
 
 def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> torch.Tensor:
     view = file.get_slice(name)  # type: ignore[no-untyped-call]
-    size = torch.Size(view.get_shape())
+    kind = view.get_dtype()
+    if kind not in DTYPES:
+        raise TypeError(f"{path}: {name!r} is {kind}, a dtype that PyTorch does not have")
+    *outer, last = view.get_shape() or [None]
+    size = torch.Size([] if last is None else [*outer, last // PACKED.get(kind, 1)])
     if not mapped:
-        return _streamed(view, size) if size else file.get_tensor(name).to("remote")  # type: ignore[no-untyped-call]
-    spec = geometry.intern(size, geometry.contiguous_stride(size), 0, DTYPES[view.get_dtype()])
+        streams = size and kind not in PACKED
+        return _streamed(view, size) if streams else file.get_tensor(name).to("remote")  # type: ignore[no-untyped-call]
+    spec = geometry.intern(size, geometry.contiguous_stride(size), 0, DTYPES[kind])
     made = record.make(spec)
     record.record(wire.LoadFile(record.operand(made)[0], str(path), name, spec.to_wire(), sites.here()))
     return made

@@ -15,9 +15,10 @@ import functools
 import importlib
 import inspect
 import itertools
+import sys
 from abc import ABCMeta
 from collections.abc import Callable
-from types import FunctionType, MappingProxyType, MethodType
+from types import FrameType, FunctionType, MappingProxyType, MethodType
 from typing import Any, Protocol
 
 import numpy
@@ -83,10 +84,18 @@ class Subclasses:
         return lambda: [c for c in subclasses if not real_of(c)]
 
 
+def _of_module(body: dict[str, Any], frame: FrameType) -> dict[str, Any]:
+    """A class that is made by a call is of the module that calls, which Python takes `ABCMeta`'s for."""
+    return {"__module__": frame.f_globals["__name__"], **body}
+
+
 class Open(type(Protocol)):  # type: ignore[misc]
     """Metaclass of classes that may have `ABC` and protocols for further bases, as those may whose metaclass is `type`."""
 
     __instancecheck__ = ABCMeta.__instancecheck__  # a protocol's own asks every class whether it is one
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+        return super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
 
 
 class StandIn(Open):
@@ -103,7 +112,7 @@ class StandIn(Open):
         mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], *, stands_for: Any = None, **options: Any
     ) -> Any:
         if stands_for is None:
-            return _derive(mcls, name, bases, body, options)
+            return _derive(mcls, name, bases, _of_module(body, sys._getframe(1)), options)
         own = frozenset(body) - {"__module__", "__qualname__", "__doc__", "__classcell__", "__orig_bases__"}
         made = super().__new__(mcls, name, (stands_for,) if mcls.is_subclass else (), {**body, "_gt_own": own})
         type.__setattr__(made, "_gt_real", stands_for)

@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_leaves
 
 import gt
@@ -191,6 +191,31 @@ def test_what_was_saved_is_loaded_where_nobody_knows_of_the_remote_device(run_py
     assert "remote" not in run.stdout
 
 
+@pytest.mark.parametrize("worker_sees", [True, False])
+def test_files_hold_every_dtype_of_the_format(worker_sees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gt.files, "_worker_sees", lambda path: worker_sees)
+    raw = torch.arange(128, dtype=torch.uint8)
+    of = {name: raw.clone().view(dtype).reshape(-1, 4) for name, dtype in gt.files.DTYPES.items() if dtype is not torch.bool}
+    of |= {"BOOL": torch.eye(2) > 0, "number": torch.tensor(3), "conj": torch.tensor([1 + 2j]), "neg": torch.tensor([2.0])}
+    save_file(of, tmp_path / "theirs")
+    loaded = gt.files.load_safetensors(tmp_path / "theirs")
+    assert {t.device.type for t in loaded.values()} == {"remote"}
+    loaded["conj"] = torch.tensor([1 - 2j], device="remote").conj()
+    loaded["neg"] = torch.tensor([0 - 2j], device="remote").conj().imag
+    gt.files.save_safetensors(loaded, tmp_path / "ours")
+    for found in (loaded, load_file(tmp_path / "ours"), gt.files.load_safetensors(tmp_path / "ours")):
+        for name, expected in of.items():
+            assert (found[name].dtype, found[name].shape) == (expected.dtype, expected.shape), name
+            bits = found[name].cpu().resolve_conj().resolve_neg().view(torch.uint8) if expected.dim() else found[name].cpu()
+            assert torch.equal(bits, expected.view(torch.uint8) if expected.dim() else expected), name
+    header = b'{"six": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}'
+    (tmp_path / "newer").write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
+    with pytest.raises(TypeError, match=r"'six' is F6_E2M3, a dtype that PyTorch does not have"):
+        gt.files.load_safetensors(tmp_path / "newer")
+    with pytest.raises(TypeError, match=r"'wide' is torch.complex128, a dtype that safetensors files do not have"):
+        gt.files.save_safetensors({"wide": torch.ones(2, dtype=torch.complex128, device="remote")}, tmp_path / "ours")
+
+
 PLAIN_LOAD = """
 import pickle, sys
 import torch
@@ -259,3 +284,17 @@ def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(ru
         assert set(devices(gt.load(tmp_path / name)).values()) == {"remote"}
         swapped = devices(torch.load(tmp_path / name, map_location={"cpu": "remote", "remote:0": "cpu"}))
         assert swapped == {name: {"cpu": "remote", "remote": "cpu"}[kind] for name, kind in kinds.items()}
+
+
+def test_a_file_that_names_the_remote_device_is_loaded_onto_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Earlier versions wrote such files."""
+    named = (1, lambda storage: "remote:0" if storage.device.type == "remote" else None, lambda storage, location: None)
+    registry = torch.serialization._package_registry
+    with monkeypatch.context() as earlier:
+        earlier.setattr(torch.serialization, "_package_registry", [named, *registry])
+        for kind in (True, False):
+            both = [torch.ones(2, device="remote"), torch.ones(2)]
+            torch.save(both, tmp_path / str(kind), _use_new_zipfile_serialization=kind)
+    for kind in (True, False):
+        assert b"remote:0" in (tmp_path / str(kind)).read_bytes()
+        assert [t.device.type for t in torch.load(tmp_path / str(kind))] == ["remote", "cpu"]

@@ -184,6 +184,7 @@ def _constant(value: Any) -> wire.Arg:
     if isinstance(value, torch.dtype):
         return wire.Dtype(geometry.dtype_name(value))
     if isinstance(value, torch.device):
+        record.check_index(value)
         return wire.Device()
     if isinstance(value, torch.layout):
         return wire.Layout(layout_name(value))

@@ -89,9 +89,7 @@ class Backend(_DummyBackendModule):
         current.session().ask(wire.Synchronize)
 
     def set_device(self, device: Any) -> None:
-        index = device if isinstance(device, int) else torch.device(device).index
-        if index not in (None, 0):
-            raise RuntimeError("there is one remote device, remote:0; its tensors are placed by the dispatcher")
+        record.check_index(torch.device("remote", device) if isinstance(device, int) else torch.device(device))
 
     def empty_cache(self) -> None:
         return None

@@ -109,6 +109,14 @@ def forget_operand(tensor: torch.Tensor) -> None:
     tensor.__dict__.pop("_gt", None)
 
 
+def check_index(device: torch.device | None) -> None:
+    """Raises RuntimeError where a program names a remote device that does not exist."""
+    if device is not None and device.type == "remote" and device.index:
+        raise RuntimeError(
+            f"{device}: invalid device ordinal. There is one remote device, remote:0; a dispatcher places its tensors"
+        )
+
+
 def mixed_devices(tensor: torch.Tensor) -> str:
     text = f"Expected all tensors to be on the same device, but found at least two devices, remote:0 and {tensor.device}!"
     if isinstance(tensor, torch.nn.Parameter):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import serialization
 
-from gt.client import storage
+from gt.client import record, storage
 
 MARK = "gt_remote"
 """Name of the record, or of the entry."""
@@ -53,7 +53,10 @@ def _location(saved: Any) -> str | None:
 
 def _restore(loaded: Any, location: str) -> Any:
     """Put a storage that was read from a file onto the worker. Earlier versions wrote this location."""
-    return storage.to_remote(loaded) if location.partition(":")[0] == "remote" else None
+    if location.partition(":")[0] != "remote":
+        return None
+    record.check_index(torch.device(location))
+    return storage.to_remote(loaded)
 
 
 def _marked() -> list[int]:
@@ -96,7 +99,7 @@ def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
     header: list[Any] = []
     held = io.BytesIO()
 
-    class Pickler(pickle_module.Pickler):
+    class Pickler(pickle_module.Pickler):  # type: ignore[misc]
         def __init__(self, f: Any, protocol: int) -> None:
             super().__init__(held, protocol=protocol)
 
@@ -139,7 +142,8 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def get_restore_location(map_location: Any) -> Callable[[Any, str], Any]:
-        restore, marked = original(map_location), getattr(_now, "marked", set())
+        restore = original(map_location)
+        marked: set[int] = getattr(_now, "marked", set())
         numbers = itertools.count()
         return lambda loaded, location: restore(loaded, "remote:0" if next(numbers) in marked else location)
 
@@ -156,7 +160,7 @@ def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
         from torch.export.pt2_archive import _package
 
         serialize.Device = lambda type, index=None: schema.Device(*PORTABLE.get((type, index), (type, index)))  # type: ignore
-        serialize.deserialize_device = _package.deserialize_device = _device
+        serialize.deserialize_device = _package.deserialize_device = _device  # type: ignore[assignment]
         return original(*args, **kwargs)
 
     return call

@@ -112,6 +112,7 @@ def to_copy(
 ) -> Tensor:
     if isinstance(self, UninitializedTensorMixin):
         self = self.data  # a lazy module's parameter tells its shape to nobody
+    record.check_index(device)
     options: dict[str, Any] = {}
     if dtype is not None and dtype is not self.dtype:
         options["dtype"] = dtype
@@ -266,7 +267,7 @@ def efficient_zeros(
     pin_memory: bool | None = None,
 ) -> Tensor:
     """Forward-mode AD asks for zeros without memory; here they are real."""
-    return torch.zeros(size, dtype=dtype, device="remote")
+    return torch.zeros(size, dtype=dtype, device=device or "remote")
 
 
 @special("is_pinned")

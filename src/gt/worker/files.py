@@ -44,7 +44,8 @@ def save(path: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], 
         partial.unlink(missing_ok=True)  # of a worker that was killed
         try:
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata)
+            plain = {name: t.detach().cpu().resolve_conj().resolve_neg() for name, t in tensors.items()}
+            save_file({name: t.contiguous().clone() for name, t in plain.items()}, partial, metadata)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

@@ -56,6 +56,8 @@ for kind in kinds:
 for derived in (Loader, Pairs, Net, Tagged):
     print(derived.__mro__, derived.__bases__, derived.__base__)
     print(type(derived)(derived.__name__, derived.__bases__, {"__module__": __name__}).__mro__)
+for base in (nn.Linear, type("Layer", (nn.Linear,), {}), DataLoader, Loader):
+    print(type("Made", (base,), {}).__mro__)
 print(isinstance(Loader([1]), Loader), isinstance(DataLoader([1]), Pairs), issubclass(Pairs, DataLoader), DataLoader[int])
 
 for classes in (family(data.DataLoader), Loader.__mro__, family(data.Sampler), family(nn.Linear), nn.Linear.__mro__):
