@@ -35,8 +35,8 @@ CHUNK_BYTES = 16 << 20
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the worker; all of them, or those in `names`.
 
-    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut short),
-    KeyError (no such name) or TypeError (a dtype that PyTorch does not have) at the call.
+    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut
+    short), KeyError (no such name) or TypeError (a dtype that PyTorch does not have) at the call.
     """
     path = Path(path).resolve()
     with regular.held(path) as held, safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ from gt.client import (
     modules,
     parts,
     randomness,
+    record,
     saved,
     scripts,
     sparse,
