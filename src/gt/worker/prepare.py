@@ -11,7 +11,7 @@ from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.worker import graph, sparse, table, trust
 from gt.worker.memory import COUNTED_FROM_BYTES, DTYPES, Memory, Storages, size_bytes
-from gt.worker.zeroing import Zeroing, fills
+from gt.worker.zeroing import Zeroing, allocates, fills
 
 aten = torch.ops.aten
 DEFAULT_DTYPE = torch.float32
@@ -208,8 +208,8 @@ class Call:
     its first results were found to be what the client expects."""
 
     __slots__ = (
-        "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask", "name", "op",
-        "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified", "written",
+        "allocates", "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask",
+        "name", "op", "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified", "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -233,6 +233,7 @@ class Call:
         nothing = bool(self.sizes) and not any(self.sizes)
         self.fills = not self.resized and (nothing or fills(define))
         """It writes every byte of what it makes."""
+        self.allocates = allocates(define.op)
         self.heard = self.verified = False
         self.copies: list[bool] = [False] * len(self.outs)
         """Results that must be copied into storages of their own, laid out as the client expects."""
@@ -261,11 +262,11 @@ def direct(call: Call, memory: Memory) -> Direct | None:
     single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
     if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
         return None
-    if call.trust is not None and call.trust.looks:
-        return None
-    if not call.fills and memory.device.type != "cpu":  # whose memory is filled after the call
+    if call.allocates and memory.device.type != "cpu":  # whose memory is filled after the call
         return None
     way = _shortest(call) if call.fills else _zeroed(_shortest(call), memory.zeroing)
+    if call.trust is not None and call.trust.looks:
+        way = _unshared(way, memory.zeroing)
     return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(way, memory, call.sizes[0])
 
 
@@ -275,6 +276,17 @@ def _zeroed(way: Direct, zeroing: Zeroing) -> Direct:
             return way(storages, item)
         with zeroing:
             way(storages, item)
+
+    return run
+
+
+def _unshared(way: Direct, zeroing: Zeroing) -> Direct:
+    """Of a call whose operands' elements are looked at where sessions share a worker."""
+
+    def run(storages: Storages, item: Any) -> None:
+        if zeroing.needed:
+            raise RuntimeError("its operands are to be looked at")
+        way(storages, item)
 
     return run
 

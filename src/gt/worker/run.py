@@ -52,7 +52,8 @@ class Runner:
             return self._run_plain(session, call, ins, numbers)
         with self.zeroing:
             result = self._run_plain(session, call, ins, numbers)
-        self.zeroing.results(result)
+        if call.allocates:
+            self.zeroing.allocated(result)
         return result
 
     def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,12 +40,10 @@ class Zeroing:
     def __exit__(self, *_: object) -> None:
         _zero_fill.value = False
 
-    def results(self, result: Any) -> None:
-        """What the allocator cannot fill: a device's own memory, where an operator only allocates."""
-        if self.needed and self.device.type != "cpu":
-            for tensor in result if isinstance(result, (list, tuple)) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    self.bytes(tensor, 0)
+    def allocated(self, tensor: torch.Tensor) -> None:
+        """The result of an operator that only allocates, on a device whose allocator fills nothing."""
+        if self.device.type != "cpu":
+            self.bytes(tensor, 0)
 
     def bytes(self, tensor: torch.Tensor, start: int) -> None:
         """Fill the storage of `tensor` from byte `start` on."""
@@ -79,6 +76,7 @@ FILLS = frozenset(_NAMES.split())
 FILLING = ("_foreach_", "_fused_ada", "_fused_sgd")
 """How the names of operators over lists begin, and of optimizers."""
 OTHERS = frozenset({"gt::backward"})
+ALLOCATING = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"})
 KINDS = ("float", "bfloat16", "int", "uint", "bool", "complex")
 """How the dtypes begin whose kernels were measured: no quantized ones."""
 
@@ -87,6 +85,11 @@ def fills(define: wire.Define) -> bool:
     """Whether a call writes every byte of its results, as tests/oracle/unwritten.py measures. Sparse tensors: not known."""
     plain = not any(_is_sparse(a) for a in (*define.args, *define.kwargs.values()))
     return plain and all(g.dtype.startswith(KINDS) for g in define.ins) and (define.op in OTHERS or _fills(define.op))
+
+
+def allocates(op: str) -> bool:
+    """Whether an operator writes nothing at all."""
+    return op.removeprefix("aten::").partition(".")[0] in ALLOCATING
 
 
 def _is_sparse(argument: wire.Arg) -> bool:
