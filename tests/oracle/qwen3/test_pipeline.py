@@ -44,7 +44,7 @@ def test_the_pipeline_says_what_it_does_in_order(made: Path, tmp_path: Path) -> 
     for expected in PRINTED:
         assert any(line.startswith(expected) for line in lines), f"{expected!r} not printed, or not in its place"
     assert (tmp_path / "debug.log").stat().st_size > 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["data-qwen3", "qwen3-tuned"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["qwen3-data-prepared", "qwen3-data-tuned"]
 
 
 @pytest.mark.parametrize(
