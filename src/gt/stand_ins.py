@@ -75,11 +75,12 @@ SEEN = {"__dict__": _attributes, **{name: _of_real(name) for name in OF_TYPES}}
 
 
 class Subclasses:
-    """`__subclasses__` of a class that has a stand-in: `type`'s own, without that."""
+    """`__subclasses__` of a class that has a stand-in: `type`'s own, without that.
+
+    An instance answers too, which others do not: `dir` names it, and programs ask for all that `dir` names.
+    """
 
     def __get__(self, instance: Any, owner: type) -> Callable[[], list[type]]:
-        if instance is not None:
-            raise AttributeError("__subclasses__")  # which is of classes alone
         subclasses: list[type] = type.__subclasses__(owner)
         return lambda: [c for c in subclasses if not real_of(c)]
 

@@ -68,6 +68,8 @@ def test_torch_itself_is_left_as_it_was() -> None:
     assert gt.zeros(2).cpu().device.type == "cpu"
     with torch.device("meta"):
         assert gt.zeros(2).device.type == "meta"
+    for made in (torch.nn.Linear(2, 2), torch.distributions.Normal(0.0, 1.0), torch.utils.data.DataLoader([1])):
+        assert [name for name in dir(made) if not hasattr(made, name)] == []
 
 
 LIBRARY = """
