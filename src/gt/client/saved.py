@@ -155,9 +155,9 @@ def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # late import: half a second, which only they who export spend
+        # late import: of no use to those who do not export
         from torch._export.serde import schema, serialize
-        from torch.export.pt2_archive import _package  # late import: likewise
+        from torch.export.pt2_archive import _package  # late import: as above
 
         serialize.Device = lambda type, index=None: schema.Device(*PORTABLE.get((type, index), (type, index)))  # type: ignore
         serialize.deserialize_device = _package.deserialize_device = _device  # type: ignore[assignment]
