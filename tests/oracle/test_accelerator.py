@@ -45,6 +45,27 @@ def test_memory_is_counted() -> None:
     assert 0 < free < total
 
 
+def test_the_peak_of_memory_is_counted_and_can_be_reset() -> None:
+    held = gt.ones(1 << 16)
+    torch.accelerator.reset_peak_memory_stats()
+    resting = torch.accelerator.max_memory_allocated()
+    assert resting == torch.accelerator.memory_allocated()
+    passing = held * 2 + held
+    del passing
+    assert torch.accelerator.max_memory_allocated() == resting + 2 * held.nbytes
+    assert torch.accelerator.memory_allocated() == resting
+    torch.accelerator.reset_peak_memory_stats()
+    assert torch.accelerator.max_memory_allocated() == resting
+
+
+def test_another_index_than_the_one_device_has_is_an_error() -> None:
+    torch.accelerator.set_device_index(0)
+    for choose in (torch.accelerator.set_device_index, torch.accelerator.memory_allocated, torch.remote.set_device):  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            choose(1)
+    assert torch.accelerator.current_device_index() == 0
+
+
 def test_what_is_kept_for_later_allocations_may_be_emptied() -> None:
     torch.accelerator.empty_cache()
     torch.accelerator.empty_host_cache()

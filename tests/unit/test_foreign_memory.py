@@ -260,6 +260,18 @@ def test_sizes_that_a_kernel_takes_on_trust_are_checked() -> None:
             pooled(wrong, IMAGE, PLACES)
 
 
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic", "lanczos"])
+def test_a_scale_that_a_kernel_takes_on_trust_is_checked(kind: str) -> None:
+    def scaled(scale: float | wire.Number) -> trust.Trust:
+        define = wire.Define(1, f"aten::_upsample_{kind}2d_aa", [wire.In(0), [2, 2], False, scale, None], {}, [IMAGE], [])
+        return trust.Trust(define, getattr(torch.ops.aten, f"_upsample_{kind}2d_aa").default)
+
+    assert scaled(0.5)
+    for wrong in (0.3, -0.5, 1e-9, float("inf"), float("nan"), wire.Number(0)):
+        with pytest.raises(RuntimeError, match=kind):
+            scaled(wrong)
+
+
 def test_indices_that_a_kernel_takes_on_trust_are_checked() -> None:
     call, grad, image = pooled(SMALLER, IMAGE, PLACES), torch.zeros(SMALLER.size), torch.zeros(IMAGE.size)
     call.check([grad, image, torch.full(SMALLER.size, 15)])

@@ -24,8 +24,10 @@ OpOverload = torch._ops.OpOverload
 LIMIT = 1 << 16
 """Definitions that one session keeps; beyond it all are forgotten and made again when needed."""
 
-SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten::arange.start_step"}
-"""Operators whose Scalar arguments decide the size of the result."""
+SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten::arange.start_step"} | {
+    f"aten::_upsample_{kind}2d_aa{of}" for kind in ("bilinear", "bicubic", "lanczos") for of in ("", "_backward")
+}
+"""Operators whose numbers decide the size of the result, or have to fit it."""
 
 ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
 """Operators whose results on a CPU have other sizes than inference says: the worker is asked each time."""

@@ -92,6 +92,8 @@ class Backend(_DummyBackendModule):
     def set_device(self, device: Any) -> None:
         record.check_index(torch.device("remote", device) if isinstance(device, int) else torch.device(device))
 
+    set_device_index = set_device
+
     def empty_cache(self) -> None:
         return None
 
@@ -249,6 +251,7 @@ ACCELERATOR = (
     "max_memory_reserved",
     "reset_accumulated_memory_stats",
     "reset_peak_memory_stats",
+    "set_device_index",
 )
 """Functions of `torch.accelerator` that reach for C++ hooks which a Python device cannot give. The device is what they may
 be given."""
@@ -267,7 +270,8 @@ def _install_accelerator() -> None:
                 return original(*args, **kwargs)
             given = bind(*args, **kwargs).args
             for device in given:
-                _get_device_index(device, optional=True)  # raises where it is of another kind
+                index = _get_device_index(device, optional=True)  # raises where it is of another kind
+                record.check_index(torch.device("remote", index))
             return answer(*given)
 
         return call

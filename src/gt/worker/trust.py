@@ -264,7 +264,19 @@ def _heads(given: Given) -> bool:
     return all(given[name] is None or given[name] > 0 for name in ("num_head", "num_heads"))
 
 
+def _scaled(name: str) -> Callable[[Given], bool]:
+    """A scale is one that makes the size of the result of that of the operand, by which the kernel reads as far."""
+
+    def holds(given: Given) -> bool:
+        scales = zip(given[name][-2:], given["output_size"], (given["scales_h"], given["scales_w"]), strict=True)
+        return all(scale is None or int(size * scale) == out for size, out, scale in scales)
+
+    return holds
+
+
 Row = Callable[[Given], bool]
+SCALED = {f"_upsample_{kind}2d_aa": _scaled("self") for kind in ("bilinear", "bicubic", "lanczos")}
+SCALED |= {f"{name}_backward": _scaled("input_size") for name in SCALED}
 POOLS = {
     f"{kind}_pool{dims}d_backward": _spatial(dims) for kind in ("_adaptive_avg", "avg", "adaptive_max") for dims in (2, 3)
 }
@@ -274,6 +286,7 @@ PADS = {f"{kind}_pad{dims}d_backward": _spatial(dims) for kind in ("reflection",
 SIZES: dict[str, Row] = {
     **POOLS,
     **PADS,
+    **SCALED,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit": _batch_norm,
     "_batch_norm_with_update": _batch_norm,
