@@ -26,7 +26,7 @@ class Model(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), 0.1)
 
     def train_dataloader(self):
-        return DataLoader(data(), 4, shuffle=True, generator=torch.Generator().manual_seed(1))
+        return DataLoader(data(), 4, shuffle=True)
 
     def val_dataloader(self):
         return DataLoader(data(), 3)
@@ -34,7 +34,7 @@ class Model(L.LightningModule):
 
 class Data(L.LightningDataModule):
     def train_dataloader(self):
-        return DataLoader(data(), 4, sampler=RandomSampler(data(), generator=torch.Generator().manual_seed(2)))
+        return DataLoader(data(), 4, sampler=RandomSampler(data()))
 
     def val_dataloader(self):
         return [DataLoader(data(), 4), Loader(data(), name="own", batch_size=2)]
