@@ -41,8 +41,9 @@ class Mirror(ModuleType):
 
 
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
-    """What `mirror.name` is, `mirror` standing for the torch module `real`. A program that asks is a ported one."""
-    randomness.join()
+    """What `mirror.name` is, `mirror` standing for the torch module `real`. A program that takes one is a ported one."""
+    if hasattr(real, name) and not name.startswith("__"):
+        randomness.join()
     override = ported.OVERRIDES.get(real.__name__, {})
     if name in override:
         return override[name]

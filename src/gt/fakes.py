@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
-from gt.client import current
+from gt.client import current, randomness
 from gt.client.session import Session
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
@@ -126,7 +126,8 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            done, data = self.workers[peer].take(message, frames[1:])
+            with randomness.undisturbed():  # a worker's generator, which is this process's here, is none of the client's
+                done, data = self.workers[peer].take(message, frames[1:])
             self.act(core.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
             self.workers[peer].end_session(message.session)

@@ -39,11 +39,13 @@ def python(*arguments: str, folder: Path, source: str = "", **environment: str) 
 
 def test_signals_to_every_process_of_the_job_reach_the_program_alone(tmp_path: Path) -> None:
     count = f"""
-import signal
+import signal, time
 seen = []
 for number in {sorted(map(int, life.OF_THE_JOB))}: signal.signal(number, lambda n, _: seen.append(n))
 {ADD}
 input()
+for _ in range(1000):  # any thread may have got them
+    if len(seen) < {len(life.OF_THE_JOB)}: time.sleep(0.01)
 print(len(seen), torch.ones(3).sum().item())
 input()
 """

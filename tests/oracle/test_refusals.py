@@ -214,6 +214,7 @@ def test_a_factory_of_gt_refuses_in_the_words_of_torch(name: str) -> None:
     assert _raised(FACTORIES[name], gt) == _raised(FACTORIES[name], torch)
 
 
+@pytest.mark.usefixtures("apart")
 def test_what_is_tried_draws_from_no_generator() -> None:
     before = torch.get_rng_state()
     sizes = range(2, 5)

@@ -255,9 +255,26 @@ def pooled(*ins: wire.Geometry) -> trust.Trust:
 
 def test_sizes_that_a_kernel_takes_on_trust_are_checked() -> None:
     assert pooled(SMALLER, IMAGE, PLACES)
-    for wrong in (floats(3, 3, 2, 2), floats(2, 2), floats(2, 3, 2, 2, stride=(0, 0, 0, 0))):
+    for wrong in (floats(3, 3, 2, 2), floats(2, 2)):
         with pytest.raises(RuntimeError, match=POOL):
             pooled(wrong, IMAGE, PLACES)
+
+
+def test_operands_whose_elements_share_memory_are_copied_for_kernels_that_do_not_look_at_strides() -> None:
+    expanded = floats(2, 3, 2, 2, stride=(0, 0, 0, 0))
+    assert [pooled(grad, IMAGE, PLACES).overlapping for grad in (SMALLER, expanded)] == [[], [0]]
+    maps = [torch.ones(1, 2, 4, 4).to(device).requires_grad_() for device in ("cpu", "remote")]
+    for x in maps:
+        torch.nn.functional.max_pool2d(
+            x * torch.arange(4, device=x.device), 2
+        ).sum().backward()  # its gradient is one number
+    assert torch.equal(maps[1].grad.cpu(), maps[0].grad)
+    parameter, gradient = torch.ones(4, device="remote").expand(2, 4), torch.ones(2, 4, device="remote")
+    with pytest.raises(RuntimeError, match="share memory"):
+        torch._fused_sgd_(
+            [parameter], [gradient], [], weight_decay=0.0, momentum=0.0, lr=1.0, dampening=0.0, nesterov=False,
+            maximize=False, is_first_step=False,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "lanczos"])

@@ -22,7 +22,7 @@ from gt.client.aside import aside
 from gt.wire import instructions as wire
 from gt.wire.shared import inline
 
-OWN = torch.default_generator
+OWN = torch._C.default_generator
 """This process's generator, whatever stands for it under torch's names."""
 
 
@@ -68,6 +68,8 @@ def to_worker() -> None:
 
 def _to_client(draw: bool = True) -> None:
     """Before a number is drawn in this process, or its generator's state is asked for."""
+    if not Sequence.joined:
+        return
     if not Sequence.here:
         with record.lock, aside():
             current.session()
@@ -197,7 +199,7 @@ def _drawing_here(name: str) -> Callable[..., Any]:
 
 def _before_fork() -> None:
     """A forked child goes on with the numbers that its parent would draw."""
-    if Sequence.joined and not current.Process.forked and current.Process.session is not None:
+    if not current.Process.forked and current.Process.session is not None:
         _to_client(draw=False)
 
 

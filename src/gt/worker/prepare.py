@@ -208,8 +208,9 @@ class Call:
     its first results were found to be what the client expects."""
 
     __slots__ = (
-        "allocates", "autograd", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins", "mask",
-        "name", "op", "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified", "written",
+        "allocates", "autograd", "copied", "copies", "default_dtype", "define", "draws", "filler", "fills", "heard", "ins",
+        "mask", "name", "op", "out_numbers", "outs", "positional", "raw", "resized", "sizes", "trust", "verified",
+        "written",
     )  # fmt: skip
 
     def __init__(self, define: wire.Define, device: torch.device, number: Callable[[wire.Geometry], int]) -> None:
@@ -228,6 +229,10 @@ class Call:
         self.out_numbers = [number(g) for g in self.outs]
         self.sizes = [size_bytes(g) for g in self.outs]
         self.written, self.resized = written(self.op, define.args, define.kwargs)
+        self.copied = [] if self.trust is None else self.trust.overlapping
+        """Operands that the kernel gets copies of."""
+        if any(index in self.written for index in self.copied):
+            raise RuntimeError(f"{define.op}: elements that it writes share memory; give it a copy of its own (`clone`)")
         self.mask = mask(self.op, define.args)
         self.draws = draws(self.op) or self.autograd
         nothing = bool(self.sizes) and not any(self.sizes)
@@ -245,6 +250,8 @@ class Call:
         for index in self.resized:  # `memory` keeps the tensor that has the geometry it had
             kept, resized = ins[index], aten.alias.default(ins[index])
             ins = [resized if tensor is kept else tensor for tensor in ins]
+        for index in self.copied:
+            ins[index] = ins[index].clone(memory_format=torch.contiguous_format)
         return ins, args[count:]
 
 
@@ -260,7 +267,8 @@ def direct(call: Call, memory: Memory) -> Direct | None:
     """
     op = call.op
     single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
-    if not single or call.written or call.draws or any(call.copies) or call.default_dtype is not DEFAULT_DTYPE:
+    copies = any(call.copies) or call.copied
+    if not single or call.written or call.draws or copies or call.default_dtype is not DEFAULT_DTYPE:
         return None
     if call.allocates and memory.device.type != "cpu":  # whose memory is filled after the call
         return None

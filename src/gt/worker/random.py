@@ -13,7 +13,7 @@ DEFAULT_SEED = 67280421310721  # c10::detail::default_rng_seed_val: what an unse
 
 def default_generator(device: torch.device) -> torch.Generator:
     if device.type == "cpu":
-        return torch.default_generator
+        return torch._C.default_generator
     torch.get_device_module(device).init()
     return torch.get_device_module(device).default_generators[device.index or 0]  # type: ignore[no-any-return]
 

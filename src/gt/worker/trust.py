@@ -37,11 +37,11 @@ class Given:
             return value.size
         return [self._seen(v) for v in value] if isinstance(value, list) else value
 
-    def geometries(self, name: str) -> list[wire.Geometry]:
-        """Of the operand, or the list of operands, that is an argument."""
+    def operands(self, name: str) -> list[int]:
+        """The index of the operand, or those of the list of operands, that is an argument."""
         value = self._values.get(name)
         listed = value if isinstance(value, list) else [value]
-        return [self._define.ins[v.index] for v in listed if isinstance(v, wire.In)]
+        return [v.index for v in listed if isinstance(v, wire.In)]
 
     def elements(self, name: str, ins: Sequence[Any]) -> torch.Tensor | None:
         """The operand that is an argument; of a sparse one, its values."""
@@ -447,7 +447,7 @@ VALUES: dict[str, Callable[[Given, Elements], bool]] = {
 class Trust:
     """What a call's kernel takes on trust. Raises RuntimeError where its sizes do not fit each other."""
 
-    __slots__ = ("_given", "_name", "_values")
+    __slots__ = ("_given", "_name", "_values", "overlapping")
 
     def __init__(self, define: wire.Define, op: torch._ops.OpOverload) -> None:
         self._name = define.op
@@ -457,11 +457,9 @@ class Trust:
         row = SIZES.get(base)
         if row is not None and not _holds(row, self._given):
             raise RuntimeError(f"{self._name}: the sizes of its operands do not fit each other")
-        for name in DENSE.get(base, ()):
-            if not all(map(_fits_in_line, self._given.geometries(name))):
-                raise RuntimeError(
-                    f"{self._name}: {name} has elements that share memory; give it a copy of its own (`clone`)"
-                )
+        dense = (index for name in DENSE.get(base, ()) for index in self._given.operands(name))
+        self.overlapping = [index for index in dense if not _fits_in_line(define.ins[index])]
+        """Operands whose elements share memory, for which the kernel needs copies."""
 
     @property
     def looks(self) -> bool:

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.cluster.conftest import embedded
 from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
 
 ROOT = EXAMPLE.parents[1]
@@ -144,11 +145,12 @@ def descendants(process: int) -> list[int]:
 def test_nothing_outlives_the_shell(number: signal.Signals, plain: str, line: str, made: Path, tmp_path: Path) -> None:
     paths = ["--model", str(made / "qwen3"), "--data", str(made / "data.json"), "--runs", str(tmp_path / "runs")]
     command = [EXAMPLE / "train.sh", *paths, "--epochs", "1000", "--no-eval", "--log-every", "1", "--rows", "100"]
-    environment = {**ENVIRONMENT, "USE_PYTORCH": plain}
+    environment = {**ENVIRONMENT, "USE_PYTORCH": plain, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as shell:
         while not shell.stdout.readline().startswith(line):
             assert shell.poll() is None
-        left = [os.pidfd_open(process) for process in descendants(shell.pid)]
+        service = [*embedded(tmp_path), *embedded(tmp_path, "worker")]
+        left = [os.pidfd_open(process) for process in (*descendants(shell.pid), *service)]
         assert len(left) >= (1 if plain == "1" else 3)
         shell.send_signal(number)
         assert shell.wait(30) == -number

@@ -110,7 +110,7 @@ DataLoader.__iter__ = before
 DataLoader.note = "kept"
 print(list(DataLoader([1])), DataLoader([1]).note, Loader([1]).note, data.DataLoader.__dict__["note"])
 del DataLoader.note
-print(hasattr(Loader([1]), "note"), hasattr(nn.Linear(1, 1), "__subclasses__"))
+print(hasattr(Loader([1]), "note"))
 try:
     print(Abstract())
 except TypeError as error:
