@@ -130,8 +130,9 @@ def _nll_loss2d_backward(given: Given) -> bool:
 
 def _cdist_backward(given: Given) -> bool:
     first, second, grad = given["x1"], given["x2"], given["grad"]
-    fits = len(first) == len(second) > 1 and first[-1] == second[-1] and first[:-2] == second[:-2]
-    return fits and grad == (*first[:-1], second[-2]) and given.have(grad, "cdist")
+    fits = min(len(first), len(second)) > 1 and first[-1] == second[-1]
+    batch = torch.broadcast_shapes(first[:-2], second[:-2])
+    return fits and grad == (*batch, first[-2], second[-2]) and given.have(grad, "cdist")
 
 
 def _pdist_backward(given: Given) -> bool:
@@ -265,11 +266,11 @@ def _heads(given: Given) -> bool:
 
 
 def _scaled(name: str) -> Callable[[Given], bool]:
-    """A scale is one that makes the size of the result of that of the operand, by which the kernel reads as far."""
+    """A scale makes no less of the operand than the result has: the kernel reads as far as the result over the scale."""
 
     def holds(given: Given) -> bool:
         scales = zip(given[name][-2:], given["output_size"], (given["scales_h"], given["scales_w"]), strict=True)
-        return all(scale is None or int(size * scale) == out for size, out, scale in scales)
+        return all(scale is None or int(size * scale) >= out for size, out, scale in scales)
 
     return holds
 
@@ -475,5 +476,5 @@ class Trust:
 def _holds(row: Row, given: Given) -> bool:
     try:
         return row(given)
-    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError):  # an argument of another kind
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # an argument of another kind
         return False
