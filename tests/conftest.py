@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from gt.client import randomness
+from gt.client.session.random_sequence import sequence
 from gt.config import settings
 
 if settings().worker_threads:  # on both sides: sums go by it
@@ -51,8 +51,8 @@ def run_python(tmp_path: Path) -> Run:
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process and the worker draw apart, as where nothing is ported: other tests take names of torch from `gt`."""
-    monkeypatch.setattr(randomness.Sequence, "joined", False)
-    monkeypatch.setattr(randomness.Sequence, "there", True)
+    monkeypatch.setattr(sequence, "joined", False)
+    monkeypatch.setattr(sequence, "there", True)
 
 
 def side_by_side(*runs: Callable[[], Result]) -> list[Result]:

@@ -1,8 +1,11 @@
-"""Who may import whom (the README's tree, enforced)."""
+"""Who may import whom (the README's tree, enforced): down the floors, and never in a circle."""
 
 from __future__ import annotations
 
 import ast
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,17 +24,15 @@ ALLOWED = {
     "cli": LEAVES | {"dispatcher", "worker", "__version__"},
     "__main__": {"cli"},
     "fakes": LEAVES | {"wire", "client", "dispatcher", "worker"},
-    "facade": LEAVES | {"client", "places", "ported", "stand_ins"},
-    "ported": LEAVES | {"client", "loader", "places", "stand_ins"},
-    "stand_ins": LEAVES | {"places"},
-    "places": LEAVES,
-    "loader": LEAVES | {"stand_ins"},
+    "facade": LEAVES | {"client", "facade"},
     "files": LEAVES | {"wire", "client"},
     "debug": LEAVES | {"wire", "client"},
-    "_client": LEAVES | {"client", "facade", "files", "debug", ""},
+    "_client": LEAVES | {"client", "facade", "files", "debug"},
     "__init__": {"_client"},
 }
-TORCH = {"client", "worker", "places", "ported", "stand_ins", "loader", "files", "debug", "fakes", "_client"}
+FLOORS = ["stream", "session", "calls", "kernels", "patches", "device"]
+"""The client's, lowest first: each knows itself and what is below it."""
+TORCH = {"client", "worker", "facade", "files", "debug", "fakes", "_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -39,14 +40,26 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(tree: ast.AST) -> list[tuple[ast.stmt, str]]:
-    found: list[tuple[ast.stmt, str]] = []
+def module(path: Path) -> str:
+    name = ".".join(["gt", *path.relative_to(ROOT).with_suffix("").parts])
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(node, alias.name) for alias in node.names]
+            yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [(node, f"{node.module}.{alias.name}") for alias in node.names]
-    return found
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """GT's modules that a file imports, for type checkers too."""
+    names = [name for _, name in imports(ast.parse(path.read_text()))]
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names} & set(MODULES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -69,3 +82,49 @@ def test_a_part_imports_only_what_it_may_know(path: Path) -> None:
 
 def test_every_part_has_its_row() -> None:
     assert {part(p) for p in FILES} - set(ALLOWED) == set()
+
+
+def floor(name: str) -> int:
+    return FLOORS.index(name.split(".")[2])
+
+
+def test_the_client_imports_down_its_floors() -> None:
+    client = [name for name in MODULES if name.startswith("gt.client.")]
+    up = [
+        f"{name} imports {other}"
+        for name in client
+        for other in imported_modules(MODULES[name])
+        if other.startswith("gt.client.") and floor(other) > floor(name)
+    ]
+    assert up == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
+    while leaves := {name for name, others in graph.items() if not others & set(graph)}:
+        graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
+    assert graph == {}
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """In a process that is no client, so that nothing has imported it already. (`gt.__main__` runs a command, and
+    `gt._client` registers the device, which a process does once.)"""
+    failed = [name for name in sorted(MODULES) if name not in ("gt.__main__", "gt._client") and not _imports_alone(name)]
+    assert failed == []
+
+
+def _imports_alone(name: str) -> bool:
+    """In a forked child, since importing torch anew takes a second."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    try:
+        os.environ["GT_ROLE"] = "worker"
+        for known in [known for known in sys.modules if known.partition(".")[0] == "gt"]:
+            del sys.modules[known]
+        __import__(name)
+        os._exit(0)
+    except BaseException as error:
+        print(f"{name}: {error!r}", file=sys.stderr)
+    finally:
+        os._exit(1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-# The children load torch while this process does: start them before it is imported.
-from gt.client import early
+import sys
 
+from gt.client.session.early_start import early
+
+# The service's processes load torch while this one does: start them before it is imported.
 early.start()
 
 import torch  # noqa: E402
 
-import gt  # noqa: E402
-from gt.client import current, device  # noqa: E402
-from gt.client.scopes import scope  # noqa: E402
+from gt.client import device  # noqa: E402
+from gt.client.session.process import process  # noqa: E402
+from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
 
-from gt import debug, facade, files  # noqa: E402
+from gt import debug, files  # noqa: E402
+from gt.facade import mirror  # noqa: E402
 
-facade.install()
+mirror.install()
 
 __all__ = ["connect", "debug", "disconnect", "files", "scope"]
 
@@ -27,20 +30,21 @@ def connect(address: str, timeout_s: float | None = None) -> None:
 
     Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
     """
-    current.join(address, timeout_s)
+    process.join(address, timeout_s)
 
 
 def disconnect() -> None:
     """End the session. Its tensors are gone; the next operation opens a new one."""
-    current.close()
+    process.close()
 
 
 def lookup(name: str) -> object:
     """A name of torch, as `gt` has it (PEP 562)."""
-    value = facade.resolve(torch, "gt", name)
-    setattr(gt, name, value)
+    package = sys.modules["gt"]
+    value = mirror.resolve(torch, "gt", name)
+    setattr(package, name, value)
     return value
 
 
 def names() -> list[str]:
-    return sorted({*dir(torch), *vars(gt)})
+    return sorted({*dir(torch), *vars(sys.modules["gt"])})

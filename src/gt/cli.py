@@ -11,7 +11,7 @@ from gt import __version__, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
-from gt.worker import waiting
+from gt.worker import openmp
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +93,7 @@ def _folders(given: list[str] | None) -> list[str]:
 
 def _worker(given: argparse.Namespace) -> int:
     life.end_with_starter()
-    waiting.leave_room(settings().worker_threads)
+    openmp.leave_room(settings().worker_threads)
     from gt.worker import server  # late import: torch, which no other command needs
 
     server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data))

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gt.client import calls, current, geometry, record, sites
+from gt.client.session.process import process
+from gt.client.stream import geometry, operands, sites
+from gt.client.stream.definitions import definitions
+from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
@@ -36,8 +39,8 @@ class Recorded:
 
 def tape() -> tuple[Recorded, ...]:
     """The instructions that were recorded last, in program order: the segment that was sent last, and what waits."""
-    with record.lock:
-        return tuple(map(_recorded, (*record.sent, *record.segment)))
+    with recorder.lock:
+        return tuple(map(_recorded, (*recorder.segment.sent, *recorder.segment)))
 
 
 def _recorded(item: wire.Instruction) -> Recorded:
@@ -46,9 +49,9 @@ def _recorded(item: wire.Instruction) -> Recorded:
         case int():
             return Recorded("Free", ins=(item,))
         case wire.Op():
-            op, operands = calls.described(item.call)
-            ids = tuple(i for i in item.args[:operands] if isinstance(i, int))
-            return Recorded(op, item.outs, ids, item.args[operands:], line)
+            op, count = definitions.described(item.call)
+            ids = tuple(i for i in item.args[:count] if isinstance(i, int))
+            return Recorded(op, item.outs, ids, item.args[count:], line)
         case wire.Query():
             return Recorded(item.op, ins=tuple(i for i, _ in item.ins), line=line)
         case wire.Upload() | wire.LoadFile():
@@ -60,7 +63,7 @@ def _recorded(item: wire.Instruction) -> Recorded:
 
 def stats() -> dict[str, int | float | str]:
     """What the worker counts for this session: storages, bytes, operations, errors, definitions, memory (bytes)."""
-    answer, _ = current.session().ask(wire.Stats)
+    answer, _ = process.session().ask(wire.Stats)
     return answer.stats
 
 
@@ -68,8 +71,8 @@ def where(tensor: torch.Tensor) -> Place:
     """Where a remote tensor lives. Raises ValueError for a local one, and what a fetch raises where it has no value."""
     if tensor.device.type != "remote":
         raise ValueError(f"a tensor on {tensor.device} lives in this process (pid {os.getpid()})")
-    storage, spec, _ = record.operand(tensor)
+    storage, spec, _ = operands.operand(tensor)
     nothing = geometry.intern(torch.Size((0,)), (1,), 0, spec.dtype).to_wire()
-    current.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
-    welcome = current.session().welcome
+    process.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
+    welcome = process.session().welcome
     return Place(welcome.session, welcome.worker, storage, tensor.untyped_storage().nbytes())

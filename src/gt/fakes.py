@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
-from gt.client import current, randomness
-from gt.client.session import Session
+from gt.client.session.process import process
+from gt.client.session.random_sequence import undisturbed
 from gt.dispatcher import core
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
@@ -126,7 +126,7 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with randomness.undisturbed():  # a worker's generator, which is this process's here, is none of the client's
+            with undisturbed():  # a worker's generator, which is this process's here, is none of the client's
                 done, data = self.workers[peer].take(message, frames[1:])
             self.act(core.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
@@ -144,8 +144,8 @@ class System:
                 self.clients[action.peer].arrived.append(frames)
 
     def __enter__(self) -> Self:
-        current.use(Session(self.connect(), "fake", 1.0))
+        process.use(process.converse(self.connect(), "fake", 1.0))
         return self
 
     def __exit__(self, *_: object) -> None:
-        current.close()
+        process.close()

@@ -15,7 +15,9 @@ import safetensors
 import torch
 
 from gt import regular
-from gt.client import current, geometry, record, sites
+from gt.client.session import recording
+from gt.client.session.process import process
+from gt.client.stream import geometry, operands, sites
 from gt.wire import instructions as wire
 
 DTYPES = {
@@ -64,9 +66,9 @@ def save_safetensors(
     if path.exists():
         regular.check(path.stat().st_mode, path)
     if _worker_sees(path.parent):
-        operands = {name: record.operand(t) for name, t in tensors.items()}
-        named = {name: (i, g.to_wire()) for name, (i, g, _) in operands.items()}
-        current.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
+        found = {name: operands.operand(t) for name, t in tensors.items()}
+        named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
+        process.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
         return
     from safetensors.torch import save_file  # late import: only where the worker cannot write
 
@@ -87,8 +89,8 @@ def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> t
         streams = size and kind not in PACKED
         return _streamed(view, size) if streams else file.get_tensor(name).to("remote")  # type: ignore[no-untyped-call]
     spec = geometry.intern(size, geometry.contiguous_stride(size), 0, DTYPES[kind])
-    made = record.make(spec)
-    record.record(wire.LoadFile(record.operand(made)[0], str(path), name, spec.to_wire(), sites.here()))
+    made = operands.make(spec)
+    recording.record(wire.LoadFile(operands.operand(made)[0], str(path), name, spec.to_wire(), sites.here()))
     return made
 
 
@@ -104,7 +106,7 @@ def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
 
 def _worker_sees(path: Path) -> bool:
     """Whether the worker is on this machine and may use the path."""
-    worker = current.session().welcome.worker
+    worker = process.session().welcome.worker
     if worker.host != socket.gethostname():
         return False
     return worker.data_dirs is None or any(path.is_relative_to(folder) for folder in worker.data_dirs)

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from gt import life
-from gt.client.embedded import Embedded
-from gt.client.embedded import start as start_service
+from gt.client.session.embedded import Embedded
+from gt.client.session.embedded import start as start_service
 from tests.cluster.conftest import alive, embedded, eventually, go_on, line, start
 
 ADD = "import gt as torch; print(torch.ones(3).sum().item(), flush=True)\n"

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gt.client.modules import LOOPS
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_optimizers import optim_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
-from gt.client import calls
-from gt.client.modules import LOOPS
+from gt.client.stream.definitions import definitions
 from tests.oracle.modes import MODES
 from tests.oracle.operators import Outcome, compare, to_remote
 
@@ -186,7 +186,7 @@ def _check_under_mode(entry: Any, dtype: torch.dtype, training: bool, given: Any
     where = f"{given.desc or 'default'}, training={training}, {mode}"
     there = WAYS["moved"](entry, given.constructor_input, dtype).train(training)
     remote = tree_map(_sent, call)
-    calls.forget_all()  # so that what is learnt is learnt inside
+    definitions.forget()  # so that what is learnt is learnt inside
     with _told("inside", where):
         found = _attempt(lambda: MODES[mode](there, remote, tree_map(_sent, others)))
         if not isinstance(expected, Exception):

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 
 import gt  # noqa: F401 - registers the device
-from gt.client import calls, record
+from gt.client.stream import operands
+from gt.client.stream.definitions import definitions
 from tests.oracle.modes import REHEARSALS
 
 Tensor = torch.Tensor
@@ -290,9 +291,9 @@ class Program:
         r = Random(f"{self.seed} rehearsal {step}")
         mode, draw = r.choice(list(REHEARSALS)), Random(f"{self.seed} draw {step}").random()
         self.lines[-1] += f", first under: {mode}"
-        calls.forget_all()  # so that what is learnt, of operands too, is learnt there
+        definitions.forget()  # so that what is learnt, of operands too, is learnt there
         for tensor in tensors:
-            record.forget_operand(tensor)
+            operands.forget_operand(tensor)
         logging.disable()  # of what PyTorch says of each fake tensor's error
         with contextlib.suppress(Exception):
             REHEARSALS[mode](lambda x, y, z: operation(x, y, z, Random(draw)), tensors)

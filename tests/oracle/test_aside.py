@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 import gt
-from gt.client import calls
+from gt.client.stream.definitions import definitions
 from tests.oracle.operators import compare
 
 Tensor = torch.Tensor
@@ -50,7 +50,7 @@ def gradient(function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def nothing_is_known() -> None:
-    calls.forget_all()
+    definitions.forget()
 
 
 @pytest.mark.parametrize("name", COMPOSITES)

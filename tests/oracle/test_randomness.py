@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gt
-from gt.client import session
+from gt.client.session import session
 from tests.conftest import Run
 
 APART = """

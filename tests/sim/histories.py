@@ -333,7 +333,7 @@ def rogue_run(world: World) -> messages.FromClient:
 
 def next_run(world: World) -> messages.FromClient:
     """One that is in turn for some session."""
-    session = world.pick.one([*world.dispatcher.sessions.values(), core.Session(1, b"")])
+    session = world.pick.one([*world.dispatcher.sessions.values(), core.SessionState(1, b"")])
     return messages.Run(session.seq + 1, world.pick.one(BATCHES), session.epoch)
 
 

@@ -24,7 +24,7 @@ def check(dispatcher: core.Dispatcher) -> None:
     assert dispatcher.step(core.Expect(dispatcher.expected_workers)) == [], "a session waits for nobody"
 
 
-def _check_placed(dispatcher: core.Dispatcher, session: core.Session, worker: core.WorkerState) -> None:
+def _check_placed(dispatcher: core.Dispatcher, session: core.SessionState, worker: core.WorkerState) -> None:
     assert worker.turns.count(session.number) == (1 if session.queue else 0)
     assert session.underway <= dispatcher.credit + core.OVERDRAFT
     own = [ends for number, ends in worker.underway if number == session.number]

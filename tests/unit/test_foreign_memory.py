@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gt.fakes
-from gt.client import device, sparse, whole
+from gt.client.kernels import composites, registration, sparse
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.worker import table, trust, zeroing
@@ -205,8 +205,10 @@ def test_views_are_geometries_and_no_operators(name: str, arguments: list[wire.A
 def sent_by_clients() -> set[str]:
     own = {"copy_", "_to_copy", "linear", "linear_backward", "one_hot", "_pack_padded_sequence", "_trilinear"}
     own |= {"_fused_moving_avg_obs_fq_helper", "linalg_pinv.atol_rtol_tensor"}
-    made = {short for short, _ in device._kernels()} | {op.name().removeprefix("aten::") for op in whole.WHOLE}
-    return own | made | {name for kind in sparse.CONTAINED for name in sparse.kernels(kind, device._asking)}
+    made = {short for short, _ in registration._kernels()} | {
+        op.name().removeprefix("aten::") for op in composites.COMPOSITES
+    }
+    return own | made | {name for kind in sparse.CONTAINED for name in sparse.kernels(kind, registration._asking)}
 
 
 def is_taken(short: str) -> bool:

@@ -89,7 +89,7 @@ def test_a_bug_on_a_clients_message_ends_that_client_alone(
     assert bench.heard(b"a") == ["Welcome", "Rejected"]
     assert bench.clients.dropped == [b"a"]
     assert capfd.readouterr().err == "gt: a bug, on Run: ZeroDivisionError: division by zero\n"
-    assert bench.dispatcher.stats() == core.Stats(1, 1, 0, 0, 0, 0, failed=1)
+    assert bench.dispatcher.stats() == core.DispatcherStats(1, 1, 0, 0, 0, 0, failed=1)
     bench.from_client(b"b", RUN)
     bench.from_worker(b"w", messages.Done(2, 1))
     assert bench.heard(b"b") == ["Welcome", "Done"]

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from gt.client import blame, current, session
+from gt.client.session import worker_reports
+from gt.client.session.process import process
 from gt.errors import ConnectionLostError, GTError, ProtocolError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -46,11 +47,11 @@ class Rogue:
 
 @contextmanager
 def among(reply: Reply) -> Iterator[None]:
-    current.use(session.Session(Rogue(reply), "rogue", 1.0))
+    process.use(process.converse(Rogue(reply), "rogue", 1.0))
     try:
         yield
     finally:
-        current.close()
+        process.close()
 
 
 def done(request: wire.Instruction, frame: int, *frames: bytes, seq: int = 1) -> list[Frame]:
@@ -91,7 +92,7 @@ def test_answers_to_others_requests_and_batches_of_the_future_change_nothing() -
 
     with among(reply):
         assert torch.ones(3, device="remote").tolist() == [1.0] * 3
-        assert current.session().done <= current.session().seq
+        assert process.session().done <= process.session().seq
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_what_a_terminal_would_obey_is_told_and_not_done(message: messages.ToCli
     ],
 )
 def test_a_failure_of_any_name_is_an_exception_that_no_loop_takes_for_its_end(kind: str, raised: type[Exception]) -> None:
-    made = session.exception(messages.Failure(kind, "bad\x07\nworse", "aten::mm"))
+    made = worker_reports.exception(messages.Failure(kind, "bad\x07\nworse", "aten::mm"))
     assert type(made) is raised
     assert "bad\\x07\nworse\n  in aten::mm" in str(made)
 
@@ -125,5 +126,5 @@ def test_a_failure_of_any_name_is_an_exception_that_no_loop_takes_for_its_end(ki
 def test_a_workers_warning_moves_no_cursor() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        blame.warn(messages.Warned("UserWarning", "look \x1b[1A", 0))
+        worker_reports.warn(messages.Warned("UserWarning", "look \x1b[1A", 0))
     assert [str(w.message) for w in caught] == ["look \\x1b[1A"]

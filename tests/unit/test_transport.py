@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from gt.errors import ConnectionLostError
-from gt.wire import addresses, codec, lost, messages, unix
+from gt.wire import addresses, codec, connection_errors, messages, unix
 from gt.wire.shared import SEALS, SHARE_FROM_BYTES, Frame, Shared, mapped, share
 from gt.wire.stream import SHARED
 from gt.wire.tcp import TcpTransport
@@ -115,7 +115,7 @@ def test_who_does_not_read_keeps_nobody_waiting_and_gets_all_of_it_later(side: S
 
 
 def test_who_never_reads_is_gone_once_too_much_waits_for_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost, "MAX_UNREAD", 20)
+    monkeypatch.setattr(connection_errors, "MAX_UNREAD", 20)
     side = Side(address)
     with closing(side.router):
         deaf, name = side.join()

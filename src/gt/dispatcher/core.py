@@ -5,7 +5,7 @@ A session is placed on the worker with the fewest sessions. Its batches are cut 
 worker at a time, so that one session's flood delays another by no more than that.
 
 Peers are strangers: whatever they send, `step` decides. What is not their turn to say, or is about what is not theirs,
-is dropped and counted (`Stats.malformed`). docs/decisions/014-peers.md.
+is dropped and counted (`DispatcherStats.malformed`). docs/decisions/014-peers.md.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ Action: TypeAlias = TellClient | TellWorker
 
 
 @dataclass(slots=True)
-class Session:
+class SessionState:
     """One client's session. `worker` None: it waits for one.
 
     `seq` is the number of the last batch that came, `underway` counts those that have not ended, `queue` holds what of them
@@ -134,7 +134,7 @@ class WorkerState:
 
 
 @dataclass(frozen=True)
-class Stats:
+class DispatcherStats:
     """A snapshot. Counts since the start: `malformed` is what was no message, or not its sender's to say; `failed` is what
     `step` raised on."""
 
@@ -155,17 +155,17 @@ class Dispatcher:
         self.credit = credit
         self.expected_workers = expected_workers
         """See `Expect`."""
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, SessionState] = {}
         self.clients: dict[Peer, int] = {}
         self.workers: dict[Peer, WorkerState] = {}
         self.malformed = self.batches = self.dropped = self.opened = self.failed = 0
         self._decided: list[Action] = []
         """What to send. Where a step raises it stays for the next: it goes with what has changed already."""
 
-    def stats(self) -> Stats:
+    def stats(self) -> DispatcherStats:
         queued = sum(len(s.queue) for s in self.sessions.values())
         counts = (self.malformed, self.batches, self.dropped, self.failed)
-        return Stats(len(self.sessions), len(self.workers), queued, *counts)
+        return DispatcherStats(len(self.sessions), len(self.workers), queued, *counts)
 
     def step(self, event: Event) -> list[Action]:
         """Take in one event; returns what to send, in order."""
@@ -230,7 +230,7 @@ class Dispatcher:
         if not self.workers and not self.expected_workers:
             return self._tell_client(peer, messages.Rejected(NO_WORKER))
         self.opened += 1
-        session = self.sessions[self.opened] = Session(self.opened, peer)
+        session = self.sessions[self.opened] = SessionState(self.opened, peer)
         self.clients[peer] = session.number
         return self._place(session)
 
@@ -244,7 +244,7 @@ class Dispatcher:
             del self.sessions[session.number], self.clients[session.peer]
             self._tell_client(session.peer, messages.Rejected(reason))
 
-    def _place(self, session: Session) -> None:
+    def _place(self, session: SessionState) -> None:
         """Put a session on a worker and say so; without a worker it waits for the first that registers."""
         if not self.workers:
             return
@@ -272,7 +272,7 @@ class Dispatcher:
             return self._tell_client(peer, messages.SessionLost(reason, session.epoch))
         return self._queue(session, session.worker, run, frames)
 
-    def _queue(self, session: Session, worker: Peer, run: messages.Run, frames: Frames) -> None:
+    def _queue(self, session: SessionState, worker: Peer, run: messages.Run, frames: Frames) -> None:
         if session.underway >= self.credit + OVERDRAFT:
             self.malformed += 1
             self._tell_client(session.peer, messages.Rejected(f"the client sent {session.underway} batches ahead"))

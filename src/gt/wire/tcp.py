@@ -17,7 +17,7 @@ from itertools import chain, repeat
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from gt.wire import addresses, codec, lost, messages
+from gt.wire import addresses, codec, connection_errors, messages
 from gt.wire.shared import Frame, mapped
 
 HEARTBEAT_MS = 500
@@ -87,19 +87,19 @@ class TcpTransport:
                 return
             if event != zmq.EVENT_CLOSED:
                 break
-        raise lost.unanswered(self.address, timeout_s)
+        raise connection_errors.unanswered(self.address, timeout_s)
 
     def send(self, frames: Sequence[Frame]) -> None:
         if self._lost:
-            raise lost.gone(self.address)
+            raise connection_errors.gone(self.address)
         try:
             _send(self._socket, frames)
         except zmq.Again:
             self._lost = True
-            raise lost.gone(self.address) from None
+            raise connection_errors.gone(self.address) from None
 
     def wait(self, timeout_s: float | None) -> None:
-        left = lost.WATCH_S if timeout_s is None else min(lost.WATCH_S, timeout_s)
+        left = connection_errors.WATCH_S if timeout_s is None else min(connection_errors.WATCH_S, timeout_s)
         if not self._lost and not zmq.zmq_poll(self._polled, math.ceil(left * 1000)):
             self._watch()
 
@@ -110,7 +110,7 @@ class TcpTransport:
                 return [*_receive(self._socket)]
             except zmq.Again:
                 if self._lost:
-                    raise lost.gone(self.address) from None
+                    raise connection_errors.gone(self.address) from None
             self._watch()
             if not self._lost:  # else look once more for what came before
                 left = deadline - time.monotonic()
@@ -137,9 +137,9 @@ def _reach(address: str, service: str, timeout_s: float) -> None:
     try:
         socket.create_connection(addresses.host_and_port(address), timeout_s).close()
     except OSError as error:
-        raise lost.unreachable(service, error) from None
+        raise connection_errors.unreachable(service, error) from None
     except UnicodeError:  # of a name that DNS has no form for
-        raise lost.unreachable(service, OSError("no name of a host")) from None
+        raise connection_errors.unreachable(service, OSError("no name of a host")) from None
 
 
 class TcpRouter:
@@ -152,13 +152,13 @@ class TcpRouter:
         self.poll: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._peers: set[bytes] = set()
         _options(self.poll, notice_stopped)
-        self.poll.setsockopt(zmq.SNDHWM, lost.MAX_UNREAD)
+        self.poll.setsockopt(zmq.SNDHWM, connection_errors.MAX_UNREAD)
         self.poll.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self.poll.bind(address)
         except zmq.ZMQError as error:
             self.poll.close()
-            raise lost.taken(address, zmq.strerror(error.errno or 0)) from None
+            raise connection_errors.taken(address, zmq.strerror(error.errno or 0)) from None
 
     def take(self) -> list[tuple[bytes, list[Frame] | None]]:
         try:

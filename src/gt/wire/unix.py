@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gt.errors import ProtocolError
-from gt.wire import addresses, lost
+from gt.wire import addresses, connection_errors
 from gt.wire.shared import Frame, Shared
 from gt.wire.stream import Incoming, Outgoing, read
 
@@ -76,7 +76,7 @@ class UnixTransport:
                 return self._socket.connect(str(addresses.path(address)))
             except OSError as error:
                 if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # others are before us
-                    raise lost.unreachable(self.address, error) from None
+                    raise connection_errors.unreachable(self.address, error) from None
             time.sleep(RETRY_S)
 
     def _greet(self, timeout_s: float) -> None:
@@ -86,7 +86,7 @@ class UnixTransport:
         except OSError:
             answer = b""
         if answer != GREETING:
-            raise lost.unanswered(self.address, timeout_s)
+            raise connection_errors.unanswered(self.address, timeout_s)
 
     def _poll(self, event: int, timeout_s: float) -> bool:
         poll = select.poll()  # a new one: a signal's handler may wait inside of a wait
@@ -97,16 +97,16 @@ class UnixTransport:
         outgoing = Outgoing(frames)
         try:
             while not self._lost and not outgoing.send(self._socket):
-                while not self._lost and not self._poll(select.POLLOUT, lost.WATCH_S):
+                while not self._lost and not self._poll(select.POLLOUT, connection_errors.WATCH_S):
                     self._lost = self._stops.too_long()
         except ConnectionError:
-            raise lost.gone(self.address) from None  # what it has sent before can still be received
+            raise connection_errors.gone(self.address) from None  # what it has sent before can still be received
         if self._lost:
-            raise lost.gone(self.address)
+            raise connection_errors.gone(self.address)
 
     def wait(self, timeout_s: float | None) -> None:
         if not self._lost and not self._arrived:
-            left = lost.WATCH_S if timeout_s is None else min(lost.WATCH_S, timeout_s)
+            left = connection_errors.WATCH_S if timeout_s is None else min(connection_errors.WATCH_S, timeout_s)
             if not self._poll(select.POLLIN, left):
                 self._lost = self._stops.too_long()
 
@@ -123,12 +123,12 @@ class UnixTransport:
                 self._lost = True
             except OSError as error:
                 self._lost = True
-                raise lost.broken(self.address, error) from None
+                raise connection_errors.broken(self.address, error) from None
             else:
                 self._lost = not data
                 self._arrived.extend(self._incoming.add(data, files))
         if not self._arrived:
-            raise lost.gone(self.address)
+            raise connection_errors.gone(self.address)
         return self._arrived.popleft()
 
     def leave_to_parent(self) -> None:
@@ -193,7 +193,7 @@ class UnixRouter:
                 beside.unlink()
         except OSError as error:
             listener.close()
-            raise lost.taken(address, error.strerror or str(error)) from None
+            raise connection_errors.taken(address, error.strerror or str(error)) from None
         return listener
 
     def _is_served(self) -> bool:
@@ -262,7 +262,7 @@ class UnixRouter:
         if found is None:
             return False
         found.unsent.append(Outgoing(frames))
-        if len(found.unsent) > lost.MAX_UNREAD:
+        if len(found.unsent) > connection_errors.MAX_UNREAD:
             self._drop(found)
             return False
         return found.waits or self._send_to(found)

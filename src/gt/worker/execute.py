@@ -19,11 +19,11 @@ from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
 from gt.wire.shared import Frame
+from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
 from gt.worker.prepare import Call
 from gt.worker.requests import HANDLERS
-from gt.worker.run import Runner
-from gt.worker.session import Reply, Session, failure_of
+from gt.worker.session import Reply, WorkerSession, failure_of
 
 NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would not have come so far after a failed check."""
@@ -31,15 +31,12 @@ ASK_EVERY = 8
 """Instructions between two looks at whether their session is over: a long queue must not outlive its client."""
 
 
-class Worker:
-    """Executes for many sessions on one device. `data_dirs`: folders that files may be in (None: anywhere)."""
+class Worker(Host):
+    """Executes for many sessions on one device."""
 
     def __init__(self, device: str = "cpu", data_dirs: tuple[str, ...] | None = None, name: str | None = None) -> None:
-        self.device: torch.device = torch.device(device)
-        self.data_dirs = data_dirs
+        super().__init__(device, data_dirs)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self.runner = Runner(self.device)
-        self.sessions: dict[int, Session] = {}
         self._served = False
         """It has had a session."""
 
@@ -84,7 +81,7 @@ class Worker:
         if state is None:
             self.runner.zeroing.needed = self._served
             self._served = True
-            state = self.sessions[session] = Session(session, self.device, self.runner.zeroing)
+            state = self.sessions[session] = WorkerSession(session, self.device, self.runner.zeroing)
         replies: list[Reply] = []
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for start in range(0, len(items), ASK_EVERY):
@@ -94,7 +91,7 @@ class Worker:
         self.runner.random.give_back()
         return replies
 
-    def _run_items(self, state: Session, items: list[wire.Instruction], frames: Sequence[Frame]) -> list[Reply]:
+    def _run_items(self, state: WorkerSession, items: list[wire.Instruction], frames: Sequence[Frame]) -> list[Reply]:
         replies: list[Reply] = []
         storages, ways = state.memory.storages, state.direct
         for item in items:
@@ -114,7 +111,7 @@ class Worker:
                 replies.append(reply)
         return replies
 
-    def _handle(self, state: Session, item: Any, frames: Sequence[Frame]) -> Reply | None:
+    def _handle(self, state: WorkerSession, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
             return state.report(item.request, state.failed_check), []
         try:
@@ -126,7 +123,7 @@ class Worker:
             state.note(failure)
             return None
 
-    def _op(self, session: Session, item: wire.Op) -> None:
+    def _op(self, session: WorkerSession, item: wire.Op) -> None:
         """One operation, the careful way: whatever is wrong with it becomes a failure that spoils what depends on it."""
         call = session.calls.get(item.call)
         try:
@@ -149,6 +146,6 @@ class Worker:
             if isinstance(call, Call) and item.out == () and not call.written:
                 session.failed_check = session.failed_check or failure
 
-    def _spoil(self, session: Session, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
+    def _spoil(self, session: WorkerSession, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
         written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, Call) else []
         session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,24 +11,22 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer
 from gt.wire.shared import Frame
 from gt.worker import graph, sparse
+from gt.worker.host import Host
 from gt.worker.memory import PoisonedError, beyond, geometry_of
 from gt.worker.prepare import Call
 from gt.worker.run import same_storage
-from gt.worker.session import Reply, Session, failure_of
-
-if TYPE_CHECKING:
-    from gt.worker.execute import Worker
+from gt.worker.session import Reply, WorkerSession, failure_of
 
 
-def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[Frame]) -> Reply:
+def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence[Frame]) -> Reply:
     try:
         define = wire.Define(
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
         )
-        call = Call(define, worker.device, session.memory.number)
+        call = Call(define, host.device, session.memory.number)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         with graph.all_keys():
-            result = worker.runner.run(session, call, ins, [], item.site)
+            result = host.runner.run(session, call, ins, [], item.site)
             call.filler.give_back_generators(ins)
             if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
                 raise NotImplementedError(
@@ -44,7 +42,7 @@ def query(worker: Worker, session: Session, item: wire.Query, frames: Sequence[F
         return Answer(item.request, failure=failure_of(error, "", 0)), []
 
 
-def _answer(session: Session, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
+def _answer(session: WorkerSession, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
     outs: list[wire.Geometry | None] = []
     values: list[Any] = []
     kept: list[torch.Tensor] = []

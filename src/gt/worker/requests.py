@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,17 +14,15 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer
 from gt.wire.shared import Frame, Shared, inline
 from gt.worker import files
+from gt.worker.host import Host
 from gt.worker.memory import PoisonedError, bytes_of, check, dtype_of
 from gt.worker.query import query
-from gt.worker.session import Reply, Session, failure_of
+from gt.worker.session import Reply, WorkerSession, failure_of
 
-if TYPE_CHECKING:
-    from gt.worker.execute import Worker
-
-Handler = Callable[["Worker", Session, Any, Sequence[Frame]], Reply | None]
+Handler = Callable[[Host, WorkerSession, Any, Sequence[Frame]], Reply | None]
 
 
-def _upload(worker: Worker, session: Session, item: wire.Upload, frames: Sequence[Frame]) -> None:
+def _upload(host: Host, session: WorkerSession, item: wire.Upload, frames: Sequence[Frame]) -> None:
     try:
         check(item.geometry)
         source = _uploaded(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
@@ -50,7 +48,7 @@ def _uploaded(frame: Frame, size: Sequence[int], dtype: torch.dtype) -> torch.Te
     return torch.frombuffer(data, dtype=dtype).reshape(size)
 
 
-def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[Frame]) -> Reply:
+def _fetch(host: Host, session: WorkerSession, item: wire.Fetch, frames: Sequence[Frame]) -> Reply:
     try:
         tensor = session.memory.tensor(item.id, item.geometry)
         return Answer(item.request), [bytes_of(tensor)]
@@ -60,18 +58,18 @@ def _fetch(worker: Worker, session: Session, item: wire.Fetch, frames: Sequence[
         return Answer(item.request, failure=failure_of(error, "fetch", 0)), []
 
 
-def _load_file(worker: Worker, session: Session, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
+def _load_file(host: Host, session: WorkerSession, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
     try:
-        tensor = files.load(item.path, item.name, item.geometry, worker.device, worker.data_dirs)
+        tensor = files.load(item.path, item.name, item.geometry, host.device, host.data_dirs)
         session.memory.put(item.id, item.geometry, tensor)
     except Exception as error:
         session.fail([item.id], error, "load file", item.site)
 
 
-def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
+def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
     try:
         tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
-        files.save(item.path, tensors, item.metadata, worker.data_dirs)
+        files.save(item.path, tensors, item.metadata, host.data_dirs)
         return Answer(item.request), []
     except PoisonedError as error:
         return session.report(item.request, error.failure), []
@@ -79,35 +77,35 @@ def _save_file(worker: Worker, session: Session, item: wire.SaveFile, frames: Se
         return Answer(item.request, failure=failure_of(error, "save file", 0)), []
 
 
-def _seed(worker: Worker, session: Session, item: wire.Seed, frames: Sequence[Frame]) -> None:
-    worker.runner.random.seed(session.number, item.seed)
+def _seed(host: Host, session: WorkerSession, item: wire.Seed, frames: Sequence[Frame]) -> None:
+    host.runner.random.seed(session.number, item.seed)
 
 
-def _get_random_state(worker: Worker, session: Session, item: wire.GetRandomState, frames: Sequence[Frame]) -> Reply:
-    return Answer(item.request), [memoryview(worker.runner.random.state(session.number).numpy().tobytes())]
+def _get_random_state(host: Host, session: WorkerSession, item: wire.GetRandomState, frames: Sequence[Frame]) -> Reply:
+    return Answer(item.request), [memoryview(host.runner.random.state(session.number).numpy().tobytes())]
 
 
-def _set_random_state(worker: Worker, session: Session, item: wire.SetRandomState, frames: Sequence[Frame]) -> None:
+def _set_random_state(host: Host, session: WorkerSession, item: wire.SetRandomState, frames: Sequence[Frame]) -> None:
     try:
         state = torch.frombuffer(bytearray(inline(frames[item.frame])), dtype=torch.uint8)
-        worker.runner.random.set_state(session.number, state)
+        host.runner.random.set_state(session.number, state)
     except (IndexError, ProtocolError, RuntimeError, TypeError, ValueError) as error:
         session.fail([], error, "set_rng_state", 0)
 
 
-def _synchronize(worker: Worker, session: Session, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:
+def _synchronize(host: Host, session: WorkerSession, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:
     failure = session.failures[0] if session.failures else None
     session.failures.clear()
     session.failed_check = None
-    if worker.device.type == "cuda":
+    if host.device.type == "cuda":
         try:
-            torch.cuda.synchronize(worker.device)
+            torch.cuda.synchronize(host.device)
         except RuntimeError as error:
             failure = failure or failure_of(error, "synchronize", 0)
     return Answer(item.request, failure=failure), []
 
 
-def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[Frame]) -> Reply:
+def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequence[Frame]) -> Reply:
     stats: dict[str, int | float | str] = {
         "storages": len(session.memory.storages),
         "bytes": session.memory.size_bytes(),
@@ -115,24 +113,24 @@ def _stats(worker: Worker, session: Session, item: wire.Stats, frames: Sequence[
         "operations": session.operations,
         "errors": session.errors,
         "definitions": len(session.calls),
-        "sessions": len(worker.sessions),
-        "zeroed": worker.runner.zeroing.calls,
+        "sessions": len(host.sessions),
+        "zeroed": host.runner.zeroing.calls,
         "threads": torch.get_num_threads(),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    if worker.device.type == "cuda":
-        stats["device_bytes"] = torch.cuda.memory_allocated(worker.device)
-        stats["device_peak_bytes"] = torch.cuda.max_memory_allocated(worker.device)
+    if host.device.type == "cuda":
+        stats["device_bytes"] = torch.cuda.memory_allocated(host.device)
+        stats["device_peak_bytes"] = torch.cuda.max_memory_allocated(host.device)
     return Answer(item.request, stats=stats), []
 
 
 HANDLERS: dict[type, Handler] = {
-    wire.Define: lambda worker, session, item, frames: session.define(item, worker.device),
-    wire.Forget: lambda worker, session, item, frames: session.forget(item),
+    wire.Define: lambda host, session, item, frames: session.define(item, host.device),
+    wire.Forget: lambda host, session, item, frames: session.forget(item),
     wire.Query: query,
     wire.Upload: _upload,
     wire.Fetch: _fetch,
-    wire.Scope: lambda worker, session, item, frames: None,
+    wire.Scope: lambda host, session, item, frames: None,
     wire.LoadFile: _load_file,
     wire.SaveFile: _save_file,
     wire.Seed: _seed,

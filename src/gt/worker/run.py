@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from gt.wire import instructions as wire
-from gt.worker import graph, warned
+from gt.worker import graph, warning_capture
 from gt.worker.memory import beyond, copy_into, geometry_of
 from gt.worker.prepare import DEFAULT_DTYPE, Call, direct
 from gt.worker.random import Random
-from gt.worker.session import Session
+from gt.worker.session import WorkerSession
 from gt.worker.zeroing import Zeroing
 
 
@@ -23,20 +23,20 @@ class Runner:
         self.random = Random(device)
         self.zeroing = Zeroing(device)
 
-    def run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any], site: int) -> Any:
+    def run(self, session: WorkerSession, call: Call, ins: list[Any], numbers: Sequence[Any], site: int) -> Any:
         if call.heard:
             return self._run(session, call, ins, numbers)
-        result, said = warned.listen(lambda: self._run(session, call, ins, numbers), site)
+        result, said = warning_capture.listen(lambda: self._run(session, call, ins, numbers), site)
         call.heard = True
         session.warnings += said
         return result
 
-    def _run(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def _run(self, session: WorkerSession, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.default_dtype is not DEFAULT_DTYPE:
             return self._run_under_default_dtype(session, call, ins, numbers)
         return self._run_clean(session, call, ins, numbers)
 
-    def _run_under_default_dtype(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def _run_under_default_dtype(self, session: WorkerSession, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         """The default dtype is the process's, so it is the session's for this call alone."""
         torch.set_default_dtype(call.default_dtype)
         try:
@@ -44,7 +44,7 @@ class Runner:
         finally:
             torch.set_default_dtype(DEFAULT_DTYPE)
 
-    def _run_clean(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def _run_clean(self, session: WorkerSession, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         """What it leaves unwritten shows nothing of another session's, and it reaches nothing of it."""
         if self.zeroing.needed and call.trust is not None:
             call.trust.check(ins)
@@ -56,7 +56,7 @@ class Runner:
             self.zeroing.allocated(result)
         return result
 
-    def _run_plain(self, session: Session, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def _run_plain(self, session: WorkerSession, call: Call, ins: list[Any], numbers: Sequence[Any]) -> Any:
         if call.draws:
             self.random.borrow(session.number)
         if call.autograd:
@@ -77,7 +77,7 @@ class Runner:
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
             return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
 
-    def keep(self, session: Session, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
+    def keep(self, session: WorkerSession, call: Call, item: wire.Op, result: Any, ins: list[Any]) -> None:
         results = _results(call, result, ins)
         outs = item.outs
         if len(results) != len(outs):
@@ -93,7 +93,7 @@ class Runner:
             session.memory.storages[id] = {number: tensor}
             session.memory.made(id, size)
 
-    def _verify(self, session: Session, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
+    def _verify(self, session: WorkerSession, call: Call, number: int, results: list[Any], ins: list[Any]) -> None:
         """Compare a call's first results with what the client expects."""
         call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
         # one definition serves the graphs of many calls, whose gradients lie as their kernels made them

@@ -14,7 +14,7 @@ from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline
 from gt.wire.text import printable
 from gt.wire.transport import Transport, connect
-from gt.worker import heap
+from gt.worker import malloc
 from gt.worker.execute import Worker
 
 LOOK_S = 0.1
@@ -30,7 +30,7 @@ def main(address: str, device: str | None, name: str | None, data_dirs: list[str
         torch.set_num_threads(values.worker_threads)
     worker = _worker(device or ("cuda" if torch.cuda.is_available() else "cpu"), name, data_dirs)
     gc.freeze()
-    heap.keep_freed()
+    malloc.keep_freed()
     gc.set_threshold(100_000)  # tensors and views die by their count; few objects here are ever in a cycle
     transport = connect(address, "worker", values.connect_timeout_s)
     try:
@@ -71,8 +71,8 @@ class Inbox:
 
     def next(self) -> tuple[messages.ToWorker, list[Frame]]:
         """The next message; waits for it."""
-        if not self._arrived and not self._take(heap.REST_S):
-            heap.give_back()
+        if not self._arrived and not self._take(malloc.REST_S):
+            malloc.give_back()
         while not self._arrived:
             self._take(None)
         message, frames = self._arrived.popleft()
@@ -118,7 +118,7 @@ def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
         transport.send([codec.encode(done), *data])
     elif isinstance(message, messages.EndSession):
         worker.end_session(message.session)
-        heap.give_back()
+        malloc.give_back()
     elif isinstance(message, messages.Rejected):
         raise GTError(f"the dispatcher sent this worker away: {printable(message.reason)}")
     return not isinstance(message, messages.Stop)

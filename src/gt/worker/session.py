@@ -18,7 +18,7 @@ Reply = tuple[Answer, list[Any]]
 """An answer and its frames."""
 
 
-class Session:
+class WorkerSession:
     """What one session has on this worker."""
 
     def __init__(self, number: int, device: torch.device, zeroing: Zeroing) -> None:

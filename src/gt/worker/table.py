@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gt.worker import graph, rows
+from gt.worker import extra_kernels, graph
 
 GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
 COMPOSITES = {
@@ -58,10 +58,10 @@ def find(name: str, device: torch.device) -> Any:
     """The callable of an operator. Raises NotImplementedError for a name outside the table."""
     if name in GT_OPS:
         return GT_OPS[name]
-    if name in rows.EVERYWHERE:
-        return rows.EVERYWHERE[name]
-    if device.type == "cpu" and name in rows.CPU:
-        return rows.CPU[name]
+    if name in extra_kernels.EVERYWHERE:
+        return extra_kernels.EVERYWHERE[name]
+    if device.type == "cpu" and name in extra_kernels.CPU:
+        return extra_kernels.CPU[name]
     if not name.startswith("aten::") or name not in _names():
         raise NotImplementedError(f"{name} is not an operator of GT's workers")
     if name.partition(".")[0] in REFUSED or (name.startswith(REFUSED_PREFIXES) and name not in TAKEN):

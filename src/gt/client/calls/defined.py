@@ -1,0 +1,57 @@
+"""A defined call, as the kernels keep it: what it makes and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gt.client.stream.geometry import TensorSpec
+
+
+@dataclass(slots=True, frozen=True)
+class Fresh:
+    """A result that the call makes; `index` among all that it makes."""
+
+    index: int
+
+
+@dataclass(slots=True, frozen=True)
+class Written:
+    """A result that is an operand which the call writes; `position` among its operands."""
+
+    position: int
+
+
+@dataclass(slots=True)
+class DefinedCall:
+    """A defined call. `outs`: the geometry of each fresh result, nested as the operator returns them."""
+
+    number: int
+    outs: Any
+    single: TensorSpec | None
+    """The only result, where there is just one and it is fresh: the fast way."""
+    returns: Any
+    """How the written operands and the fresh results make up what the operator returns."""
+    in_place: bool = False
+    """The call makes nothing and returns its first operand."""
+    plain: TensorSpec | None = field(init=False)
+    """`single`, where it is contiguous."""
+    writes: bool = field(init=False)
+    """It returns a written operand."""
+
+    def __post_init__(self) -> None:
+        self.plain = self.single if self.single is not None and self.single.contiguous else None
+        self.writes = _has_written(self.returns)
+
+
+def _has_written(shape: Any) -> bool:
+    return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
+
+
+class Unforeseen:
+    """Stands in a cache for a call whose results only the worker can tell."""
+
+    single = plain = None
+
+
+UNFORESEEN = Unforeseen()

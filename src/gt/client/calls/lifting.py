@@ -1,0 +1,50 @@
+"""CPU tensors among a call's operands: which may be there, and how they become remote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gt.client.calls.schemas import OpOverload
+from gt.client.session import recording
+from gt.client.stream import devices, geometry, operands, sites
+
+Tensor = torch.Tensor
+LOCAL_OPERANDS = {
+    "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
+    "aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward",
+    "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu",
+}  # fmt: skip
+"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences."""
+
+
+def lift(tensor: Tensor, any_size: bool = False) -> Tensor:
+    """A CPU tensor of no dimension, made remote: PyTorch lets it take part in an operation on any device."""
+    if tensor.device.type == "remote":
+        return tensor
+    if any_size and tensor.device.type == "cpu":
+        return tensor.to("remote")
+    if tensor.dim() or tensor.device.type != "cpu":
+        raise RuntimeError(devices.mixed_devices(tensor))
+    spec = geometry.intern(torch.Size(()), (), 0, tensor.dtype)
+    out = operands.make(spec)
+    recording.upload(tensor, operands.operand(out)[0], spec, sites.here())
+    return out
+
+
+def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
+    """Positional arguments with their CPU tensors lifted. Raises PyTorch's error where one may not be there."""
+    written = {i for i, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
+    any_size = op._schema.name in LOCAL_OPERANDS
+
+    def one(position: int, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if position in written and value.device.type != "remote":
+                raise RuntimeError(devices.mixed_devices(value))
+            return lift(value, any_size)
+        if isinstance(value, (list, tuple)):
+            return [one(position, v) for v in value]
+        return value
+
+    return [one(i, a) for i, a in enumerate(args)]

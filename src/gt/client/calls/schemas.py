@@ -1,0 +1,40 @@
+"""ATen's overloads: by their names, and what their schemas say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+OpOverload = torch._ops.OpOverload
+
+
+def overload(name: str) -> torch._ops.OpOverload:
+    """`add.Tensor`, `relu`: without `aten::`, and without `.default`."""
+    base, _, short = name.partition(".")
+    return getattr(getattr(torch.ops.aten, base), short or "default")  # type: ignore[no-any-return]
+
+
+def op_name(op: OpOverload) -> str:
+    name: str = op.name()
+    return name
+
+
+def fresh_results(op: OpOverload) -> bool:
+    return not any(r.alias_info is not None and r.alias_info.is_write for r in op._schema.returns)
+
+
+def written(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[frozenset[str], torch.Tensor]:
+    """The operands that a call writes, by their alias set."""
+    found = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            if isinstance(value, torch.Tensor):
+                found[frozenset(argument.alias_info.before_set)] = value
+    return found
+
+
+def draws(op: torch._ops.OpOverload) -> bool:
+    """Whether an operator takes numbers from a generator."""
+    return torch.Tag.nondeterministic_seeded in op.tags or any(a.name == "generator" for a in op._schema.arguments)

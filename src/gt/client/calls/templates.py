@@ -1,0 +1,132 @@
+"""Defining a call for the worker: its template, in which operands and varying numbers are holes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gt.client.calls.schemas import OpOverload, op_name
+from gt.client.stream import devices, geometry
+from gt.client.stream.definitions import definitions
+from gt.client.stream.geometry import TensorSpec
+from gt.client.stream.segment import recorder
+from gt.wire import instructions as wire
+
+CLIENT_ONLY = {"pin_memory", "non_blocking"}
+"""Keyword arguments that speak of the client's memory."""
+
+
+def define(
+    op: OpOverload,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ins: list[TensorSpec],
+    outs: list[TensorSpec | None],
+    vary: frozenset[int],
+    requires_grad: tuple[int, ...] = (),
+    grad_mode: bool = False,
+    name: str | None = None,
+) -> int:
+    """Record the definition of a call and return its number."""
+    with recorder.lock:
+        named = name or op_name(op)
+        number = definitions.add(named, len(ins))
+        template = Template(vary)
+        recorder.segment.append(
+            wire.Define(
+                number,
+                named,
+                [template.arg(a, i in vary) for i, a in enumerate(args)],
+                {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
+                [g.to_wire() for g in ins],
+                [None if g is None else g.to_wire() for g in outs],
+                requires_grad,
+                grad_mode,
+                geometry.dtype_name(torch.get_default_dtype()),
+            )
+        )
+    return number
+
+
+class Template:
+    """Turns arguments into the template of a call, numbering operands and varying numbers in the order they are met."""
+
+    def __init__(self, vary: frozenset[int] = frozenset()) -> None:
+        self.operands = 0
+        self.numbers = 0
+
+    def arg(self, value: Any, vary: bool) -> Any:
+        kind = type(value)
+        if vary and (kind is float or kind is int or kind is complex):
+            self.numbers += 1
+            return wire.Number(self.numbers - 1)
+        if value is None or kind is bool or kind is int or kind is float or kind is str:
+            return value  # type: ignore[no-any-return]
+        if isinstance(value, torch.Tensor):
+            self.operands += 1
+            return wire.In(self.operands - 1)
+        if isinstance(value, (list, tuple)):
+            return [self.arg(v, vary) for v in value]
+        if isinstance(value, GeneratorState):
+            self.operands += 1
+            return wire.Generator(self.operands - 1)
+        if isinstance(value, SparseOperand):
+            parts = tuple(self.arg(part, False).index for part in value.parts)
+            return wire.Sparse(layout_name(value.layout), parts, value.size, value.coalesced)
+        return _constant(value)
+
+
+@dataclass(slots=True, frozen=True)
+class GeneratorState:
+    """The state of a client's `torch.Generator` on its way, as an argument of a query."""
+
+    state: torch.Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class SparseOperand:
+    """A tensor of a sparse layout on its way, as an argument of a query: its parts are the operands."""
+
+    layout: torch.layout
+    parts: tuple[torch.Tensor, ...]
+    size: tuple[int, ...]
+    coalesced: bool
+
+
+def layout_name(layout: torch.layout) -> str:
+    return str(layout).removeprefix("torch.")
+
+
+def _constant(value: Any) -> wire.Arg:
+    if isinstance(value, torch.dtype):
+        return wire.Dtype(geometry.dtype_name(value))
+    if isinstance(value, torch.device):
+        devices.check_index(value)
+        return wire.Device()
+    if isinstance(value, torch.layout):
+        return wire.Layout(layout_name(value))
+    if isinstance(value, torch.memory_format):
+        return wire.MemoryFormat(str(value).removeprefix("torch."))
+    if isinstance(value, complex):
+        return wire.Complex(value.real, value.imag)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return _constant(value.node.maybe_as_int())
+    raise TypeError(f"an argument of type {type(value).__name__} cannot travel to a worker")
+
+
+def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
+    """Every tensor among the arguments, in the order `Template` numbers them."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(tensors_in(value))
+        elif isinstance(value, SparseOperand):
+            found.extend(value.parts)
+        elif isinstance(value, GeneratorState):
+            found.append(value.state)
+    return found

@@ -1,0 +1,1 @@
+"""What happens when PyTorch's dispatcher hands an ATen operator to the device."""

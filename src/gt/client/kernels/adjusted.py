@@ -1,0 +1,73 @@
+"""Operators whose call is adjusted here before it is recorded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from gt.client.calls.schemas import OpOverload, overload
+from gt.client.kernels.general import Kernel, kernel
+from gt.client.kernels.registry import Kernels
+from gt.client.stream.isolation import tracing
+
+Tensor = torch.Tensor
+KERNELS = Kernels()
+aten = torch.ops.aten
+
+
+def _apart_under_autocast(op: OpOverload) -> Kernel:
+    """For the kernels that call operators which autocast casts, below autograd: the worker knows of no autocast."""
+    whole, parts = kernel(op), torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return op._op_dk(parts, *args, **kwargs) if torch.is_autocast_enabled("remote") else whole(*args, **kwargs)
+
+    return run
+
+
+for _name in ("_trilinear", "linalg_pinv.atol_rtol_tensor"):
+    KERNELS[_name] = _apart_under_autocast(overload(_name))
+
+
+_convolve = kernel(aten.convolution.default)
+
+
+def convolution(*args: Any) -> Any:
+    """The tracer takes down the `_convolution` that PyTorch makes of it on its own devices, and the worker here."""
+    if tracing():
+        return aten.convolution.default._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args)
+    return _convolve(*args)
+
+
+KERNELS["convolution"] = convolution
+KERNELS["_convolution"] = lambda *args: _convolve(*args[:9])
+
+
+_pack = kernel(aten._pack_padded_sequence.default)
+
+
+@KERNELS.of("_pack_padded_sequence")
+def pack_padded_sequence(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """The batch sizes, which PyTorch keeps on the CPU, follow from the lengths alone."""
+    steps, rows = (input.shape[1], input.shape[0]) if batch_first else (input.shape[0], input.shape[1])
+    stand_in = torch.empty(steps, rows, 1, device="cpu")
+    sizes = aten._pack_padded_sequence.default(stand_in, lengths.cpu(), False)[1]
+    return _pack(input, lengths, batch_first)[0], sizes
+
+
+_observe = kernel(aten._fused_moving_avg_obs_fq_helper.default)
+
+
+@KERNELS.of("_fused_moving_avg_obs_fq_helper")
+def fused_moving_avg_obs_fq_helper(
+    self: Tensor, observer_on: Tensor, fake_quant_on: Tensor, *state: Any, per_row_fake_quant: bool = False, **options: Any
+) -> Any:
+    """What an observer keeps per channel begins empty, and gets its size here, as the operator would give it."""
+    *kept, average, low, high, axis = state[:8]
+    per_row = bool(state[8]) if len(state) > 8 else per_row_fake_quant
+    if per_row and not kept[0].numel():
+        for tensor, start in zip(kept, (math.inf, -math.inf, 1, 0), strict=True):
+            tensor.resize_(self.shape[axis]).fill_(start)
+    return _observe(self, observer_on, fake_quant_on, *kept, average, low, high, axis, per_row, *state[9:], **options)

@@ -1,0 +1,306 @@
+"""Composite operators that travel whole: one instruction forward, one backward.
+
+PyTorch would take them apart on the client, by rules for its own accelerators, and the worker could not choose its best
+kernel (the bits would differ from CPU torch as well). The worker runs them under autograd instead and keeps the graph
+behind an opaque handle until the client's autograd lets go of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from gt.client.calls import schemas, templates
+from gt.client.calls.defined import DefinedCall
+from gt.client.calls.lifting import lifted
+from gt.client.calls.schemas import OpOverload
+from gt.client.kernels import decompositions, flop_counter
+from gt.client.session import recording
+from gt.client.session.random_sequence import sequence
+from gt.client.stream import geometry, operands, sites
+from gt.client.stream.definitions import definitions
+from gt.client.stream.geometry import TensorSpec
+from gt.client.stream.isolation import is_transformed, isolated
+
+aten = torch.ops.aten
+COMPOSITES: tuple[OpOverload, ...] = (
+    aten.scaled_dot_product_attention.default,
+    aten.lstm.input,
+    aten.lstm.data,
+    aten.gru.input,
+    aten.gru.data,
+    aten.rnn_tanh.input,
+    aten.rnn_tanh.data,
+    aten.rnn_relu.input,
+    aten.rnn_relu.data,
+    aten.lstm_cell.default,
+    aten.gru_cell.default,
+    aten.rnn_tanh_cell.default,
+    aten.rnn_relu_cell.default,
+)
+RECURRENT = ("aten::lstm_cell", "aten::gru", "aten::rnn_")
+"""How the names of operators begin whose parts autocast casts: it does not know them as wholes."""
+HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
+"""What a saved graph looks like to the client: a tensor of nothing, whose end frees the graph."""
+
+
+def kernel(op: OpOverload) -> Callable[..., Any]:
+    """The kernel of a composite operator on the device's autograd key."""
+    forward, recurrent = _Forward(op), op._schema.name.startswith(RECURRENT)
+    parts = decompositions.CELLS.get(op._schema.name, op.decompose)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        given = templates.tensors_in((*args, *kwargs.values()))
+        casts = recurrent and torch.is_autocast_enabled("remote")
+        if casts or _wants_parts(given) or flop_counter.wants_parts(op, args, kwargs):
+            return parts(*args, **kwargs)
+        args = tuple(lifted(op, args))
+        if schemas.draws(op) and _drops(op, args, kwargs):
+            sequence.to_worker()
+        tensors = templates.tensors_in((*args, *kwargs.values()))
+        wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
+        if not (wanted and torch.is_grad_enabled()):
+            return forward.run(args, kwargs, tensors, wanted, torch.is_grad_enabled())[1]
+        step = _step(op, args, kwargs, tensors)
+        results = _Composite.apply(forward, args, kwargs, wanted, step, *tensors[::step])  # type: ignore[no-untyped-call]
+        return results if len(op._schema.returns) > 1 else results[0]
+
+    return run
+
+
+def _drops(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call has dropout in it."""
+    given = {p.name: a for p, a in zip(op._schema.arguments, args, strict=False)} | kwargs
+    return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
+
+
+def _wants_parts(tensors: list[torch.Tensor]) -> bool:
+    """Whether a transform of `torch.func`, forward-mode AD or a tracer is on, which look at the parts."""
+    return torch.autograd.forward_ad._current_level >= 0 or is_transformed(tensors)
+
+
+def _step(op: OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> int:
+    """-1 where the last operand's gradient comes first, which tells in a sum of those of a tensor that stands twice."""
+    repeated = len({id(t) for t in tensors}) < len(tensors)
+    attends = repeated and op is aten.scaled_dot_product_attention.default
+    return -1 if attends and not flop_counter.is_fused(args, kwargs) else 1
+
+
+class _Forward:
+    """The forward and backward calls of one operator, by the geometry and literals of their arguments."""
+
+    def __init__(self, op: OpOverload) -> None:
+        self.op = op
+        self.cache = definitions.new_cache()
+        self.backward_cache = definitions.new_cache()
+
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[torch.Tensor],
+        wanted: tuple[int, ...],
+        grad_mode: bool,
+    ) -> tuple[int, Any, torch.Tensor | None]:
+        """The number of the call, its results, and the handle of their graph where one is to be kept.
+
+        `wanted`: the operands that require gradients.
+        """
+        found = [operands.operand(t) for t in tensors]
+        specs = [g for _, g, _ in found]
+        key = (tuple(specs), wanted, grad_mode, _literals(args), _literals(kwargs.items()))
+        call = self.cache.get(key)
+        if call is None:
+            call = self.cache[key] = self._define(args, kwargs, specs, wanted, grad_mode)
+        outs = [operands.make(spec) for spec in call.outs]
+        # `templates.define` leaves these to each operation
+        numbers = tuple(v for v in kwargs.values() if type(v) is float)
+        recording.record_op(call.number, outs, (*(i for i, _, _ in found), *numbers), sites.here(3))
+        handle = outs.pop() if wanted and grad_mode else None
+        return call.number, tuple(outs) if len(self.op._schema.returns) > 1 else outs[0], handle
+
+    def _define(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        specs: list[TensorSpec],
+        wanted: tuple[int, ...],
+        grad_mode: bool,
+    ) -> DefinedCall:
+        outs: list[TensorSpec | None] = [
+            *_results(self.op, args, kwargs, specs),
+            *([HANDLE] if wanted and grad_mode else []),
+        ]
+        number = templates.define(self.op, args, kwargs, specs, outs, frozenset(), wanted, grad_mode)
+        return DefinedCall(number, outs, None, None)
+
+    def backward(self, ctx: Any, tensors: list[torch.Tensor], handle: torch.Tensor, grads: Any) -> list[torch.Tensor]:
+        given = [handle, *(g for g in grads if g is not None)]
+        found = [operands.operand(t) for t in given]
+        ins = [g for _, g, _ in found]
+        key = (ctx.number, tuple(ins), tuple(g is None for g in grads))
+        call = self.backward_cache.get(key)
+        if call is None:
+            specs = [operands.operand(t)[1] for t in tensors]
+            outs: list[TensorSpec | None] = [*_gradients(self.op, ctx, specs, grads)]
+            arguments = (handle, *grads, list(ctx.wanted))
+            number = templates.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
+            call = self.backward_cache[key] = DefinedCall(number, outs, None, None)
+        made = [operands.make(spec) for spec in call.outs]
+        recording.record_op(call.number, made, tuple(i for i, _, _ in found), sites.here(3))
+        return made
+
+
+def _literals(values: Any) -> tuple[Any, ...]:
+    """What an argument list says besides its tensors, hashable, types told apart (`1`, `True`, `1.0`)."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(torch.Tensor)
+        elif isinstance(value, (list, tuple)):
+            found.append(_literals(value))
+        else:
+            found.append((type(value), value))
+    return tuple(found)
+
+
+@contextmanager
+def _on_fakes() -> Iterator[None]:
+    """What is made here has no elements and goes the ways of a CPU. Its errors are raised, and not printed as well."""
+    # late import: 0.5 s that only programs with such operators need to spend
+    from torch._subclasses import fake_tensor
+
+    logged, fake_tensor.log.disabled = fake_tensor.log.disabled, True
+    try:
+        with isolated(), fake_tensor.FakeTensorMode():
+            yield
+    finally:
+        fake_tensor.log.disabled = logged
+
+
+def _fakes(specs: Iterable[TensorSpec]) -> list[torch.Tensor]:
+    return [torch.empty_strided(s.size, s.stride, dtype=s.dtype) for s in specs]
+
+
+def _geometries(tensors: Any) -> list[TensorSpec]:
+    return [geometry.intern(t.shape, t.stride(), 0, t.dtype) for t in tensors]
+
+
+def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[TensorSpec]) -> list[TensorSpec]:
+    """Geometries of the results, as a CPU lays them out."""
+    if op._overloadname == "data":
+        return _packed_results(args)
+    with torch.no_grad(), _on_fakes():
+        fakes = iter(_fakes(specs))
+        out = op(*_with_tensors(_without_tensors(args), fakes), **_with_tensors(_without_tensors(kwargs), fakes))
+        return _geometries(out if isinstance(out, tuple) else (out,))
+
+
+def _gradients(op: OpOverload, ctx: Any, specs: list[TensorSpec], grads: list[torch.Tensor | None]) -> list[TensorSpec]:
+    """Geometries of the operands' gradients, as a CPU lays them out."""
+    if op._overloadname == "data":
+        return [_gradient_of(specs[i]) for i in ctx.wanted]
+    given = [None if g is None else operands.operand(g)[1] for g in grads]
+    with torch.enable_grad(), _on_fakes():
+        leaves = _fakes(specs)
+        for index in ctx.wanted:
+            leaves[index].requires_grad_()
+        fakes = iter(leaves)
+        out = op(*_with_tensors(ctx.args, fakes), **_with_tensors(ctx.kwargs, fakes))
+        outs = out if isinstance(out, tuple) else (out,)
+        pairs = [(o, *_fakes([g])) for o, g in zip(outs, given, strict=True) if g is not None and o.requires_grad]
+        wanted = [leaves[i] for i in ctx.wanted]
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True
+        )
+        return _geometries(found)
+
+
+def _packed_results(args: Any) -> list[TensorSpec]:
+    """Results of a recurrent operator on packed data [elements, features]: the outputs, and each state as it came."""
+    data, states = args[0], args[2] if isinstance(args[2], (list, tuple)) else [args[2]]
+    size = torch.Size((data.shape[0], states[0].shape[-1] * (2 if args[-1] else 1)))
+    outs = geometry.intern(size, geometry.contiguous_stride(size), 0, data.dtype)
+    kept = [geometry.intern(s.shape, geometry.contiguous_stride(s.shape), 0, s.dtype) for s in states]
+    return [outs, *kept]
+
+
+def _gradient_of(spec: TensorSpec) -> TensorSpec:
+    with isolated():
+        like = torch.empty_like(spec.meta())
+    return geometry.intern(spec.size, like.stride(), 0, spec.dtype)
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, forward: _Forward, args: Any, kwargs: Any, wanted: tuple[int, ...], step: int, *ordered: torch.Tensor
+    ) -> Any:
+        """`ordered`: the operands, backwards where `step` is -1."""
+        tensors = ordered[::step]
+        ctx.number, results, handle = forward.run(args, kwargs, list(tensors), wanted, True)
+        ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
+        ctx.wanted, ctx.step = wanted, step
+        ctx.save_for_backward(*tensors, handle)
+        ctx.set_materialize_grads(False)
+        return results if isinstance(results, tuple) else (results,)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
+        *tensors, handle = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed(tensors):
+            found = _differentiable(ctx, tensors, list(grads), ctx.wanted)
+        else:
+            found = ctx.call.backward(ctx, tensors, handle, list(grads))
+        gradients: list[torch.Tensor | None] = [None] * len(tensors)
+        for position, gradient in zip(ctx.wanted, found, strict=True):
+            gradients[position] = gradient
+        return (None, None, None, None, None, *gradients[:: ctx.step])
+
+
+class _Hole:
+    """Where a tensor stood: the saved ones are put back in order."""
+
+
+def _without_tensors(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _Hole
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _without_tensors(v) for k, v in value.items()}
+    return value
+
+
+def _with_tensors(value: Any, tensors: Any) -> Any:
+    if value is _Hole:
+        return next(tensors)
+    if isinstance(value, list):
+        return [_with_tensors(v, tensors) for v in value]
+    if isinstance(value, dict):
+        return {k: _with_tensors(v, tensors) for k, v in value.items()}
+    return value
+
+
+def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wanted: Sequence[int]) -> Any:
+    """Gradients that can be differentiated again: by the operator's own parts.
+
+    With respect to views, one for each operand, since a tensor may stand in several places or follow from another operand.
+    """
+    tensors = [t.view_as(t) for t in tensors]
+    pending = iter(tensors)
+    args, kwargs = _with_tensors(ctx.args, pending), _with_tensors(ctx.kwargs, pending)
+    out = ctx.call.op.decompose(*args, **kwargs)
+    outs = out if isinstance(out, tuple) else (out,)
+    pairs = [(o, g) for o, g in zip(outs, grads, strict=True) if g is not None]
+    return torch.autograd.grad(
+        [o for o, _ in pairs],
+        [tensors[i] for i in wanted],
+        [g for _, g in pairs],
+        create_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )

@@ -1,0 +1,131 @@
+"""Operators with a kernel of their own, each for a reason: copies between devices, geometry in place, and what the
+client answers without a worker."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedTensorMixin
+
+from gt.client.kernels.general import kernel
+from gt.client.kernels.learning import shares_elements
+from gt.client.kernels.registry import Kernels
+from gt.client.session import recording
+from gt.client.session.process import process
+from gt.client.stream import devices, geometry, operands, sites
+from gt.errors import ProtocolError
+from gt.wire import instructions as wire
+from gt.wire.shared import Shared
+
+Tensor = torch.Tensor
+KERNELS = Kernels()
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+
+
+def fetch(tensor: Tensor) -> Tensor:
+    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker.
+
+    Raises its errors, and ProtocolError where it sent another number of bytes: they are copied as they are.
+    """
+    number, spec, _ = operands.operand(tensor)
+    if not spec.size.numel():
+        return torch.empty(spec.size, dtype=spec.dtype, device=CPU)
+    _, data = process.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
+    if len(data) != spec.size.numel() * spec.dtype.itemsize:
+        raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
+    if isinstance(data, Shared):
+        return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
+    made = torch.empty(spec.size, dtype=spec.dtype, device=CPU)  # whose memory is aligned as the kernels of a CPU expect it
+    ctypes.memmove(made.data_ptr(), data, made.nbytes)
+    return made
+
+
+WIDEST = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+_copy_remote = kernel(aten.copy_.default)
+_to_copy_remote = kernel(aten._to_copy.default)
+
+
+@KERNELS.of("copy_")
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    if not isinstance(src, Tensor):  # a number, which PyTorch hands on as such
+        src = torch.tensor(src, dtype=WIDEST[type(src)], device=CPU)
+    if self.device.type != "remote":
+        return self.copy_(fetch(src))
+    if src.is_complex():
+        _warn_of_what_is_lost(src.dtype, self.dtype)
+    if src.device.type == "remote" or shares_elements(self):
+        return _copy_remote(self, src.to("remote"))  # type: ignore[no-any-return]
+    if src.shape != self.shape:
+        src = src.expand(self.shape)
+    number, spec, _ = operands.operand(self)
+    recording.upload(src, number, spec, sites.here())
+    return self
+
+
+def _warn_of_what_is_lost(before: torch.dtype, after: torch.dtype) -> None:
+    """A CPU warns where it casts complex numbers to real ones: it does so here, of one of them."""
+    if not after.is_complex:
+        torch.zeros(1, dtype=before, device=CPU).to(after)
+
+
+@KERNELS.of("_copy_from")
+def copy_from(src: Tensor, dst: Tensor, non_blocking: bool = False) -> Tensor:
+    return copy_(dst, src)
+
+
+@KERNELS.of("_copy_from_and_resize")
+def copy_from_and_resize(src: Tensor, dst: Tensor) -> Tensor:
+    dst.resize_(src.shape)
+    return copy_(dst, src)
+
+
+@KERNELS.of("_to_copy")
+def to_copy(
+    self: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format | None = None,
+) -> Tensor:
+    if isinstance(self, UninitializedTensorMixin):
+        self = self.data  # a lazy module's parameter tells its shape to nobody
+    devices.check_index(device)
+    options: dict[str, Any] = {}
+    if dtype is not None and dtype is not self.dtype:
+        options["dtype"] = dtype
+    if layout is not None and layout is not self.layout:
+        options["layout"] = layout
+    if memory_format is not None and memory_format is not torch.preserve_format:
+        options["memory_format"] = memory_format
+    if self.device.type != "remote":
+        return _sent(aten._to_copy.default(self, **options) if options else self)
+    if device is None or device.type == "remote":
+        if dtype is not None and self.is_complex():
+            _warn_of_what_is_lost(self.dtype, dtype)
+        return _to_copy_remote(self, **options)  # type: ignore[no-any-return]
+    found = fetch(self)
+    if not self.is_contiguous():
+        stride = torch.empty_like(operands.operand(self)[1].meta()).stride()
+        found = torch.empty_strided(self.shape, stride, dtype=self.dtype, device=CPU).copy_(found)
+    if not options and not pin_memory and device == CPU:
+        return found
+    return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]
+
+
+def _sent(local: Tensor) -> Tensor:
+    stride = torch.empty_like(local, device="meta").stride()
+    out = operands.make(geometry.intern(local.shape, stride, 0, local.dtype))
+    number, spec, _ = operands.operand(out)
+    recording.upload(local, number, spec, sites.here(3))
+    return out
+
+
+@KERNELS.of("_local_scalar_dense")
+def local_scalar_dense(self: Tensor) -> Any:
+    return fetch(self).item()

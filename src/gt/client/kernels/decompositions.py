@@ -1,0 +1,118 @@
+"""Operators that are made of others here: their gradients follow from the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from gt.client.calls.schemas import OpOverload
+from gt.client.kernels.general import kernel
+
+aten = torch.ops.aten
+
+
+def fused_lstm_cell(
+    input_gates: torch.Tensor,
+    hidden_gates: torch.Tensor,
+    cx: torch.Tensor,
+    input_bias: torch.Tensor | None = None,
+    hidden_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`_thnn_fused_lstm_cell` from its parts, as the CPU computes it."""
+    gates = _biased(hidden_gates, hidden_bias) + _biased(input_gates, input_bias)
+    i, f, g, o = gates.unsafe_chunk(4, 1)
+    cy = f.sigmoid() * cx + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cy.tanh(), cy, gates
+
+
+def fused_gru_cell(
+    input_gates: torch.Tensor,
+    hidden_gates: torch.Tensor,
+    hx: torch.Tensor,
+    input_bias: torch.Tensor | None = None,
+    hidden_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_thnn_fused_gru_cell` from its parts, as the CPU computes it."""
+    from_input = _biased(input_gates, input_bias).unsafe_chunk(3, 1)
+    from_hidden = _biased(hidden_gates, hidden_bias).unsafe_chunk(3, 1)
+    reset = (from_hidden[0] + from_input[0]).sigmoid()
+    update = (from_hidden[1] + from_input[1]).sigmoid()
+    new = (from_input[2] + from_hidden[2] * reset).tanh()
+    return (hx - new) * update + new, new
+
+
+def lstm_cell(
+    input: torch.Tensor,
+    hx: Sequence[torch.Tensor],
+    w_ih: torch.Tensor,
+    w_hh: torch.Tensor,
+    b_ih: torch.Tensor | None = None,
+    b_hh: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`lstm_cell` from its parts. What PyTorch takes it apart to on accelerators adds the biases after autocast's casts."""
+    return fused_lstm_cell(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh), hx[1])[:2]
+
+
+def gru_cell(
+    input: torch.Tensor,
+    hx: torch.Tensor,
+    w_ih: torch.Tensor,
+    w_hh: torch.Tensor,
+    b_ih: torch.Tensor | None = None,
+    b_hh: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`gru_cell` from its parts, as the CPU computes it."""
+    return fused_gru_cell(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh), hx)[0]
+
+
+CELLS: dict[str, Callable[..., Any]] = {"aten::lstm_cell": lstm_cell, "aten::gru_cell": gru_cell}
+"""What `whole` takes apart by these rules and not by PyTorch's."""
+
+
+def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return gates if bias is None else gates + bias
+
+
+def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """The CPU reads the places to split from memory; here they are fetched."""
+    return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
+
+
+_one_hot = kernel(aten.one_hot.default)
+
+
+def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """On an accelerator PyTorch asks for the largest class only: negative ones would give nothing and no error."""
+    if num_classes < 1 and self.numel() and self.dtype is torch.int64:
+        smallest, largest = torch.stack(torch.aminmax(self)).tolist()
+        if smallest < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        if num_classes != -1:
+            raise RuntimeError("Class values must be smaller than num_classes.")
+        num_classes = largest + 1
+    return _one_hot(self, num_classes)  # type: ignore[no-any-return]
+
+
+def _quantile(op: OpOverload) -> Callable[..., Any]:
+    """On an accelerator PyTorch does not look whether the quantiles that it is asked for are any."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+
+    def quantile(self: torch.Tensor, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if q.dim() < 2 and self.dtype is q.dtype and not bool(((q >= 0) & (q <= 1)).all()):
+            raise RuntimeError("quantile() q values must be in the range [0, 1]")
+        return op._op_dk(composite, self, q, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return quantile
+
+
+PARTS: dict[str, Callable[..., Any]] = {
+    "_thnn_fused_lstm_cell": fused_lstm_cell,
+    "_thnn_fused_gru_cell": fused_gru_cell,
+    "tensor_split.tensor_indices_or_sections": tensor_split,
+    "one_hot": one_hot,
+    "quantile": _quantile(aten.quantile.default),
+    "nanquantile": _quantile(aten.nanquantile.default),
+}

@@ -1,0 +1,56 @@
+"""`FlopCounterMode` counts the parts of an operator: while one counts, what travels whole is taken apart as on a CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend
+from torch.utils.flop_counter import FlopCounterMode
+
+from gt.client.calls import schemas
+from gt.client.calls.schemas import OpOverload
+from gt.client.kernels import linear
+from gt.client.stream.isolation import isolated
+
+aten = torch.ops.aten
+FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
+"""Operators of `composites.WHOLE` that a CPU has a kernel for, which is not counted there either."""
+
+
+def wants_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a counter is on that would see the parts of this call on a CPU."""
+    if not linear.registration.counters or schemas.op_name(op) in FUSED_ON_CPUS:
+        return False
+    return op is not aten.scaled_dot_product_attention.default or not is_fused(args, kwargs)
+
+
+def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a CPU has one kernel for this attention: it is asked with tensors whose elements are never looked at."""
+
+    def stand_in(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")
+        return made.requires_grad_(value.requires_grad)
+
+    with isolated():
+        given = {name: stand_in(value) for name, value in kwargs.items()}
+        return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
+
+
+def _counted(function: Callable[..., Any], change: int) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        linear.registration.counters += change
+        linear.registration.update()
+        return function(*args)
+
+    return call
+
+
+def install() -> None:
+    FlopCounterMode.__enter__ = _counted(FlopCounterMode.__enter__, 1)  # type: ignore[method-assign]
+    FlopCounterMode.__exit__ = _counted(FlopCounterMode.__exit__, -1)  # type: ignore[method-assign]

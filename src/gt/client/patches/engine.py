@@ -1,0 +1,180 @@
+"""Entering PyTorch's autograd engine: on the caller's thread, and with hooks that may raise.
+
+An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook
+that raises, or returns what PyTorch would raise a Python error about, keeps its exception here and returns what C++ itself
+rejects; where Python entered the engine, the kept exception is raised instead of the rejection.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.autograd.graph as graph
+from torch.autograd.function import _HookMixin
+
+from gt.client.session.process import process
+from gt.client.stream import interrupts, sites
+from gt.client.stream.segment import recorder
+
+
+class Running(threading.local):
+    """The engine runs that this thread has entered, innermost last: for each, the first exception of a hook."""
+
+    def __init__(self) -> None:
+        self.kept: list[BaseException | None] = []
+
+
+_running = Running()
+_elsewhere: list[BaseException] = []
+"""Exceptions of hooks on threads of the engine's own, where it goes on once runs are nested sixty deep."""
+
+
+def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook, updated=())
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with interrupts.LetThrough():
+                result = hook(*args, **kwargs)
+            check(result, *args)
+            return result
+        except BaseException as error:
+            if torch._C._current_graph_task_id() == -1:
+                raise
+            _keep(error)
+            return reject(*args)
+
+    return guarded
+
+
+def _keep(error: BaseException) -> None:
+    if not _running.kept:
+        _elsewhere.append(error)
+    elif _running.kept[-1] is None:
+        _running.kept[-1] = error
+
+
+# -- per kind of hook: what PyTorch raises a Python error about, and what C++ rejects by itself -----------------------------
+
+
+def _anything(*_: Any) -> None:
+    return None
+
+
+def _expect_gradient(result: Any, *_: Any) -> None:
+    if not (result is None or isinstance(result, torch.Tensor)):
+        raise TypeError(f"expected Variable, but hook returned '{type(result).__name__}'")
+
+
+def _expect_gradients(result: Any, given: tuple[Any, ...], *_: Any) -> None:
+    if not (result is None or isinstance(result, tuple)):
+        raise TypeError(f"expected tuple, but hook returned '{type(result).__name__}'")
+    if result is not None and len(result) == len(given):
+        for value in result:
+            _expect_gradient(value)
+
+
+def _wrong_size(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.new_empty(tuple(n + 1 for n in gradient.shape) or (2,))
+
+
+def _wrong_number(given: tuple[Any, ...], *_: Any) -> tuple[None, ...]:
+    return (None,) * (len(given) + 1)
+
+
+def _no_tensor(*_: Any) -> str:
+    return "rejected"
+
+
+# -- entering --------------------------------------------------------------------------------------------------------------
+
+
+def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def entry(*args: Any, **kwargs: Any) -> Any:
+        thread = threading.get_ident()
+        outer, site = sites.fixed.get(thread), sites.here(2)
+        _running.kept.append(None)
+        failed: BaseException | None = None
+        try:
+            sites.fixed[thread] = site
+            with interrupts.HeldBack(), torch.autograd.set_multithreading_enabled(False):
+                result = run(*args, **kwargs)
+        except BaseException as error:
+            failed = error
+        finally:
+            if outer is None:
+                sites.fixed.pop(thread, None)
+            else:
+                sites.fixed[thread] = outer
+            kept = _running.kept.pop()
+        if failed is not None and kept is None and _elsewhere:
+            kept = _elsewhere.pop()
+        if kept is not None:
+            raise kept from None
+        if failed is not None:
+            raise _as_on_a_cpu(failed)
+        if len(recorder.segment) >= BOUNDARY:
+            process.flush()
+        return result
+
+    return entry
+
+
+def _as_on_a_cpu(error: BaseException) -> BaseException:
+    """The types of a CPU's tensors, which an error of the engine may name, have other names than the device's."""
+    error.args = tuple(re.sub(r"\bremote(\w+)Type\b", r"torch.\1Tensor", a) if isinstance(a, str) else a for a in error.args)
+    return error
+
+
+BOUNDARY = 64
+"""The end of a backward pass sends a segment that is at least this long; a shorter one waits for company."""
+
+
+# -- where hooks are registered --------------------------------------------------------------------------------------------
+
+
+def _guard_tensor_hooks(name: str, reject: Callable[..., Any]) -> None:
+    original = getattr(torch.Tensor, name)
+
+    @functools.wraps(original)
+    def register(self: Any, hook: Callable[..., Any]) -> Any:
+        return original(self, _guard(hook, _expect_gradient, reject))
+
+    setattr(torch.Tensor, name, register)
+
+
+def _guard_node_hooks() -> None:
+    """Hooks and pre-hooks of autograd nodes of every kind: the one place where PyTorch's C++ registers them."""
+    original = _HookMixin._register_hook
+
+    @functools.wraps(original)
+    def register(hooks: Any, hook: Callable[..., Any]) -> Any:
+        return original(hooks, _guard(hook, _expect_gradients, _wrong_number))
+
+    _HookMixin._register_hook = staticmethod(register)  # type: ignore[method-assign]
+
+
+def _guard_unpacking(owner: Any, name: str) -> None:
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def take(self: Any, pack: Callable[..., Any], unpack: Callable[..., Any]) -> Any:
+        return original(self, pack, _guard(unpack, _anything, _no_tensor))
+
+    setattr(owner, name, take)
+
+
+def install() -> None:
+    _guard_tensor_hooks("register_hook", _wrong_size)
+    _guard_tensor_hooks("register_post_accumulate_grad_hook", _wrong_size)
+    _guard_node_hooks()
+    _guard_unpacking(graph.saved_tensors_hooks, "__init__")
+    _guard_unpacking(torch._C._autograd.SavedTensor, "register_hooks")
+    run = _enter(graph._engine_run_backward)
+    graph._engine_run_backward = run
+    torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]

@@ -1,0 +1,193 @@
+"""What is saved here loads anywhere: remote storages are the CPU's in the file, and a mark that PyTorch passes over says
+which they are, so that here they become remote again.
+
+The marks are numbers of storages, in the order in which a file first names them: an archive has a record of them, a file of
+the format before (which `pickle` goes by too) an entry in its dict about the system that wrote it. An exported program names
+a device for each tensor, which here is "cpu" for the client's and "cpu:0", the same to PyTorch, for a worker's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import serialization
+
+from gt.client.patches import storages
+from gt.client.stream import devices
+
+MARK = "gt_remote"
+"""Name of the record, or of the entry."""
+HEADER = 3
+"""Objects before the saved one, in the older format: a magic number, its version, the dict about the system."""
+_now = threading.local()
+"""What this thread does: `met`, the storages of a file that it writes, by address, and whether they are remote; `marked`,
+the numbers of those that are, in a file that it is about to read."""
+
+
+@contextlib.contextmanager
+def _doing(**what: Any) -> Iterator[None]:
+    before = dict(vars(_now))
+    vars(_now).update(what)
+    try:
+        yield
+    finally:
+        vars(_now).clear()
+        vars(_now).update(before)
+
+
+def _location(saved: Any) -> str | None:
+    """Where PyTorch says that a storage was. Asked of every storage first, each time that one is met."""
+    is_remote = storages.is_remote(saved)
+    met = getattr(_now, "met", None)
+    if met is not None:
+        met.setdefault(getattr(saved, "_untyped_storage", saved)._cdata, is_remote)
+    return "cpu" if is_remote else None
+
+
+def _restore(loaded: Any, location: str) -> Any:
+    """Put a storage that was read from a file onto the worker. Earlier versions wrote this location."""
+    if location.partition(":")[0] != "remote":
+        return None
+    devices.check_index(torch.device(location))
+    return storages.to_remote(loaded)
+
+
+def _marked() -> list[int]:
+    return [number for number, is_remote in enumerate(_now.met.values()) if is_remote]
+
+
+def _save(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def save(obj: Any, zip_file: Any, *args: Any, **kwargs: Any) -> None:
+        with _doing(met={}):
+            original(obj, zip_file, *args, **kwargs)
+            if marked := _marked():
+                text = " ".join(map(str, marked))
+                zip_file.write_record(MARK, text, len(text))
+
+    return save
+
+
+def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(zip_file: Any, *args: Any, **kwargs: Any) -> Any:
+        text = zip_file.get_record(MARK).decode() if zip_file.has_record(MARK) else ""
+        with _doing(marked=set(map(int, text.split()))):
+            return original(zip_file, *args, **kwargs)
+
+    return load
+
+
+def _legacy_save(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def save(obj: Any, f: Any, pickle_module: Any, pickle_protocol: int) -> None:
+        with _doing(met={}):
+            original(obj, f, _holding_back(pickle_module, f), pickle_protocol)
+
+    return save
+
+
+def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
+    """A `pickle` that writes the object, for which the header must wait, when it knows which storages there are."""
+    header: list[Any] = []
+    held = io.BytesIO()
+
+    class Pickler(pickle_module.Pickler):  # type: ignore[misc]
+        def __init__(self, f: Any, protocol: int) -> None:
+            super().__init__(held, protocol=protocol)
+
+    def dump(value: Any, f: Any, protocol: int) -> None:
+        if len(header) < HEADER:
+            header.append(value)
+            return
+        if marked := _marked():
+            header[-1] = {**header[-1], MARK: marked}
+        for part in header:
+            pickle_module.dump(part, file, protocol=protocol)
+        file.write(held.getbuffer())
+        pickle_module.dump(value, file, protocol=protocol)
+
+    return SimpleNamespace(Pickler=Pickler, dump=dump)
+
+
+def _legacy_load(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+        with _doing(marked=_marks_of_header(f)):
+            return original(f, *args, **kwargs)
+
+    return load
+
+
+def _marks_of_header(file: Any) -> set[int]:
+    start = file.tell()
+    try:
+        *_, about = [torch._weights_only_unpickler.load(file) for _ in range(HEADER)]
+        return set(about.get(MARK, ()))
+    except Exception:  # another format, or none: PyTorch says so
+        return set()
+    finally:
+        file.seek(start)
+
+
+def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Marked storages are of the remote device, to PyTorch and to a `map_location` that is asked about each."""
+
+    @functools.wraps(original)
+    def get_restore_location(map_location: Any) -> Callable[[Any, str], Any]:
+        restore = original(map_location)
+        marked: set[int] = getattr(_now, "marked", set())
+        numbers = itertools.count()
+        return lambda loaded, location: restore(loaded, "remote:0" if next(numbers) in marked else location)
+
+    return get_restore_location
+
+
+def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.export.save` and `load`: the module that names devices is imported with them, not with torch."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # late import: of no use to those who do not export
+        from torch._export.serde import schema, serialize
+        from torch.export.pt2_archive import _package  # late import: as above
+
+        serialize.Device = lambda type, index=None: schema.Device(*PORTABLE.get((type, index), (type, index)))  # type: ignore
+        serialize.deserialize_device = _package.deserialize_device = _device  # type: ignore[assignment]
+        return original(*args, **kwargs)
+
+    return call
+
+
+PORTABLE = {("remote", None): ("cpu", 0), ("remote", 0): ("cpu", 0)}
+
+
+def _device(named: Any) -> torch.device:
+    if (named.type, named.index) in PORTABLE.values():
+        return torch.device("remote", 0)
+    return torch.device(named.type) if named.index is None else torch.device(named.type, named.index)
+
+
+PATCHES = {
+    "_save": _save,
+    "_load": _load,
+    "_legacy_save": _legacy_save,
+    "_legacy_load": _legacy_load,
+    "_get_restore_location": _restoring,
+}
+
+
+def install() -> None:
+    serialization.register_package(5, _location, _restore)
+    for name, wrap in PATCHES.items():
+        setattr(serialization, name, wrap(getattr(serialization, name)))
+    for name in ("save", "load"):
+        setattr(torch.export, name, _naming_devices(getattr(torch.export, name)))

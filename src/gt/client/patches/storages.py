@@ -1,0 +1,166 @@
+"""Storages of remote tensors answer what PyTorch's Python asks of a storage: size, address, copy, deepcopy, files.
+
+In C++ they have 0 bytes and a null pointer; the worker has the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gt.client.stream import geometry, operands
+from gt.errors import RefusedError
+
+Storage = torch.UntypedStorage
+ADDRESS = 1 << 60
+"""Addresses of remote storages start here and are this far apart: unique, and never those of this process's memory."""
+SPACING = 1 << 36
+
+
+def is_remote(storage: Storage) -> bool:
+    return storage.device.type == "remote"
+
+
+def as_bytes(storage: Storage) -> torch.Tensor:
+    """The whole of a remote storage as a uint8 tensor that shares it."""
+    count = storage.nbytes()
+    return operands.over_storage(storage, geometry.intern(torch.Size((count,)), (1,), 0, torch.uint8))
+
+
+def _address(storage: Storage) -> int:
+    return ADDRESS + storage._gt.id * SPACING  # type: ignore[attr-defined,no-any-return]
+
+
+def _remote_deepcopy(storage: Storage, memo: dict[Any, Any]) -> Storage:
+    copies = memo.setdefault("torch", {})
+    if storage._cdata not in copies:
+        copies[storage._cdata] = as_bytes(storage).clone().untyped_storage()
+    return copies[storage._cdata]  # type: ignore[no-any-return]
+
+
+def _set_from_file(storage: Storage, *args: Any) -> Storage:
+    """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
+    local = Storage(storage.nbytes())
+    local._set_from_file(*args)
+    as_bytes(storage).copy_(_local_bytes(local))
+    return storage
+
+
+def _get(storage: Storage, index: Any) -> Any:
+    """A byte; of a slice, whose storage cannot share its memory with another here, a copy."""
+    if not isinstance(index, int):
+        return to_remote(storage.cpu()[index])
+    count = storage.nbytes()
+    if not -count <= index < count:
+        raise IndexError(f"index {index if index > 0 else index + count} out of range for storage of size {count}")
+    return as_bytes(storage)[index].item()
+
+
+def _set(storage: Storage, index: Any, value: int) -> None:
+    as_bytes(storage)[index] = value
+
+
+def _fill(storage: Storage, value: int) -> Storage:
+    as_bytes(storage).fill_(value)
+    return storage
+
+
+def _copy(storage: Storage, source: Storage, non_blocking: bool = False) -> Storage:
+    if storage.nbytes() != source.nbytes():
+        raise RuntimeError(f"size does not match, self was {storage.nbytes()} bytes but src was {source.nbytes()} bytes")
+    as_bytes(storage).copy_(as_bytes(source) if is_remote(source) else _local_bytes(source))
+    return storage
+
+
+def _resize(storage: Storage, size: int) -> Storage:
+    storage._gt.spec = geometry.intern(torch.Size((size,)), (1,), 0, torch.uint8)  # type: ignore[attr-defined]
+    return storage
+
+
+def _share(storage: Storage) -> Storage:
+    """Other processes share no remote memory; what the program said is kept."""
+    storage._gt_shared = True  # type: ignore[attr-defined]
+    return storage
+
+
+def _refuse_to_share(storage: Storage) -> Any:
+    """Other processes would go on with a copy, and a program that trains in several of them would not be told."""
+    raise RefusedError(
+        "a remote tensor shares no memory with another process: send a copy that is on the CPU (tensor.cpu()), and move it"
+        " to the device there"
+    )
+
+
+def _text(storage: Storage) -> str:
+    return str(storage.cpu()).replace("device=cpu", f"device={storage.device}")
+
+
+def _local_bytes(storage: Storage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)  # type: ignore[call-overload]
+
+
+def to_remote(storage: Storage) -> Storage:
+    return _local_bytes(storage).to("remote").untyped_storage()
+
+
+_ANSWERS = {
+    "nbytes": lambda storage: storage._gt.spec.size_bytes,
+    "size": lambda storage: storage._gt.spec.size_bytes,
+    "__len__": lambda storage: storage._gt.spec.size_bytes,
+    "__str__": _text,
+    "__repr__": _text,
+    "__getitem__": _get,
+    "__setitem__": _set,
+    "fill_": _fill,
+    "copy_": _copy,
+    "resize_": _resize,
+    "new": lambda storage: torch.empty(0, dtype=torch.uint8, device=storage.device).untyped_storage(),
+    "is_shared": lambda storage: getattr(storage, "_gt_shared", False),
+    "share_memory_": _share,
+    "_share_fd_cpu_": _refuse_to_share,
+    "_share_filename_cpu_": _refuse_to_share,
+    "cpu": lambda storage: as_bytes(storage).cpu().untyped_storage(),
+    "clone": lambda storage: as_bytes(storage).clone().untyped_storage(),
+    "tolist": lambda storage: as_bytes(storage).tolist(),
+    "_write_file": lambda storage, *args: as_bytes(storage).cpu().untyped_storage()._write_file(*args),
+    "_set_from_file": _set_from_file,
+    "data_ptr": _address,
+    "__deepcopy__": _remote_deepcopy,
+}
+"""Methods of UntypedStorage that have an answer of their own for a remote storage."""
+
+
+def _answering(name: str, answer: Any) -> Any:
+    original = getattr(Storage, name)
+
+    def method(self: Storage, *args: Any, **kwargs: Any) -> Any:
+        return answer(self, *args, **kwargs) if is_remote(self) else original(self, *args, **kwargs)
+
+    method.__name__ = name
+    return method
+
+
+def _new_storage(cls: type[Storage], *args: Any, **kwargs: Any) -> Storage:
+    device = kwargs.get("device")
+    if device is not None and torch.device(device).type == "remote":
+        return torch.empty(args[0] if args else 0, dtype=torch.uint8, device=device).untyped_storage()
+    return _create(cls, *args, **kwargs)
+
+
+_create = Storage.__new__
+_tensor_data_ptr = torch.Tensor.data_ptr
+
+
+def _data_ptr(self: torch.Tensor) -> int:
+    if self.device.type != "remote":
+        return _tensor_data_ptr(self)
+    offset = int(self.storage_offset()) * self.element_size()
+    return _address(self.untyped_storage()) + offset if self.numel() else 0
+
+
+def install() -> None:
+    for name, answer in _ANSWERS.items():
+        setattr(Storage, name, _answering(name, answer))
+    Storage.__new__ = _new_storage  # type: ignore[method-assign,assignment]
+    torch.Tensor.data_ptr = _data_ptr  # type: ignore[assignment]

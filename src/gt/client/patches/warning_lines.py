@@ -1,0 +1,46 @@
+"""Warnings are about a line of the user's, or of PyTorch's, and not about the one of GT that stands in between."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from gt.client.calls import inference
+from gt.client.stream.sites import PACKAGE
+
+INFERENCE = inference.infer.__code__
+"""What PyTorch says inside it is about the operator that is inferred."""
+
+
+def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
+    """The frame around what is about GT, where that is so; None where it is not, or nothing is around it."""
+    found = None
+    while frame is not None:
+        is_about = found is None and frame.f_code.co_filename == filename and filename.startswith(PACKAGE)
+        found = frame if is_about or frame.f_code is INFERENCE else found
+        frame = frame.f_back
+    while found is not None and found.f_code.co_filename.startswith(PACKAGE):
+        found = found.f_back
+    return found
+
+
+def _naming(show: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(show)
+    def show_warning(message: Any) -> None:
+        frame = _blamed(sys._getframe(1), message.filename)
+        if frame is not None:
+            message.filename, message.lineno = frame.f_code.co_filename, frame.f_lineno
+            message.line = linecache.getline(message.filename, message.lineno)
+        show(message)
+
+    return show_warning
+
+
+def install() -> None:
+    """`_showwarnmsg` is where Python and C++ both hand over a warning that no filter holds back."""
+    warnings._showwarnmsg = _naming(warnings._showwarnmsg)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""The conversation with the dispatcher: from the start of the embedded service to the program's end."""

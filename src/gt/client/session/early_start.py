@@ -1,0 +1,53 @@
+"""Starts the embedded service before torch is imported, so that the children load it at the same time."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+from gt.client.session import embedded
+from gt.config import settings
+from gt.errors import ConfigError
+from gt.wire import addresses
+
+
+class EarlyStart:
+    """The embedded service of this process, if it has one: started at import, or when the first session asks for it."""
+
+    def __init__(self) -> None:
+        self._service: embedded.Embedded | None = None
+
+    def start(self) -> None:
+        """Start it where this process will want one: no address is set, and it is nobody's multiprocessing child.
+
+        Raises ConfigError for a GT_ADDRESS that is not an address.
+        """
+        if address := settings().address:
+            try:
+                addresses.check(address)
+            except ConfigError as error:
+                raise ConfigError(f"GT_ADDRESS: {error}") from None
+        elif multiprocessing.parent_process() is None:
+            self.take()
+
+    def take(self) -> embedded.Embedded:
+        """The service of this process, started now if it was not."""
+        if self._service is None:
+            self._service = embedded.start()
+        return self._service
+
+    def is_running(self) -> bool:
+        return self._service is not None
+
+    def stop(self) -> None:
+        if self._service is not None:
+            self._service.stop()
+            self._service = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child."""
+        if self._service is not None:
+            self._service.leave()
+            self._service = None
+
+
+early = EarlyStart()

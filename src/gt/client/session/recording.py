@@ -1,0 +1,46 @@
+"""The one way for instructions into the segment, which is sent when it is full."""
+
+from __future__ import annotations
+
+import torch
+
+from gt.client.session.process import process
+from gt.client.stream import interrupts
+from gt.client.stream.geometry import TensorSpec
+from gt.client.stream.operands import operand
+from gt.client.stream.segment import recorder
+from gt.wire import instructions as wire
+from gt.wire.shared import Frame, share
+
+UPLOAD_AT_ONCE_BYTES = 1 << 20
+"""Uploads of at least this many bytes are sent at once."""
+
+
+def record(instruction: wire.Instruction) -> None:
+    segment = recorder.segment
+    segment.append(instruction)
+    if segment.is_full():
+        process.flush()
+
+
+def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...], site: int) -> None:
+    """Record a run of a defined call; `made` are its results, as `operands.make` returned them."""
+    ids = tuple(operand(t)[0] for t in made)
+    record(wire.Op(call, ids[0] if len(ids) == 1 else ids, args, site))
+
+
+def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> None:
+    """Record that the elements of a CPU tensor go into the storage `number`, seen through `spec`, in its dtype."""
+    with recorder.lock, interrupts.HeldBack():  # which would leave what was shared without an owner
+        data = bytes_of(source.to(spec.dtype))
+        segment = recorder.segment
+        segment.append(wire.Upload(number, spec.to_wire(), segment.add_frame(data), site))
+    if len(data) >= UPLOAD_AT_ONCE_BYTES or segment.is_full():
+        process.flush()
+
+
+def bytes_of(tensor: torch.Tensor) -> Frame:
+    """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))
+    return share(flat.view(torch.uint8).numpy().data) if flat.numel() else b""

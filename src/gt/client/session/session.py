@@ -1,0 +1,258 @@
+"""One client's conversation with the dispatcher: sends segments, waits for answers, raises what the worker reports."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+from gt.client.session import shutdown, worker_reports
+from gt.client.stream import interrupts
+from gt.client.stream.definitions import definitions
+from gt.client.stream.scopes import record_open_scopes
+from gt.client.stream.segment import Segment, recorder
+from gt.config import settings
+from gt.errors import ConnectionLostError, ForkError, GTError, ProtocolError, WorkerLostError
+from gt.wire import codec, messages
+from gt.wire import instructions as wire
+from gt.wire.shared import Frame, Shared, inline
+from gt.wire.text import printable
+from gt.wire.transport import Transport
+
+FORKED = (
+    "a forked child touched a remote tensor; remote tensors belong to the process that made them."
+    " Use them in the parent only, or start the child with the 'spawn' method"
+)
+FIRST_SEGMENT = 64
+"""Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
+MAX_UNDERWAY_BYTES = 64 << 20
+"""Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
+_requests = itertools.count(1).__next__
+
+
+class Session:
+    """Opened by its constructor. From then on whatever sends or receives holds the recorder's lock."""
+
+    def __init__(self, transport: Transport, address: str, timeout_s: float, segment: Segment) -> None:
+        self.address = address
+        self.segment = segment
+        self.pid = os.getpid()
+        self.seq = 0
+        """The number of the batch that was sent last."""
+        self.done = 0
+        """Of the last that a worker has executed, or that was lost."""
+        self.epoch = 0
+        """Workers that died under this session. The dispatcher drops batches of an earlier one."""
+        self.closed = False
+        self.unreported: GTError | None = None
+        """What went wrong while nobody was using the session."""
+        self._transport = transport
+        self._heavy: deque[tuple[int, int]] = deque()
+        """Batches under way that carry bytes, and how many."""
+        self._warnings: list[messages.Warned] = []
+        """What the worker's PyTorch said and the user was not told yet."""
+        self._answers: dict[int, tuple[messages.Answer, bytes | Shared] | None] = {}
+        self._welcome: messages.Welcome | None = None
+        try:
+            self._open(timeout_s)
+        except BaseException:
+            transport.close()
+            raise
+
+    def _open(self, timeout_s: float) -> None:
+        hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname())
+        self._transport.send([codec.encode(hello)])
+        deadline = time.monotonic() + timeout_s
+        while self._welcome is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                reason = f"the service is there, but no worker was ready within {timeout_s:g} s"
+                raise ConnectionLostError(f"{self.address}: {reason}")
+            self._receive(left)
+
+    @property
+    def welcome(self) -> messages.Welcome:
+        """What the dispatcher said last of this session: its number, its worker, its credit."""
+        assert self._welcome is not None
+        return self._welcome
+
+    def flush(self) -> None:
+        """Send what was recorded. Waits only when too many batches are under way."""
+        with recorder.lock:
+            self._check()
+            if self.segment:
+                with interrupts.HeldBack():
+                    self._send_segment()
+                self.segment.limit = min(2 * self.segment.limit, settings().segment_size)
+            self._respect_credit()
+
+    def _send_segment(self) -> None:
+        items = self.segment[:]
+        try:
+            packed = codec.pack(items)
+        except (TypeError, ValueError, OverflowError):  # such as a name that is not Unicode
+            self.segment[:] = [i for i in self.segment if codec.is_sendable(i)]
+            raise
+        outgoing = [codec.encode(messages.Run(self.seq + 1, packed, self.epoch)), *self.segment.frames]
+        self._send(outgoing)
+        self.segment.mark_sent(items)
+        self.seq += 1
+        if len(outgoing) > 1:
+            self._heavy.append((self.seq, sum(map(len, outgoing))))
+
+    def _send(self, frames: list[Frame]) -> None:
+        """Where nobody takes it any more, what has arrived before may say why."""
+        try:
+            self._transport.send(frames)
+        except ConnectionLostError as error:
+            gone = error
+        else:
+            return
+        while self._take_in():
+            pass
+        raise gone
+
+    def _respect_credit(self) -> None:
+        credit = self.welcome.credit
+        if self.seq - self.done > credit // 2:
+            while self._receive(0.0):
+                pass
+        while self.seq - self.done > credit or self._bytes_underway() > MAX_UNDERWAY_BYTES:
+            self._receive(None)
+
+    def _bytes_underway(self) -> int:
+        while self._heavy and self._heavy[0][0] <= self.done:
+            self._heavy.popleft()
+        return sum(size for _, size in self._heavy) if self._heavy else 0
+
+    def ask(self, request: Callable[[int], wire.Instruction]) -> tuple[messages.Answer, bytes | Shared]:
+        """Record a request, send all that came before it, and wait for its answer and its bytes.
+
+        Ctrl-C abandons the wait alone.
+        """
+        with recorder.lock:
+            number = _requests()
+            self._answers[number] = None
+            try:
+                self.segment.append(request(number))
+                self.flush()
+                while (found := self._answers[number]) is None:
+                    self._receive(None)
+            finally:
+                del self._answers[number]
+            said, self._warnings = self._warnings, []
+        for warned in said:
+            worker_reports.warn(warned)
+        answer, data = found
+        self.segment.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
+        if answer.failure is not None:
+            raise worker_reports.exception(answer.failure)
+        return answer, data
+
+    def _receive(self, timeout_s: float | None) -> bool:
+        """Take in one message. False where there is none after `timeout_s` seconds, or for no reason."""
+        if timeout_s != 0.0:
+            with interrupts.LetThrough():
+                self._transport.wait(timeout_s)
+        with interrupts.HeldBack():
+            return self._take_in()
+
+    def _take_in(self) -> bool:
+        received = self._transport.receive(0.0)
+        if received is None:
+            return False
+        message = codec.to_client(inline(received[0] if received else b""))
+        if isinstance(message, messages.Done):
+            self._hear(message, received[1:])
+        elif isinstance(message, messages.Welcome):
+            if message.credit < 1:
+                raise ProtocolError(f"a credit of {message.credit} batches")
+            self._welcome = message
+        elif isinstance(message, messages.SessionLost):
+            self._lose(message)
+        elif isinstance(message, messages.Rejected):
+            raise ConnectionLostError(f"{self.address}: {printable(message.reason)}")
+        return True
+
+    def _hear(self, done: messages.Done, frames: list[Frame]) -> None:
+        """Raises ProtocolError for an answer whose bytes did not come with it."""
+        self.done = max(self.done, min(done.seq, self.seq))
+        self._warnings += done.warnings
+        for answer in done.answers:
+            if answer.request not in self._answers:
+                continue
+            if not -1 <= answer.frame < len(frames):
+                raise ProtocolError(f"an answer names frame {answer.frame} of {len(frames)}")
+            self._answers[answer.request] = (answer, _kept(frames[answer.frame]) if answer.frame >= 0 else b"")
+
+    def _lose(self, loss: messages.SessionLost) -> None:
+        """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
+        self.done = self.seq
+        self.epoch = loss.epoch
+        definitions.forget()
+        self.segment.drop()
+        record_open_scopes()
+        self.segment.append(wire.Seed(torch.initial_seed()))
+        raise WorkerLostError(printable(loss.reason))
+
+    def _check(self) -> None:
+        if self.pid != os.getpid():
+            raise ForkError(FORKED)
+        if self.unreported is not None:
+            error, self.unreported = self.unreported, None
+            raise error
+        if self.closed:
+            shutdown.leave()
+            raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
+
+    def idle(self) -> None:
+        """Send what has been lying in the segment, and take in what has arrived, unless the session is in use."""
+        if recorder.lock.acquire(blocking=False):
+            try:
+                if not self.closed and self.pid == os.getpid():
+                    if self.segment:
+                        self.flush()
+                    while self._receive(0.0):
+                        pass
+            except GTError as error:
+                self.unreported = error  # for the user's next use, on the user's thread
+            finally:
+                recorder.lock.release()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until all that was recorded has been executed; no longer than `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        with recorder.lock:
+            try:
+                self.flush()
+                while self.done < self.seq and (left := deadline - time.monotonic()) > 0:
+                    self._receive(left)
+            except GTError:
+                pass  # what it had is gone, and the program ends
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the conversation is the parent's, and is to end with the parent."""
+        self.closed = True
+        self._transport.leave_to_parent()
+
+    def close(self) -> None:
+        """Say goodbye: the dispatcher frees all that this session had."""
+        with recorder.lock:
+            if self.closed:
+                return
+            self.closed = True
+            try:
+                self._transport.send([codec.encode(messages.Goodbye())])
+            except GTError:
+                pass  # a dispatcher that is gone has nothing left to free
+            self._transport.close()
+
+
+def _kept(frame: Frame) -> bytes | Shared:
+    """What a program may hold of a message, and drop when it likes: PyZMQ looks for signals when it frees one."""
+    return frame if isinstance(frame, Shared) else bytes(frame)

@@ -1,0 +1,35 @@
+"""What is said of tensors on devices that do not exist, or do not go together."""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_index(device: torch.device | None) -> None:
+    """Raises RuntimeError where a program names a remote device that does not exist."""
+    if device is not None and device.type == "remote" and device.index:
+        raise RuntimeError(
+            f"{device}: invalid device ordinal. There is one remote device, remote:0; a dispatcher places its tensors"
+        )
+
+
+def mixed_devices(tensor: torch.Tensor) -> str:
+    text = f"Expected all tensors to be on the same device, but found at least two devices, remote:0 and {tensor.device}!"
+    if isinstance(tensor, torch.nn.Parameter):
+        text += (
+            "\n  hint: this parameter was made by a module of `torch.nn`. Beside `import gt as torch`, write"
+            " `import gt.nn as nn` (or `from gt import nn`), or move the module: module.to('remote')"
+        )
+    elif tensor.dim():
+        text += (
+            "\n  hint: under `import gt as torch` tensors are made remote; this one was made by `import torch` beside it, by"
+            " another library, by a factory in a scripted function, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it:"
+            " tensor.to('remote')"
+        )
+    return text
+
+
+def crosses(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether one tensor is remote and the other local, both of plain memory: PyTorch lets its own devices mix here."""
+    kinds = {one.device.type, other.device.type}
+    return kinds == {"remote", "cpu"} and one.layout is torch.strided and other.layout is torch.strided

@@ -1,0 +1,92 @@
+"""Geometries of remote tensors, interned: equal geometries are one object, so that keys compare by identity."""
+
+from __future__ import annotations
+
+import torch
+
+from gt.client.stream.isolation import tracing, untraced
+from gt.wire import instructions as wire
+
+LIMIT = 1 << 16
+_interned: dict[tuple[object, ...], TensorSpec] = {}
+
+
+class TensorSpec:
+    """Sizes, strides and offset (in elements), dtype, and the conjugate and negative bits of a tensor.
+
+    Two objects may stand for equal geometries after the table was cleared: that costs a second definition, no more.
+    """
+
+    __slots__ = ("_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
+
+    def __init__(
+        self, size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool, neg: bool
+    ) -> None:
+        self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
+        self.contiguous = offset == 0 and stride == contiguous_stride(size) and (0 not in size or len(size) == 1)
+        """As the device makes a new tensor, which gives an empty one of several dims other strides than PyTorch does."""
+        self.size_bytes = self.extent() * dtype.itemsize
+        self._wire: wire.Geometry | None = None
+
+    def to_wire(self) -> wire.Geometry:
+        if self._wire is None:
+            name = dtype_name(self.dtype)
+            self._wire = wire.Geometry(tuple(self.size), self.stride, self.offset, name, self.conj, self.neg)
+        return self._wire
+
+    def extent(self) -> int:
+        """Elements from the start of the storage to the end of the last one."""
+        if 0 in self.size:
+            return 0
+        return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+
+    def meta(self) -> torch.Tensor:
+        """A meta tensor of this geometry, its storage just large enough."""
+        if self.contiguous:
+            out = torch.empty(self.size, dtype=self.dtype, device="meta")
+        else:
+            base = torch.empty(self.extent(), dtype=self.dtype, device="meta")
+            out = base.as_strided(self.size, self.stride, self.offset)
+        out = out.conj() if self.conj else out
+        return out._neg_view() if self.neg else out
+
+
+def contiguous_stride(size: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+    """The row-major strides that PyTorch gives a new tensor of this size."""
+    stride, step = [], 1
+    for n in reversed(size):
+        stride.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(stride))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def intern(
+    size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool = False, neg: bool = False
+) -> TensorSpec:
+    key = (size, stride, offset, dtype, conj, neg)
+    found = _interned.get(key)
+    if found is None:
+        if len(_interned) >= LIMIT:
+            _interned.clear()
+        found = _interned[key] = TensorSpec(size, stride, offset, dtype, conj, neg)
+    return found
+
+
+def of(tensor: torch.Tensor) -> TensorSpec:
+    if tracing():
+        return _of_traced(tensor)
+    return intern(
+        tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+    )
+
+
+_of_traced = untraced(of)
+
+
+def from_wire(geometry: wire.Geometry) -> TensorSpec:
+    dtype: torch.dtype = getattr(torch, geometry.dtype)
+    return intern(torch.Size(geometry.size), geometry.stride, geometry.offset, dtype, geometry.conj, geometry.neg)

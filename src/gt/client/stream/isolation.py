@@ -1,0 +1,103 @@
+"""What the client works out for itself is the same whatever the program has switched on, and nothing of it is seen there.
+
+PyTorch's tracer makes tensors of the sizes that Python reads, modes and transforms see what is computed on stand-ins,
+autocast casts it, hooks are handed what it saves: none of that may enter what is learnt of a call, which outlives it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.utils._python_dispatch import _disable_current_modes
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+tracing = torch._C._is_tracing
+"""Whether `torch.jit.trace` is at work."""
+
+
+def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """For what reads sizes: while PyTorch traces they would be tensors, and nodes of the graph."""
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if not tracing():
+            return function(*args, **kwargs)
+        with _without_tracing():
+            return function(*args, **kwargs)
+
+    return call
+
+
+_TRACER = torch._C._dispatch_key_parse("Tracer")
+
+
+@contextmanager
+def _without_tracing() -> Iterator[None]:
+    """The tracer may not be told so where PyTorch itself holds it back: that is lifted first, and put back last."""
+    state = torch._C._get_tracing_state()
+    held_back = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
+    torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
+        torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, held_back)
+
+
+_AUTOCAST = functools.reduce(
+    lambda one, other: one | other,
+    [torch._C.DispatchKeySet(k) for name, k in torch._C.DispatchKey.__members__.items() if name.startswith("Autocast")],
+)
+
+
+@contextmanager
+def _without_hooks() -> Iterator[None]:
+    """Hooks on what autograd saves are not called, as while PyTorch traces."""
+    before = torch._C._autograd._saved_tensors_hooks_set_tracing(True)
+    try:
+        yield
+    finally:
+        torch._C._autograd._saved_tensors_hooks_set_tracing(before)
+
+
+SWITCHED_ON: tuple[tuple[Callable[[], Any], Callable[[], AbstractContextManager[Any]]], ...] = (
+    (tracing, _without_tracing),
+    (torch.is_anomaly_enabled, lambda: torch.autograd.set_detect_anomaly(False)),  # type: ignore[no-untyped-call]
+    (torch._C._is_any_autocast_enabled, lambda: torch._C._ExcludeDispatchKeyGuard(_AUTOCAST)),
+    (torch._C._len_torch_function_stack, torch._C.DisableTorchFunction),
+    (torch._C._len_torch_dispatch_stack, _disable_current_modes),
+    (_len_torch_dispatch_stack_pre_dispatch, _disable_current_modes),
+    (lambda: torch._C._autograd._top_saved_tensors_default_hooks(True), _without_hooks),
+)
+"""What a program may have switched on: whether it is, and what keeps it from seeing and changing what is computed."""
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """For computing with stand-ins of remote tensors."""
+    with ExitStack() as stack:
+        for is_on, without in SWITCHED_ON:
+            if is_on():
+                stack.enter_context(without())
+        yield
+
+
+_INFRASTRUCTURE = tuple(torch._C._TorchDispatchModeKey.__members__.values())
+"""The modes by which PyTorch takes programs down: fake tensors, proxies, functional tensors."""
+_PLAIN = torch.Tensor.__torch_dispatch__
+
+
+def is_transformed(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether operators are being taken down as a graph, or called with stand-ins: neither sees what is done below them."""
+    if tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    if torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _INFRASTRUCTURE)):
+        return True
+    return any(type(t).__torch_dispatch__ is not _PLAIN for t in tensors)

@@ -1,0 +1,44 @@
+"""Scopes: names for what is recorded inside them."""
+
+from __future__ import annotations
+
+from gt.client.stream.segment import recorder
+from gt.wire import instructions as wire
+
+_open: list[scope] = []
+"""The process's, outermost first, since what all its threads record is one stream."""
+
+
+class scope:  # noqa: N801
+    """`with gt.scope("encoder"):` names what is recorded inside, for logs and placement. Results never depend on it.
+
+    Whatever the process records meanwhile is inside, on whichever thread. Scopes may end in any order, as they do in
+    generators and threads: each takes its own name out of the path. Raises TypeError for a name that is not a string.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"a scope's name is a string, not {type(name).__name__}")
+        self.name = name
+
+    def __enter__(self) -> scope:
+        with recorder.lock:
+            _open.append(self)
+            _record_path()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with recorder.lock:
+            del _open[max(i for i, one in enumerate(_open) if one is self)]
+            _record_path()
+
+
+def _record_path() -> None:
+    """Nothing is sent here, so that no scope begins or ends with another operation's error."""
+    recorder.segment.append(wire.Scope("/".join(one.name for one in _open)))
+
+
+def record_open_scopes() -> None:
+    """For a worker or a service that has heard nothing yet."""
+    if _open:
+        _record_path()

@@ -1,0 +1,87 @@
+"""`import gt as torch`: every name of torch, its factories and modules remote by default, torch itself left as it was.
+
+Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; module classes and tensor types have a stand-in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from gt.client.patches import default_generator
+from gt.facade import cpu_alias, overrides, stand_ins
+
+
+class Mirror(ModuleType):
+    """`gt.X.Y` for `torch.X.Y`."""
+
+    def __init__(self, name: str, real: ModuleType) -> None:
+        super().__init__(name, real.__doc__)
+        self.__dict__["_real"] = real
+        if hasattr(real, "__path__"):
+            self.__path__: list[str] = []
+        if hasattr(real, "__all__"):
+            self.__all__ = real.__all__
+
+    def __getattr__(self, name: str) -> Any:
+        value = resolve(self.__dict__["_real"], self.__name__, name)
+        self.__dict__[name] = value
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self.__dict__["_real"]), *self.__dict__})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["_real"](*args, **kwargs)
+
+
+def resolve(real: ModuleType, mirror: str, name: str) -> Any:
+    """What `mirror.name` is, `mirror` standing for the torch module `real`. A program that takes one is a ported one."""
+    if hasattr(real, name) and not name.startswith("__"):
+        default_generator.join()
+    override = overrides.OVERRIDES.get(real.__name__, {})
+    if name in override:
+        return override[name]
+    value = getattr(real, name)
+    if (real.__name__, name) in overrides.LATE:
+        return overrides.LATE[real.__name__, name](value)
+    if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
+        return importlib.import_module(f"{mirror}.{name}")
+    return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports `gt.X` as the mirror of `torch.X`. Last on the path: GT's own modules are found before it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith("gt."):
+            return None
+        try:
+            real = importlib.import_module("torch." + fullname.removeprefix("gt."))
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] != "torch":  # a package that the module needs
+                raise
+            return None
+        spec = importlib.machinery.ModuleSpec(fullname, self, is_package=hasattr(real, "__path__"))
+        spec.loader_state = real
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return Mirror(spec.name, spec.loader_state)
+
+    def exec_module(self, module: ModuleType) -> None:
+        return None
+
+
+def install() -> None:
+    """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
+    cpu_alias.install()
+    overrides.install()
+    sys.meta_path.append(Finder())
