@@ -11,7 +11,9 @@ import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from gt.client.kernels import registration
-from gt.client.patches import accelerator, destructors, engine, modules, saved, scripts, storages, tensors, warning_lines
+from gt.client.patches import saved
+from gt.client.patches.patch import apply
+from gt.client.patches.table import PATCHES
 from gt.client.session.process import process
 from gt.client.session.random_sequence import sequence
 from gt.client.stream import devices, interrupts
@@ -130,18 +132,8 @@ def install() -> None:
     """Register the device. Once per process, when `gt` is imported."""
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
     registration.register()
-    for patches in (
-        storages,
-        saved,
-        tensors,
-        modules,
-        scripts,
-        engine,
-        interrupts,
-        destructors,
-        warning_lines,
-        accelerator,
-    ):
-        patches.install()
+    saved.register()
+    interrupts.install()
+    apply(PATCHES)
     torch.autograd.set_multithreading_enabled(False)
     torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

@@ -18,7 +18,6 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedTensorMixin
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
@@ -142,7 +141,7 @@ def _is_given_the_cpu(frame: FrameType) -> bool:
     return any(map(names_the_cpu, itertools.chain(given, *inside)))
 
 
-def _to(original: Callable[..., Any]) -> Callable[..., Any]:
+def to_device(original: Callable[..., Any]) -> Callable[..., Any]:
     """`to` of tensors and modules, which takes a device first or by name."""
 
     @functools.wraps(original)
@@ -155,7 +154,7 @@ def _to(original: Callable[..., Any]) -> Callable[..., Any]:
     return to
 
 
-def _new(original: Callable[..., Any]) -> Callable[..., Any]:
+def new_like(original: Callable[..., Any]) -> Callable[..., Any]:
     """`new_zeros` and its like."""
 
     @functools.wraps(original)
@@ -167,7 +166,7 @@ def _new(original: Callable[..., Any]) -> Callable[..., Any]:
     return new
 
 
-def _type(original: Callable[..., Any]) -> Callable[..., Any]:
+def type_of(original: Callable[..., Any]) -> Callable[..., Any]:
     """`type` of tensors, which names a type, or takes the name of one, where the CPU's names have no device in them."""
 
     @functools.wraps(original)
@@ -183,7 +182,7 @@ def _type(original: Callable[..., Any]) -> Callable[..., Any]:
     return type
 
 
-def _compile(original: Callable[..., None]) -> Callable[..., None]:
+def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
     """`compile` of modules: workers decide what to compile, the module runs as it is."""
 
     @functools.wraps(original)
@@ -194,7 +193,7 @@ def _compile(original: Callable[..., None]) -> Callable[..., None]:
     return compile
 
 
-def _impl(original: Callable[..., None]) -> Callable[..., None]:
+def kernel_for_both(original: Callable[..., None]) -> Callable[..., None]:
     """`impl` of libraries of operators: a kernel for the CPU is one for the device that takes the CPU's part as well."""
 
     @functools.wraps(original)
@@ -204,18 +203,3 @@ def _impl(original: Callable[..., None]) -> Callable[..., None]:
             original(self, op_name, fn, "PrivateUse1", **options)
 
     return impl
-
-
-NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros")
-
-
-def install() -> None:
-    for owner in (torch.Tensor, torch.nn.Module):
-        owner.to = _to(owner.to)  # type: ignore[method-assign,attr-defined]
-    torch.Tensor.type = _type(torch.Tensor.type)  # type: ignore[method-assign,assignment]
-    UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
-    for name in NEW:
-        setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
-    torch.library.Library.impl = _impl(torch.library.Library.impl)  # type: ignore[method-assign]
-    torch.nn.Module.compile = _compile(torch.nn.Module.compile)  # type: ignore[method-assign]
-    torch.nn.Module.to_empty = _new(torch.nn.Module.to_empty)  # type: ignore[method-assign]

@@ -14,7 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from gt.client.patches import default_generator
-from gt.facade import cpu_alias, overrides, stand_ins
+from gt.client.patches.patch import apply
+from gt.facade import overrides, stand_ins
+from gt.facade.table import PATCHES
 
 
 class Mirror(ModuleType):
@@ -82,6 +84,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
-    cpu_alias.install()
+    apply(PATCHES)
     overrides.install()
     sys.meta_path.append(Finder())

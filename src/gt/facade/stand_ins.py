@@ -261,8 +261,6 @@ BUILT_REMOTELY = {
     "torch.distributions": torch.distributions.Distribution,
 }
 """Packages, and the base of the classes in them that have a stand-in."""
-for _base in BUILT_REMOTELY.values():
-    _base.__subclasses__ = Subclasses()  # type: ignore[assignment]
 
 
 def builds_remotely(value: Any) -> bool:

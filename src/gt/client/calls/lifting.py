@@ -48,3 +48,14 @@ def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
         return value
 
     return [one(i, a) for i, a in enumerate(args)]
+
+
+def lifted_named(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name with their CPU tensors lifted. Raises PyTorch's error where one may not be there."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(v) for v in value]
+        return lift(value) if isinstance(value, Tensor) else value
+
+    return {name: one(value) for name, value in kwargs.items()}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from gt.client.calls.schemas import OpOverload, overload
-from gt.client.kernels.general import Kernel, kernel
+from gt.client.kernels.general import Kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.kernels.registry import Kernels
 from gt.client.stream.isolation import tracing
 

@@ -180,11 +180,13 @@ def _cast_once(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return found[1]
 
 
-def _forget_with(clear: Callable[[], None]) -> Callable[[], None]:
-    @functools.wraps(clear)
+def forgetting_casts(original: Callable[[], None]) -> Callable[[], None]:
+    """For `torch.clear_autocast_cache`."""
+
+    @functools.wraps(original)
     def clear_autocast_cache() -> None:
         _kept.clear()
-        clear()
+        original()
 
     return clear_autocast_cache
 
@@ -213,8 +215,7 @@ def _kernel(name: str, policy: str) -> Any:
     return run
 
 
-def install(library: torch.library.Library, fallback: torch.library.Library) -> None:
-    torch.clear_autocast_cache = _forget_with(torch.clear_autocast_cache)
+def register(library: torch.library.Library, fallback: torch.library.Library) -> None:
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for names, policy in ((LOWER, "lower"), (FP32, "fp32"), (PROMOTE, "promote")):
         for name in names:

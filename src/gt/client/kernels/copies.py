@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.kernels.learning import shares_elements
 from gt.client.kernels.registry import Kernels
 from gt.client.session import recording

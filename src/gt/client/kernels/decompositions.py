@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from gt.client.calls.schemas import OpOverload
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 
 aten = torch.ops.aten
 

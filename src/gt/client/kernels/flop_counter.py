@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend
-from torch.utils.flop_counter import FlopCounterMode
 
 from gt.client.calls import schemas
 from gt.client.calls.schemas import OpOverload
@@ -41,16 +40,21 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
 
 
-def _counted(function: Callable[..., Any], change: int) -> Callable[..., Any]:
-    @functools.wraps(function)
+def entering(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For `FlopCounterMode.__enter__`."""
+    return _counting(original, 1)
+
+
+def leaving(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For `FlopCounterMode.__exit__`."""
+    return _counting(original, -1)
+
+
+def _counting(original: Callable[..., Any], change: int) -> Callable[..., Any]:
+    @functools.wraps(original)
     def call(*args: Any) -> Any:
         linear.registration.counters += change
         linear.registration.update()
-        return function(*args)
+        return original(*args)
 
     return call
-
-
-def install() -> None:
-    FlopCounterMode.__enter__ = _counted(FlopCounterMode.__enter__, 1)  # type: ignore[method-assign]
-    FlopCounterMode.__exit__ = _counted(FlopCounterMode.__exit__, -1)  # type: ignore[method-assign]

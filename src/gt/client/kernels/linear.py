@@ -18,7 +18,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.stream import operands
 from gt.client.stream.isolation import is_transformed
 
@@ -92,7 +92,7 @@ class Registration:
         self.counters = 0
         """`FlopCounterMode`s that are on."""
         self.tracers = 0
-        """Calls of `TRACERS` that go on."""
+        """Traces that are being made."""
         self._library: torch.library.Library | None = None
 
     def update(self) -> None:
@@ -109,34 +109,28 @@ class Registration:
 registration = Registration()
 
 
-def _watch(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+def watching_levels(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For what opens and closes the levels of forward-mode AD."""
+
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             registration.update()
 
     return call
 
 
-TRACERS = (
-    (torch._C, "_create_function_from_trace"),
-    (torch._C, "_create_function_from_trace_with_dict"),
-    (torch._C, "_create_graph_by_tracing"),
-    (torch._C.ScriptModule, "_create_method_from_trace"),
-    (torch._C.ScriptModule, "_create_method_from_trace_with_dict"),
-)
-"""Where `torch.jit.trace` begins, which cannot take down the mask of `linear_backward`."""
+def watching_tracers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For where `torch.jit.trace` begins, which cannot record the mask of `linear_backward`."""
 
-
-def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         registration.tracers += 1
         registration.update()
         try:
-            return function(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             registration.tracers -= 1
             registration.update()
@@ -144,11 +138,7 @@ def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def install(library: torch.library.Library) -> None:
+def register(library: torch.library.Library) -> None:
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         library.impl("linear_backward", linear_backward, key, allow_override=True)
-    for name in ("enter_dual_level", "exit_dual_level"):
-        setattr(forward_ad, name, _watch(getattr(forward_ad, name)))
-    for owner, name in TRACERS:
-        setattr(owner, name, _tracing(getattr(owner, name)))
     registration.update()

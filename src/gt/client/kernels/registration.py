@@ -14,13 +14,13 @@ from gt.client.kernels import (
     composites,
     copies,
     decompositions,
-    flop_counter,
     linear,
     local_answers,
     sparse,
     views,
 )
-from gt.client.kernels.general import Kernel, kernel
+from gt.client.kernels.general import Kernel
+from gt.client.kernels.kernel import kernel
 
 _libraries: list[torch.library.Library] = []
 """Kernels live as long as the library object that registered them."""
@@ -93,9 +93,8 @@ def register() -> None:
         "QuantizedPrivateUse1",
     ):
         fallback.fallback(_refuse, key)
-    linear.install(library)
-    flop_counter.install()
-    autocast.install(library, fallback)
+    linear.register(library)
+    autocast.register(library, fallback)
     _libraries.extend((library, fallback))
 
 

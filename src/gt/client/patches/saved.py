@@ -64,7 +64,7 @@ def _marked() -> list[int]:
     return [number for number, is_remote in enumerate(_now.met.values()) if is_remote]
 
 
-def _save(original: Callable[..., None]) -> Callable[..., None]:
+def saving(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def save(obj: Any, zip_file: Any, *args: Any, **kwargs: Any) -> None:
         with _doing(met={}):
@@ -76,7 +76,7 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
     return save
 
 
-def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(zip_file: Any, *args: Any, **kwargs: Any) -> Any:
         text = zip_file.get_record(MARK).decode() if zip_file.has_record(MARK) else ""
@@ -86,7 +86,7 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def _legacy_save(original: Callable[..., None]) -> Callable[..., None]:
+def saving_legacy(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def save(obj: Any, f: Any, pickle_module: Any, pickle_protocol: int) -> None:
         with _doing(met={}):
@@ -118,7 +118,7 @@ def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
     return SimpleNamespace(Pickler=Pickler, dump=dump)
 
 
-def _legacy_load(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading_legacy(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         with _doing(marked=_marks_of_header(f)):
@@ -138,7 +138,7 @@ def _marks_of_header(file: Any) -> set[int]:
         file.seek(start)
 
 
-def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+def restoring(original: Callable[..., Any]) -> Callable[..., Any]:
     """Marked storages are of the remote device, to PyTorch and to a `map_location` that is asked about each."""
 
     @functools.wraps(original)
@@ -151,7 +151,7 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_restore_location
 
 
-def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
+def naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.export.save` and `load`: the module that names devices is imported with them, not with torch."""
 
     @functools.wraps(original)
@@ -176,18 +176,6 @@ def _device(named: Any) -> torch.device:
     return torch.device(named.type) if named.index is None else torch.device(named.type, named.index)
 
 
-PATCHES = {
-    "_save": _save,
-    "_load": _load,
-    "_legacy_save": _legacy_save,
-    "_legacy_load": _legacy_load,
-    "_get_restore_location": _restoring,
-}
-
-
-def install() -> None:
+def register() -> None:
+    """Where storages of files go, by the location that a file names."""
     serialization.register_package(5, _location, _restore)
-    for name, wrap in PATCHES.items():
-        setattr(serialization, name, wrap(getattr(serialization, name)))
-    for name in ("save", "load"):
-        setattr(torch.export, name, _naming_devices(getattr(torch.export, name)))

@@ -1,14 +1,17 @@
-"""Storages of remote tensors answer what PyTorch's Python asks of a storage: size, address, copy, deepcopy, files.
+"""Patches of storages: those of remote tensors answer what PyTorch's Python asks: size, address, copy, deepcopy, files.
 
 In C++ they have 0 bytes and a null pointer; the worker has the bytes.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from gt.client.patches.patch import for_remote
 from gt.client.stream import geometry, operands
 from gt.errors import RefusedError
 
@@ -104,7 +107,7 @@ def to_remote(storage: Storage) -> Storage:
     return _local_bytes(storage).to("remote").untyped_storage()
 
 
-_ANSWERS = {
+ANSWERS: dict[str, Callable[..., Any]] = {
     "nbytes": lambda storage: storage._gt.spec.size_bytes,
     "size": lambda storage: storage._gt.spec.size_bytes,
     "__len__": lambda storage: storage._gt.spec.size_bytes,
@@ -131,36 +134,25 @@ _ANSWERS = {
 """Methods of UntypedStorage that have an answer of their own for a remote storage."""
 
 
-def _answering(name: str, answer: Any) -> Any:
-    original = getattr(Storage, name)
-
-    def method(self: Storage, *args: Any, **kwargs: Any) -> Any:
-        return answer(self, *args, **kwargs) if is_remote(self) else original(self, *args, **kwargs)
-
-    method.__name__ = name
-    return method
+def answering(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that has an answer of its own for a remote storage."""
+    return for_remote(lambda _, storage, *args, **kwargs: ANSWERS[original.__name__](storage, *args, **kwargs))(original)
 
 
-def _new_storage(cls: type[Storage], *args: Any, **kwargs: Any) -> Storage:
-    device = kwargs.get("device")
-    if device is not None and torch.device(device).type == "remote":
-        return torch.empty(args[0] if args else 0, dtype=torch.uint8, device=device).untyped_storage()
-    return _create(cls, *args, **kwargs)
+def new_storage(original: Callable[..., Storage]) -> Callable[..., Storage]:
+    """`UntypedStorage(..., device="remote")`."""
+
+    @functools.wraps(original)
+    def new(cls: type[Storage], *args: Any, **kwargs: Any) -> Storage:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "remote":
+            return torch.empty(args[0] if args else 0, dtype=torch.uint8, device=device).untyped_storage()
+        return original(cls, *args, **kwargs)
+
+    return new
 
 
-_create = Storage.__new__
-_tensor_data_ptr = torch.Tensor.data_ptr
-
-
-def _data_ptr(self: torch.Tensor) -> int:
-    if self.device.type != "remote":
-        return _tensor_data_ptr(self)
+@for_remote
+def data_ptr(original: Callable[..., int], self: torch.Tensor) -> int:
     offset = int(self.storage_offset()) * self.element_size()
     return _address(self.untyped_storage()) + offset if self.numel() else 0
-
-
-def install() -> None:
-    for name, answer in _ANSWERS.items():
-        setattr(Storage, name, _answering(name, answer))
-    Storage.__new__ = _new_storage  # type: ignore[method-assign,assignment]
-    torch.Tensor.data_ptr = _data_ptr  # type: ignore[assignment]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import linecache
 import sys
-import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -29,18 +28,15 @@ def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
     return found
 
 
-def _naming(show: Callable[[Any], None]) -> Callable[[Any], None]:
-    @functools.wraps(show)
+def naming_users_line(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Python and C++ both hand over here a warning that no filter holds back."""
+
+    @functools.wraps(original)
     def show_warning(message: Any) -> None:
         frame = _blamed(sys._getframe(1), message.filename)
         if frame is not None:
             message.filename, message.lineno = frame.f_code.co_filename, frame.f_lineno
             message.line = linecache.getline(message.filename, message.lineno)
-        show(message)
+        original(message)
 
     return show_warning
-
-
-def install() -> None:
-    """`_showwarnmsg` is where Python and C++ both hand over a warning that no filter holds back."""
-    warnings._showwarnmsg = _naming(warnings._showwarnmsg)  # type: ignore[attr-defined]
