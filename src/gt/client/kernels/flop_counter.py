@@ -1,4 +1,4 @@
-"""`FlopCounterMode` counts the parts of an operator: while one counts, what travels whole is taken apart as on a CPU."""
+"""`FlopCounterMode` counts the parts of an operator: while one is active, composites are decomposed as on a CPU."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from gt.client.stream.isolation import isolated
 
 aten = torch.ops.aten
 FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
-"""Operators of `composites.WHOLE` that a CPU has a kernel for, which is not counted there either."""
+"""Composites for which a CPU has one kernel, which is not counted there either."""
 
 
 def wants_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a counter is on that would see the parts of this call on a CPU."""
+    """Whether an active counter would see the parts of this call on a CPU."""
     if not linear.registration.counters or schemas.op_name(op) in FUSED_ON_CPUS:
         return False
     return op is not aten.scaled_dot_product_attention.default or not is_fused(args, kwargs)
 
 
 def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a CPU has one kernel for this attention: it is asked with tensors whose elements are never looked at."""
+    """Whether a CPU has a fused kernel for this attention: PyTorch is asked, with tensors whose elements it never reads."""
 
     def stand_in(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

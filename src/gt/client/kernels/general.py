@@ -25,7 +25,7 @@ Kernel = Callable[..., Any]
 
 
 def general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
-    """The kernel that serves any operator with inference or an answer of the worker's. `cache`: its calls by their keys."""
+    """A kernel for any operator, by inference or by a query. `cache`: its calls by their keys."""
     read, learner, find = reader(op), Learner(op, cache), cache.get
     # looked up once: this is the hot path
     Op, create, restride, META = wire.Op, torch._C._acc.create_empty_tensor, operands.restride, operands.META
@@ -68,7 +68,7 @@ def general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
 def _several(
     op: OpOverload, call: DefinedCall, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]
 ) -> Any:
-    """Record a call whose results are several, undefined, or the caller's own tensors."""
+    """Record a call with several results, undefined ones, or the caller's own tensors."""
     repeated = ids[0] in ids[1:] if call.in_place else call.writes and len(set(ids)) < len(ids)
     if repeated and ask_first.overlaps(op, args, kwargs):
         return query(op, args, kwargs)

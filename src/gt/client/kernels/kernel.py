@@ -1,4 +1,4 @@
-"""The kernel of an overload: the general one for almost all, with what a few kinds of operators need around it."""
+"""The kernel of an overload: the general one for nearly all, wrapped or replaced for a few kinds of operators."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kernel(op: OpOverload) -> Kernel:
 
 
 def _drawing_kernel(general: Kernel) -> Kernel:
-    """For the operators that take numbers from the session's generator, where they are given no other."""
+    """For operators that draw from the session's generator unless they are given another."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("generator") is None and not (args and isinstance(args[-1], torch.Generator)):
@@ -57,7 +57,7 @@ UNINITIALIZED = {
 
 
 def _filling_kernel(general: Kernel) -> Kernel:
-    """For the operators that leave their result as it comes, which PyTorch fills where it is to be deterministic."""
+    """For operators that leave their result uninitialized, which PyTorch fills if it is to be deterministic."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         made = general(*args, **kwargs)
@@ -70,7 +70,7 @@ def _filling_kernel(general: Kernel) -> Kernel:
 
 
 def _counting_kernel(general: Kernel) -> Kernel:
-    """For the operators that PyTorch leaves to count the versions of what they write, which a backward pass compares."""
+    """For operators that must count the versions of what they write themselves; a backward pass compares these."""
 
     def run(written: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         result = general(written, *args, **kwargs)
@@ -81,7 +81,7 @@ def _counting_kernel(general: Kernel) -> Kernel:
 
 
 def _two_operand_kernel(general: Kernel, cache: dict[Any, Any]) -> Kernel:
-    """The fast way for what is called most: two operands with known geometries, or one and a number; nothing else."""
+    """The fast path for the commonest calls: two operands with cached geometries, or one and a number."""
     new_id, Holder, here, flush = operands.new_id, operands.Holder, sites.here, process.flush
     find = cache.get
 

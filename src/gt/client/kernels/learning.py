@@ -1,4 +1,4 @@
-"""Learning a call that was not met before: it is inferred and defined once, or asked of the worker each time."""
+"""Learning new calls: a call is inferred and defined once, or becomes a query each time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Tensor = torch.Tensor
 
 
 ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
-"""Operators whose results on a CPU have other sizes than inference says: the worker is asked each time."""
+"""Operators whose results have other sizes on a CPU than inference says: always queries."""
 
 
 class Answered:
-    """Stands for a call that was met and at once answered by the worker: its result."""
+    """The result of a new call that the worker has answered already."""
 
     __slots__ = ("result",)
 
@@ -39,10 +39,11 @@ class Learner:
         self._vary = varying(op)
         self._cache = cache
         self._trusted = definitions.new_cache()
-        """The doubts that `ask_first` had, and that an answer of the worker's has settled."""
+        """Kinds of doubtful calls that the worker has accepted."""
         self._tries_numbers = dry_run.of_numbers(op)
         self._tried_cache, self._tried = definitions.new_cache(), definitions.new_cache()
-        """For operators whose numbers a CPU may refuse: the calls by their keys, and, once they were tried, with numbers."""
+        """For operators whose numbers a CPU may refuse: the calls by their keys, and by keys with numbers that were
+        tried."""
 
     def meet(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> Any:
         """A call that was not met before: a DefinedCall, UNFORESEEN, or an Answered."""
@@ -64,7 +65,7 @@ class Learner:
     def with_these_numbers(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...], numbers: list[Any]
     ) -> Any:
-        """The call whose numbers a CPU takes, each tried once; UNFORESEEN where it refuses them or none are ever tried."""
+        """The call for these numbers, if a CPU accepts them (each is tried once); else UNFORESEEN."""
         if self._tries_numbers is None:
             return UNFORESEEN
         tried = (key, *numbers)
@@ -80,7 +81,8 @@ class Learner:
 
     @untraced
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
-        """Let the worker say whether it takes a call of this kind at all. The result, and whether inference foretells it."""
+        """Ask the worker whether it accepts a call of this kind. Returns the result, and whether inference agrees with
+        it."""
         given = templates.tensors_in((*args, *kwargs.values()))
         before = [operands.operand(t)[1] for t in given]
         result = query(self._op, args, kwargs)
@@ -114,7 +116,7 @@ class Learner:
 
 
 def _beyond(op: OpOverload, args: tuple[Any, ...]) -> bool:
-    """Whether the dim of a call is none of its first operand's: not all inference looks."""
+    """Whether the `dim` of a call is out of range for its first operand, which not all inference checks."""
     if not args or not isinstance(args[0], Tensor):
         return False
     dims = max(args[0].dim(), 1)
@@ -123,7 +125,7 @@ def _beyond(op: OpOverload, args: tuple[Any, ...]) -> bool:
 
 
 def shares_elements(written: Tensor) -> bool:
-    """Whether elements share memory: if an operator may write them, the worker says at the call, inference does not."""
+    """Whether elements share memory. Whether an operator may write such a tensor, only the worker knows."""
     return any(stride == 0 and n > 1 for n, stride in zip(written.shape, written.stride(), strict=True))
 
 

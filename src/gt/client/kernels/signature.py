@@ -1,7 +1,7 @@
 """Reading the arguments of a call: the ids of its operands, its numbers, and the key that identifies the call.
 
 Keys hold the geometries of the operands and every literal that may shape a result. Numbers that only enter the arithmetic
-stay out of them, but for their types.
+are represented by their types alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def varying(op: OpOverload) -> frozenset[int]:
 
 
 def reader(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], Signature]:
-    """The function that reads the arguments of an operator. It raises LocalOperandError."""
+    """The function that reads the arguments of an operator's calls. It raises LocalOperandError for a CPU tensor."""
     vary = varying(op)
 
     def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
@@ -61,7 +61,7 @@ def reader(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], Signat
             elif kind is complex and position in vary:
                 numbers.append(wire.Complex(a.real, a.imag))
                 key.append(kind)
-            elif kind is float:  # equal to an integer, which may make another result (`arange`)
+            elif kind is float:  # it may equal an integer that gives another result (`arange`)
                 key.append((kind, a))
             else:
                 key.append(a)
