@@ -13,9 +13,9 @@ from gt.client.stream import devices
 
 
 def answering(original: Any) -> Any:
-    """`torch.remote` has a function of the same name, which answers where the remote device is the accelerator.
+    """A function that calls the one of the same name in `torch.remote` if the remote device is the accelerator.
 
-    The only arguments are devices, by name or by position.
+    Its only arguments are devices, by name or by position.
     """
     bind = inspect.signature(original).bind
 
@@ -26,7 +26,7 @@ def answering(original: Any) -> Any:
             return original(*args, **kwargs)
         given = bind(*args, **kwargs).args
         for device in given:
-            index = _get_device_index(device, optional=True)  # raises where it is of another kind
+            index = _get_device_index(device, optional=True)  # raises if it is of another kind
             devices.check_index(torch.device("remote", index))
         return getattr(torch.remote, original.__name__)(*given)
 

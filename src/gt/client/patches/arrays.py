@@ -30,7 +30,7 @@ def to_numpy(original: Callable[..., Array], self: Tensor, *, force: bool = Fals
 
 @for_remote
 def to_array(original: Any, self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
-    """What is fetched is a copy already, whatever NumPy asks for."""
+    """A fetch is a copy already, whatever NumPy asks for."""
     found = self.numpy()
     return found if dtype is None else found.astype(dtype, copy=False)
 
@@ -50,7 +50,7 @@ def equals(original: Callable[..., Any], self: Tensor, other: Any) -> Any:
 
 @for_remote
 def to_dlpack(original: Callable[..., Any], self: Tensor, **options: Any) -> Any:
-    """Another library takes over a copy in this process's memory; what cannot be taken over, PyTorch refuses itself."""
+    """Another library takes over a copy in this process's memory. PyTorch itself refuses what cannot be taken over."""
     return original(self if self.is_conj() else self.cpu(), **options)
 
 
@@ -64,7 +64,7 @@ def element_wise(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(original)
     def method(self: Tensor, *args: Any) -> Tensor:
-        if self.device.type != "remote" or self.requires_grad:  # which is not allowed
+        if self.device.type != "remote" or self.requires_grad:  # PyTorch refuses the latter
             return original(self, *args)
         local = [a.detach().cpu() if isinstance(a, Tensor) else a for a in (self, *args)]
         self.copy_(original(*local))

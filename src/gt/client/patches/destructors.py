@@ -1,4 +1,4 @@
-"""Ctrl-C in a destructor, which Python could only report, is raised again; what the destructor left undone is done."""
+"""Ctrl-C in a destructor, which Python could only report, is raised again, and the destructor's work is completed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gt.client.stream.segment import recorder
 
 
 def raising_again(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A Ctrl-C that arrives in a destructor would be lost, since nobody can catch what that raises: it is raised again.
+    """Nobody can catch an exception of a destructor, so a Ctrl-C that arrives in one would be lost: it is raised again.
 
-    Whatever the hook needs is bound here: when the interpreter ends, the names of modules go first.
+    All that the hook needs is bound here, since the names in modules vanish first when the interpreter ends.
     """
     end_of_holder, is_finalizing, start_thread = operands.Holder.__del__, sys.is_finalizing, _thread.start_new_thread
     recording, interrupt = recorder, interrupt_again
@@ -25,9 +25,9 @@ def raising_again(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if info.exc_type is KeyboardInterrupt:
             number = getattr(info.exc_traceback.tb_frame.f_locals["self"], "id", None) if of_holder else None
             if number is not None:
-                recording.segment.append(number)  # perhaps once more: a storage that is gone cannot be freed
+                recording.segment.append(number)  # perhaps a second time, which does nothing
             start_thread(interrupt, ())
-        elif not (of_holder and info.exc_type is AttributeError):  # it came before the holder had its id
+        elif not (of_holder and info.exc_type is AttributeError):  # it arrived before the holder had its id
             if is_finalizing() and "'remote' backend" in str(info.exc_value):
                 info.exc_value.args = ("a destructor computes with a remote tensor, and the session ended with the program",)
             original(info)

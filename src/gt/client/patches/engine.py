@@ -1,8 +1,8 @@
 """Entering PyTorch's autograd engine: on the caller's thread, and with hooks that may raise.
 
-An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook
-that raises, or returns what PyTorch would raise a Python error about, keeps its exception here and returns what C++ itself
-rejects; where Python entered the engine, the kept exception is raised instead of the rejection.
+An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook that
+raises, or returns something that makes PyTorch raise a Python error, stores its exception here and returns something that
+C++ itself rejects. Where Python entered the engine, the stored exception replaces the rejection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gt.client.stream.segment import recorder
 
 
 class Running(threading.local):
-    """The engine runs that this thread has entered, innermost last: for each, the first exception of a hook."""
+    """The runs of the engine that this thread has entered, innermost last: for each, the first exception of a hook."""
 
     def __init__(self) -> None:
         self.kept: list[BaseException | None] = []
@@ -29,7 +29,7 @@ class Running(threading.local):
 
 _running = Running()
 _elsewhere: list[BaseException] = []
-"""Exceptions of hooks on threads of the engine's own, where it goes on once runs are nested sixty deep."""
+"""Exceptions of hooks on the engine's own threads, which it uses once runs are nested sixty deep."""
 
 
 def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,13 +124,13 @@ def entering(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_on_a_cpu(error: BaseException) -> BaseException:
-    """The types of a CPU's tensors, which an error of the engine may name, have other names than the device's."""
+    """An error of the engine may name a tensor's type; it is given the name of the CPU's."""
     error.args = tuple(re.sub(r"\bremote(\w+)Type\b", r"torch.\1Tensor", a) if isinstance(a, str) else a for a in error.args)
     return error
 
 
 BOUNDARY = 64
-"""The end of a backward pass sends a segment that is at least this long; a shorter one waits for company."""
+"""The end of a backward pass sends a segment of at least this many instructions; a shorter one waits for more."""
 
 
 # -- where hooks are registered --------------------------------------------------------------------------------------------

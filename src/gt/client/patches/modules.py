@@ -12,7 +12,7 @@ from gt.client.kernels.local_answers import NestedError
 
 
 def precision_of_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`linear_cross_entropy` chooses its precision by the kind of device."""
+    """`linear_cross_entropy` chooses its precision by the kind of device: the CPU's choice is taken."""
 
     @functools.wraps(original)
     def _adjust(self: Any, *args: Any, device: torch.device | None = None, **kwargs: Any) -> Any:

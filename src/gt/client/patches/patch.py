@@ -13,15 +13,15 @@ import torch
 OLDEST = "2.11"
 """The oldest torch that GT supports."""
 Wrap = Callable[[Any], Any]
-"""From what stands under a name to what takes its place."""
+"""From an original to its replacement."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """`names` of each of `owners` (dotted paths; all separated by spaces) get what `wrap` makes of what they had.
+    """Replaces `names` of each of `owners` (dotted paths; both separated by spaces) by what `wrap` makes of the originals.
 
-    `why` the device needs it, `since` which version of torch (where an older one has no such name, nothing is patched), and
-    `test`, which fails without it (`python -m tests.patches` checks that).
+    `why` the device needs it; `since` which version of torch (in an older one, a name that is missing is passed over); and
+    the `test` that fails without it (`python -m tests.patches` checks that).
     """
 
     owners: str
@@ -36,7 +36,7 @@ class Patch:
             setattr(owner, name, self.wrap(getattr(owner, name)))
 
     def targets(self) -> Iterator[tuple[Any, str]]:
-        """The owners, and of their names those that this torch has or should have."""
+        """The owners, each with the names that this torch has or should have."""
         is_expected = _version(torch.__version__) >= _version(self.since)
         for path in self.owners.split():
             owner = _resolved(path)
@@ -61,13 +61,13 @@ def _resolved(path: str) -> Any:
 
 
 def apply(patches: Iterable[Patch]) -> None:
-    """Make the changes, in order. Raises AttributeError for a name that this torch should have and does not."""
+    """Make the changes, in order. Raises AttributeError if this torch lacks a name that it should have."""
     for patch in patches:
         patch.apply()
 
 
 def for_remote(answer: Callable[..., Any]) -> Wrap:
-    """The wrapper of a method: `answer(original, self, ...)` for what is on the remote device, else the original."""
+    """The wrapper of a method: `answer(original, self, ...)` for a remote tensor or storage, else the original."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -34,7 +34,7 @@ def text(original: Callable[..., str]) -> Callable[..., str]:
 
 
 def without_device(original: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The texts of lists and dicts of parameters."""
+    """`extra_repr` of lists and dicts of parameters."""
 
     def extra_repr(self: Any) -> str:
         return original(self).replace(" (remote:0)", "").replace("torch.remote.", "torch.")

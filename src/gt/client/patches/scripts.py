@@ -20,7 +20,8 @@ def _is_remote(module: Module) -> bool:
 
 
 def moving(original: Callable[..., Module]) -> Callable[..., Module]:
-    """A parameter that changes its device is another one: C++ would not see that its Python object has changed."""
+    """A parameter that changes its device becomes a new tensor, since C++ would not notice that its Python object has
+    changed."""
 
     @functools.wraps(original)
     def _apply(self: Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Module:
@@ -46,7 +47,7 @@ def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 
 def saving(original: Callable[..., Any]) -> Callable[..., Any]:
-    """C++ writes what is in this process's memory, and a file speaks of no device that others do not know."""
+    """C++ writes what is in this process's memory, and a file must not name a device that others do not know."""
 
     @functools.wraps(original)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +80,7 @@ def loading(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
-    """Workers decide what to compile: a remote module runs as it is."""
+    """A remote module is not compiled: workers decide what to compile."""
 
     @functools.wraps(original)
     def compile(self: Module, *args: Any, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from gt.errors import RefusedError
 
 Storage = torch.UntypedStorage
 ADDRESS = 1 << 60
-"""Addresses of remote storages start here and are this far apart: unique, and never those of this process's memory."""
+"""Addresses of remote storages start here, `SPACING` apart: unique, and never addresses of this process's memory."""
 SPACING = 1 << 36
 
 
@@ -26,7 +26,7 @@ def is_remote(storage: Storage) -> bool:
 
 
 def as_bytes(storage: Storage) -> torch.Tensor:
-    """The whole of a remote storage as a uint8 tensor that shares it."""
+    """A remote storage as a uint8 tensor that shares it."""
     count = storage.nbytes()
     return operands.over_storage(storage, geometry.intern(torch.Size((count,)), (1,), 0, torch.uint8))
 
@@ -43,7 +43,7 @@ def _remote_deepcopy(storage: Storage, memo: dict[Any, Any]) -> Storage:
 
 
 def _set_from_file(storage: Storage, *args: Any) -> Storage:
-    """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
+    """Fill a storage from a file of the older format (which `pickle` uses too)."""
     local = Storage(storage.nbytes())
     local._set_from_file(*args)
     as_bytes(storage).copy_(_local_bytes(local))
@@ -51,7 +51,7 @@ def _set_from_file(storage: Storage, *args: Any) -> Storage:
 
 
 def _get(storage: Storage, index: Any) -> Any:
-    """A byte; of a slice, whose storage cannot share its memory with another here, a copy."""
+    """A byte, or a copy of a slice: storages cannot share memory here."""
     if not isinstance(index, int):
         return to_remote(storage.cpu()[index])
     count = storage.nbytes()
@@ -82,13 +82,13 @@ def _resize(storage: Storage, size: int) -> Storage:
 
 
 def _share(storage: Storage) -> Storage:
-    """Other processes share no remote memory; what the program said is kept."""
+    """Remote memory is not shared with other processes; only the request is noted."""
     storage._gt_shared = True  # type: ignore[attr-defined]
     return storage
 
 
 def _refuse_to_share(storage: Storage) -> Any:
-    """Other processes would go on with a copy, and a program that trains in several of them would not be told."""
+    """Another process would silently work on a copy."""
     raise RefusedError(
         "a remote tensor shares no memory with another process: send a copy that is on the CPU (tensor.cpu()), and move it"
         " to the device there"
@@ -131,11 +131,11 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "data_ptr": _address,
     "__deepcopy__": _remote_deepcopy,
 }
-"""Methods of UntypedStorage that have an answer of their own for a remote storage."""
+"""The answers of `UntypedStorage`'s methods for a remote storage."""
 
 
 def answering(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that has an answer of its own for a remote storage."""
+    """A method with an answer of its own for a remote storage."""
     return for_remote(lambda _, storage, *args, **kwargs: ANSWERS[original.__name__](storage, *args, **kwargs))(original)
 
 

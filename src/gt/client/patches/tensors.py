@@ -25,7 +25,7 @@ INDICES = {
 
 @for_remote
 def without_operand(original: Callable[..., Any], self: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The cached operand is not a tensor's state: it is dropped before the state is copied or saved."""
+    """The cached operand is not part of a tensor's state: it is dropped before the state is copied or saved."""
     operands.forget_operand(self)
     return original(self, *args, **kwargs)
 
@@ -59,7 +59,7 @@ def _set_data(self: Tensor, value: Tensor) -> None:
 
 
 def _change_device(self: Tensor, value: Tensor) -> None:
-    """Give the Python object another tensor, and that one all that autograd knew of the old: hooks, gradient, the flag."""
+    """Give the Python object another tensor, which takes over what autograd knows of the old one: hooks, gradient, flag."""
     new, requires_grad = value.detach(), self.requires_grad
     if requires_grad and self.is_leaf and self._use_count() > 1:  # type: ignore[attr-defined]
         torch.autograd.graph.get_gradient_edge(self).node.register_prehook(_moved_since)
@@ -77,7 +77,7 @@ def _moved_since(*_: Any) -> None:
 
 
 def forgetting_definitions(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Definitions depend on the default dtype: a change, by whatever function of torch, makes new ones."""
+    """Definitions depend on the default dtype, so they are forgotten when it changes."""
 
     @functools.wraps(original)
     def call(value: Any) -> None:

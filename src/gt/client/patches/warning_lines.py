@@ -1,4 +1,4 @@
-"""Warnings are about a line of the user's, or of PyTorch's, and not about the one of GT that stands in between."""
+"""Warnings name a line of the user's or of PyTorch's, and not the line of GT in between."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gt.client.calls import inference
 from gt.client.stream.sites import PACKAGE
 
 INFERENCE = inference.infer.__code__
-"""What PyTorch says inside it is about the operator that is inferred."""
+"""A warning from inside it is about the operator that is inferred."""
 
 
 def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
-    """The frame around what is about GT, where that is so; None where it is not, or nothing is around it."""
+    """The frame outside of GT that a warning about a line of GT should name; None for other warnings."""
     found = None
     while frame is not None:
         is_about = found is None and frame.f_code.co_filename == filename and filename.startswith(PACKAGE)
@@ -29,7 +29,7 @@ def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
 
 
 def naming_users_line(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Python and C++ both hand over here a warning that no filter holds back."""
+    """The function that shows a warning, for Python's and C++'s alike, once it has passed the filters."""
 
     @functools.wraps(original)
     def show_warning(message: Any) -> None:
