@@ -16,11 +16,13 @@ def overload(name: str) -> torch._ops.OpOverload:
 
 
 def op_name(op: OpOverload) -> str:
+    """The name of an overload, as instructions carry it: `aten::add.Tensor`."""
     name: str = op.name()
     return name
 
 
 def fresh_results(op: OpOverload) -> bool:
+    """Whether none of an operator's results is an operand that it writes."""
     return not any(r.alias_info is not None and r.alias_info.is_write for r in op._schema.returns)
 
 
