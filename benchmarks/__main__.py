@@ -1,7 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: what GT costs, each figure against local PyTorch in the same run.
+"""`python -m benchmarks [NAME ...]`: GT's costs, each measured against local PyTorch in the same run.
 
-One line a figure: GT's median, local PyTorch's median, the ratio, the bar and whether it is met. Medians of at least
-five, the two sides in turn, after warm-up; the same number of threads on both sides. It judges nothing by its exit code.
+One line per figure: GT's median, local PyTorch's median, the ratio, the bar and whether it is met. Medians of at least
+five runs, the two sides alternating, after warm-up; the same number of threads on both sides. The exit code is always 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks import qwen3
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. `local` is None where there is nothing to compare with; times in seconds."""
+    """One line of the table. `local` is None if there is nothing to compare with; times in seconds."""
 
     name: str
     gt: float
@@ -50,7 +50,7 @@ def _time(value: float) -> str:
 
 
 def paired(first: Callable[[], object], second: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Medians in seconds of two functions, run in turn."""
+    """Median times in seconds of two functions, run alternately."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs):
         for function, kept in zip((first, second), times, strict=True):
@@ -67,8 +67,8 @@ def chain(tensor: torch.Tensor, factor: object, count: int) -> torch.Tensor:
 
 
 def recorded_op() -> list[Figure]:
-    """Client time of one multiplication between tensors, queued, autograd on, with its share of what sending costs; the
-    worker is waited for outside."""
+    """Client time of one multiplication between tensors, queued, autograd on, including its share of sending; waiting for
+    the worker is not timed."""
     x, w = gt.ones(64), gt.ones(64).requires_grad_()
     per_op = []
     for _ in range(25):
@@ -139,7 +139,7 @@ def matmul_chain() -> list[Figure]:
 
 
 def start_up() -> list[Figure]:
-    """A process that imports, makes a tensor and prints it. The bar is twice local PyTorch's time and a second."""
+    """A process that imports, makes a tensor and prints it. The bar is twice local PyTorch's time plus a second."""
 
     def run(name: str) -> Callable[[], object]:
         command = [sys.executable, "-c", f"import {name}; print({name}.randn(2, 2))"]
@@ -165,7 +165,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which (default: all)")
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="benchmarks to run (default: all)")
     names = parser.parse_args().names or list(BENCHMARKS)
     threads = int(gt.debug.stats()["threads"])
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""A Qwen3 training step (forward, loss, backward, fused AdamW) of three sizes, under GT and under local PyTorch."""
+"""A Qwen3 training step (forward, loss, backward, fused AdamW) in three sizes, under GT and local PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Paired = Callable[[Callable[[], object], Callable[[], object], int], tuple[float
 
 @dataclass(frozen=True)
 class Preset:
-    """Shapes of one size; `bar` is the most that GT's step may take, in local steps."""
+    """The shapes of one size; `bar` is the most that GT's step may take, as a multiple of a local step."""
 
     name: str
     vocabulary: int
@@ -107,7 +107,7 @@ def measure(preset: Preset, paired: Paired) -> list[Row]:
 
 
 def peak(name: str, device: str) -> int:
-    """Peak resident bytes of the process that holds the tensors, after three steps in a process of their own."""
+    """Peak resident bytes of the process that holds the tensors, after three steps in a separate process."""
     command = [sys.executable, "-m", "benchmarks.qwen3", name, device]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 

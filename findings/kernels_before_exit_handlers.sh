@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# torch 2.13.0, CPU. Kernels that Python code registered (`torch.library.Library.impl`, `torch.library.custom_op`) are taken
-# back by a finalizer of `weakref`, whose exit handler runs before every handler of `atexit` that was registered before it.
+# torch 2.13.0, CPU. Kernels registered from Python (`torch.library.Library.impl`, `torch.library.custom_op`) are deregistered
+# by a `weakref` finalizer, whose exit handler runs before every `atexit` handler that was registered before it.
 # So a handler from before `import torch` (a trainer's last checkpoint, a logger's flush) finds neither kernel nor operator.
-# The guess it corrects: handlers of `atexit` see the program as it was, since modules are torn down after them.
+# Corrects the assumption that `atexit` handlers see the program intact, since modules are torn down after them.
 #
 # Seen: in the program 2.0, in a handler from after it 2.0, in a handler from before it AttributeError
 set -euo pipefail

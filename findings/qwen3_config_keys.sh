@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# transformers 5.23.0. What a config.json of model_type qwen3 leaves out, and what it says twice.
-# - `num_key_value_heads` left out is 32, whatever the number of query heads; null is the number of query heads.
-# - `rope_parameters` beats an old `rope_theta` beside it; a `rope_scaling` that is no longer written beats both.
-# The guesses it corrects: no kv heads means as many as query heads; the newest key wins.
+# transformers 5.23.0. Missing and duplicate keys in a config.json of model_type qwen3.
+# - A missing `num_key_value_heads` is 32, whatever the number of query heads; null is the number of query heads.
+# - `rope_parameters` overrides an old `rope_theta`; `rope_scaling`, which is no longer written, overrides both.
+# Corrects two assumptions: a missing number of kv heads equals that of query heads; the newest key wins.
 #
 # Seen: left out 32, null 4; both 5000.0, all three 7000.0
 set -euo pipefail

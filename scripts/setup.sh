@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the virtual environment `.venv` with pinned versions; does nothing where it is up to date.
-# Sourced by ./test and examples/qwen3/train.sh with the extras that they need ("example,dev"): leaves $PYTHON set.
-# A PYTHON that is set already is an environment of the user's own, and taken as it is.
+# Creates the virtual environment `.venv` with pinned versions; does nothing if it is up to date.
+# Sourced by ./test and examples/qwen3/train.sh with the extras that they need ("example,dev"); sets $PYTHON.
+# If PYTHON is already set, it is the user's own environment and is used unchanged.
 set -euo pipefail
 
 find_python() {
