@@ -1,4 +1,4 @@
-"""How a checkpoint writes a conversation: by its own chat template, as `transformers` renders it."""
+"""Renders conversations by a checkpoint's own chat template, as `transformers` does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}""",
 }
-"""What the first templates of Qwen3 and Qwen2.5 make of conversations without tools and reasoning."""
+"""Equivalent to the first templates of Qwen3 and Qwen2.5 for conversations without tools and reasoning."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Chat:
     renderer: PreTrainedTokenizerFast
     folder: Path
     built_in: str | None
-    """The template, where the checkpoint has none."""
+    """The template to use if the checkpoint has none."""
     end: str
-    """What the template writes after an answer, up to its first token of its own; the loss covers it."""
+    """The text after an answer, up to and including the first added token; the loss covers it."""
     end_token: str
-    """That token. A generated answer stops there."""
+    """That token, which ends a generated answer."""
 
     @classmethod
     def open(cls, folder: Path, kind: str) -> Chat:
-        """`kind`: the model_type. Raises UserError, FileNotFoundError where there is no tokenizer."""
+        """`kind`: the model_type. Raises UserError, or FileNotFoundError if there is no tokenizer."""
         tokenizer = load_tokenizer(folder)
         renderer = _renderer(folder)
         built_in = None if renderer.chat_template else BUILT_IN[kind]
@@ -65,7 +65,7 @@ class Chat:
         return cls(tokenizer, renderer, folder, built_in, end, end_token)
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """All up to the answer. Raises UserError where the template takes no such conversation."""
+        """The text up to the answer. Raises UserError if the template rejects the conversation."""
         return self._render(messages, add_generation_prompt=True)
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
@@ -77,14 +77,14 @@ class Chat:
                 add_generation_prompt=add_generation_prompt,
                 enable_thinking=False,
             )
-        except Exception as error:  # a template may raise whatever it likes
-            raise UserError(f"the chat template of {self.folder} refuses it: {' '.join(str(error).split())}") from None
+        except Exception as error:  # a template may raise anything
+            raise UserError(f"the chat template of {self.folder} rejects it: {' '.join(str(error).split())}") from None
 
     def _end(self) -> tuple[str, str]:
         asked, answer = "Which one?", "the-answer"
         try:
             text = self._render([_said("user", asked), _said("assistant", answer)], add_generation_prompt=False)
-        except UserError:  # not every template takes this conversation; the rows will tell which it takes
+        except UserError:  # not every template accepts this conversation; errors in the rows are reported later
             text = ""
         after = text.rpartition(answer)[2] if answer in text else ""
         tokens = {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
@@ -101,7 +101,7 @@ def _said(role: str, content: str) -> Message:
 
 
 def conversation(system: str, history: Sequence[Sequence[str]], asked: str) -> list[Message]:
-    """The turns before an answer. `history`: pairs of what was asked and answered before."""
+    """The turns before an answer. `history`: earlier pairs of question and answer."""
     turns = [_said("system", system)] if system else []
     for question, answer in history:
         turns += [_said("user", question), _said("assistant", answer)]
@@ -113,7 +113,7 @@ def leaves_thinking_open(prompt: str) -> bool:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """A checkpoint's tokenizer. Raises UserError where it is not a Qwen tokenizer, FileNotFoundError where there is none."""
+    """A checkpoint's tokenizer. Raises UserError if it is not a Qwen tokenizer, FileNotFoundError if missing."""
     path = folder / "tokenizer.json"
     path.stat()
     try:
@@ -129,19 +129,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def checksum(folder: Path) -> str:
-    """Of a checkpoint's tokenizer: what is prepared with one is of no use to another."""
+    """SHA-256 of a checkpoint's tokenizer: rows prepared with one are of no use to another."""
     return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def _renderer(folder: Path) -> PreTrainedTokenizerFast:
-    """What finds the chat template as `transformers` does: in a file of its own, in tokenizer_config.json, by name."""
+    """Finds the chat template as `transformers` does: in its own file, in tokenizer_config.json, or by name."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers import PreTrainedTokenizerFast  # late import: train.py has no use for it
+    from transformers import PreTrainedTokenizerFast  # late import: train.py does not need it
 
     try:
         renderer = PreTrainedTokenizerFast.from_pretrained(folder)
         if renderer.chat_template:
             renderer.get_chat_template()
-    except Exception as error:  # whatever the library makes of a file that is not as it should be
+    except Exception as error:  # the library may raise anything for a malformed file
         raise UserError(f"{folder}: its chat template cannot be read: {' '.join(str(error).split())}") from None
     return renderer

@@ -1,4 +1,4 @@
-"""The sizes of a model, as its checkpoint's config.json says them and `transformers` reads it."""
+"""The sizes of a model from its checkpoint's config.json, read as `transformers` does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from problems import UserError, read_json
 
 @dataclass(frozen=True)
 class Config:
-    """What a config.json leaves out is what `transformers` takes for it. The last two tell Qwen2.5 from Qwen3."""
+    """Missing keys get the defaults of `transformers`. The last two fields distinguish Qwen2.5 from Qwen3."""
 
     vocab_size: int = 151_936
     hidden_size: int = 4096
@@ -29,7 +29,7 @@ class Config:
 
     @classmethod
     def from_json(cls, path: Path) -> Config:
-        """Read a config.json of model_type `qwen3` or `qwen2`. Raises UserError naming the key, FileNotFoundError."""
+        """Read a config.json of model_type `qwen3` or `qwen2`. Raises UserError (naming the key), FileNotFoundError."""
         found = read_json(path)
         _check_supported(found, path)
         found["rope_theta"] = _rope_theta(found, path)
@@ -49,7 +49,7 @@ class Config:
                 f"{path}: {config.num_attention_heads} query heads cannot share {config.num_key_value_heads} kv heads"
             )
         if config.head_dim % 2:
-            raise UserError(f"{path}: head_dim is {config.head_dim}, which cannot be rotated in halves")
+            raise UserError(f"{path}: head_dim is {config.head_dim}, which is odd and cannot be split in halves")
         return config
 
 
@@ -57,7 +57,7 @@ TYPES = {"int": (int,), "float": (int, float), "bool": (bool,)}
 MEANT_BY_NULL = {"num_key_value_heads": "num_attention_heads"}
 KINDS = ("qwen3", "qwen2")
 SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
-"""What this example does not vary; a config.json that asks for something else is refused."""
+"""Keys with one supported value; a config.json with any other is refused."""
 
 
 def _check_value(path: Path, name: str, kind: str, value: object) -> None:
@@ -68,16 +68,16 @@ def _check_value(path: Path, name: str, kind: str, value: object) -> None:
 
 def _check_supported(found: dict[str, Any], path: Path) -> None:
     if found.get("model_type") not in KINDS:
-        raise UserError(f"{path}: model_type is {found.get('model_type')!r}; this example runs 'qwen3' and 'qwen2'")
+        raise UserError(f"{path}: model_type is {found.get('model_type')!r}; this example supports 'qwen3' and 'qwen2'")
     for key, value in SUPPORTED.items():
         if found.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {found[key]!r}; this example runs {value!r} alone")
+            raise UserError(f"{path}: {key} is {found[key]!r}; this example supports only {value!r}")
     if set(found.get("layer_types") or ()) - {"full_attention"}:
-        raise UserError(f"{path}: layer_types asks for more than full attention, which this example runs alone")
+        raise UserError(f"{path}: layer_types has more than full attention, the only kind that this example supports")
 
 
 def _rope_theta(found: dict[str, Any], path: Path) -> object:
-    """The base of the rotary angles: what stands beside the scaling wins over the key of its own, which older files have."""
+    """The base of the rotary angles: the one given with the scaling wins over the separate key of older files."""
     rope = found.get("rope_scaling") or found.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise UserError(f"{path}: scaled positions are not supported: {rope}")

@@ -1,4 +1,4 @@
-"""Folders: where a checkpoint lies, and outputs that appear whole or not at all (docs/decisions/012-outputs.md)."""
+"""Checkpoint folders, and all-or-nothing output folders (docs/decisions/012-outputs.md)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ BESIDE_WEIGHTS = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
     "chat_template.jinja", "chat_templates", "generation_config.json",
 )  # fmt: skip
-"""What lies beside the weights of a checkpoint."""
+"""Files of a checkpoint other than its weights and config."""
 CHECKPOINT = ("config.json", "model.safetensors", *BESIDE_WEIGHTS)
 PREPARED = ("chat.json", "train", "held_out")
 RECORD = "made_of.json"
-"""Says what a folder was made of; written last."""
+"""Names the model and data that a folder was made from; written last."""
 PARTIAL, REPLACED, REMOVED = ".partial-", ".replaced", ".removed"
 FOREIGN = {"lost+found"}
-"""What a file system keeps at its top."""
+"""Entries that file systems create at their top."""
 
 
 def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
-    """A local folder as it is; a name on the Hugging Face hub is downloaded. `kind`: "model" or "dataset".
+    """Return a local folder as it is, or download a name on the Hugging Face hub. `kind`: "model" or "dataset".
 
-    Raises UserError where that cannot be done.
+    Raises UserError if neither is possible.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -42,9 +42,9 @@ def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
     try:
         return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
     except errors.RevisionNotFoundError:
-        raise UserError(f"{name}: the hub has no revision {revision!r} of it") from None
+        raise UserError(f"{name}: the hub has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
-        raise UserError(f"{name}: no such folder here, and the hub has no such {kind}, or keeps it private") from None
+        raise UserError(f"{name}: no such folder here, and no such {kind} on the hub, or it is private") from None
     except (OSError, ValueError) as error:
         flag = "--model FOLDER" if kind == "model" else "--data FOLDER"
         raise UserError(
@@ -54,24 +54,24 @@ def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
 
 
 def identity(name: str, revision: str | None) -> str:
-    """What a folder's record calls a model or a data set: its place, or its name on the hub."""
+    """The name of a model or data set in a folder's record: its path, or its name on the hub."""
     place = Path(name)
     return str(place.resolve()) if place.exists() else f"{name}@{revision}" if revision else name
 
 
 def shown(path: Path) -> str:
-    """A path as a person would write it here."""
+    """A path relative to the working directory where possible."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
 
 
 def check_output(out: Path, names: Sequence[str], made_of: Mapping[str, str], size_bytes: int = 0) -> None:
-    """Whether `names`, `size_bytes` long, can be written into `out`, before any work is spent on it.
+    """Check that `names`, `size_bytes` long, can be written into `out`, before any work is done.
 
-    Raises UserError where it cannot hold them or holds something else already, OSError where it cannot be written.
+    Raises UserError if `out` cannot hold them or has other content, OSError if it cannot be written.
     """
     if out.is_symlink() and not out.exists():
-        raise UserError(f"{out}: a link to {os.readlink(out)}, where nothing is")
+        raise UserError(f"{out}: a dangling link to {os.readlink(out)}")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder")
     new = not out.exists()
@@ -86,23 +86,23 @@ def check_output(out: Path, names: Sequence[str], made_of: Mapping[str, str], si
         if new:
             out.rmdir()
     if free < size_bytes:
-        raise UserError(f"{out}: takes {size_bytes / 1e6:,.1f} MB, and its disk has {free / 1e6:,.1f} MB left")
+        raise UserError(f"{out}: needs {size_bytes / 1e6:,.1f} MB, but its disk has {free / 1e6:,.1f} MB left")
 
 
 @contextmanager
 def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterator[Path]:
-    """A folder to write some of `names` into; they become those of `out` if the block ends well, and are removed otherwise.
+    """A folder to write some of `names` into; they replace those of `out` if the block succeeds, and are removed otherwise.
 
-    They are written inside `out`, so that it may be a mount point, a link or the working directory, and moved when they
-    are complete. Where that fails they stay, and the UserError says where. The first of `names` leaves first and comes
-    last: a reader finds the old files, the new ones, or none that says what they are.
+    They are written inside `out`, so that it may be a mount point, a link or the working directory, and moved once they
+    are complete. If that fails they are kept, and the UserError says where. The first of `names` is removed first and added
+    last: a reader finds the old files, the new ones, or a folder without that file.
     """
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     partial = _partial(out)
     with _alone_in(out):
         for left in out.glob(f"{PARTIAL}*"):
-            if not (left / RECORD).exists():  # of a run that was killed
+            if not (left / RECORD).exists():  # from a run that was killed
                 shutil.rmtree(left)
         try:
             partial.mkdir()
@@ -111,7 +111,7 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if new:
-                with suppress(OSError):  # another run has written there meanwhile
+                with suppress(OSError):  # another run has written there in the meantime
                     out.rmdir()
             if isinstance(error, OSError):
                 raise UserError(f"{out}: cannot be written: {error}") from None
@@ -120,7 +120,7 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
             _check_held(out, names, made_of, mine=partial)
             _put_in_place(partial, out, (RECORD, *names))
         except (OSError, UserError) as error:
-            raise UserError(f"{out}: cannot be put in place ({error}); it is complete in {partial}") from None
+            raise UserError(f"{out}: cannot be moved into place ({error}); it is complete in {partial}") from None
 
 
 def _partial(out: Path) -> Path:
@@ -128,13 +128,13 @@ def _partial(out: Path) -> Path:
 
 
 def _check_held(out: Path, names: Sequence[str], made_of: Mapping[str, str], mine: Path | None = None) -> None:
-    """Raises UserError where `out` holds what may not be replaced: anything but what was made of the same before."""
+    """Raises UserError if `out` holds anything but the output of an earlier run with the same model and data."""
     held = {path.name for path in out.iterdir()} - FOREIGN - ({mine.name} if mine else set())
     for name in sorted(held):
         if name == REPLACED:
-            raise UserError(f"{out}: {name} in it is what an earlier run was replacing when it was cut off; put it back")
+            raise UserError(f"{out}: {name} in it holds the files that an interrupted run was replacing; move them back")
         if name.startswith(PARTIAL) and (out / name / RECORD).exists():
-            raise UserError(f"{out}: {name} in it is what an earlier run made and could not put in place; move it away")
+            raise UserError(f"{out}: {name} in it holds files that an earlier run could not move into place; move it away")
     others = sorted(name for name in held - {*names, RECORD} if not name.startswith((PARTIAL, REMOVED)))
     if held.intersection(names) and RECORD not in held:
         others += sorted(held.intersection(names))
@@ -143,12 +143,12 @@ def _check_held(out: Path, names: Sequence[str], made_of: Mapping[str, str], min
     before = read_json(out / RECORD) if RECORD in held else made_of
     for key, value in made_of.items():
         if before.get(key) != value:
-            raise UserError(f"{out}: was made of the {key} {before.get(key)}, not of {value}; choose another folder")
+            raise UserError(f"{out}: was made from the {key} {before.get(key)}, not from {value}; choose another folder")
 
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Waits while another run writes into `out`."""
+    """Wait while another run writes into `out`."""
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -158,7 +158,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _complete(partial: Path, made_of: Mapping[str, str]) -> None:
-    """All that was written reaches the disk before anything that was there before is given up."""
+    """Flush the new files to disk before any old one is removed."""
     (partial / RECORD).write_text(json.dumps(made_of, indent=2) + "\n")
     for path in (*partial.rglob("*"), partial):
         file = os.open(path, os.O_RDONLY)
@@ -169,7 +169,7 @@ def _complete(partial: Path, made_of: Mapping[str, str]) -> None:
 
 
 def _put_in_place(partial: Path, out: Path, names: Sequence[str]) -> None:
-    """Old files out, new ones in; all goes back where one move fails."""
+    """Move old files out and new ones in; undo all moves if one fails."""
     replaced, removed = out / REPLACED, out / REMOVED
     shutil.rmtree(removed, ignore_errors=True)
     replaced.mkdir()
@@ -180,7 +180,7 @@ def _put_in_place(partial: Path, out: Path, names: Sequence[str]) -> None:
         for source, target in moves:
             os.replace(source, target)
             done.append((source, target))
-        os.replace(replaced, removed)  # from here on it is no way back, but rubbish
+        os.replace(replaced, removed)  # from here on the old files are not needed to undo
     except BaseException:
         for source, target in reversed(done):
             os.replace(target, source)

@@ -10,7 +10,7 @@ import os
 from problems import UserError, read_json
 
 if __name__ == "__main__" and os.environ.get("USE_PYTORCH") != "1":
-    import gt  # noqa: F401  early, as in train.py: its worker starts while the rest is being imported
+    import gt  # noqa: F401  early, as in train.py: its worker starts during the other imports
 
 # isort: split
 import json
@@ -30,7 +30,7 @@ from options import parse
 from safetensors import SafetensorError, safe_open
 
 TOLERANCE = 1e-5
-"""Largest difference of two logits, relative to the largest logit (float32)."""
+"""Largest difference between two logits, relative to the largest logit (float32)."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class Entry:
 
 
 def entries(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a checkpoint, from the headers of its files alone. Raises UserError."""
+    """Every tensor of a checkpoint, read only from the headers of its files. Raises UserError."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return header(folder / "model.safetensors")
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-        raise UserError(f"{index}: weight_map does not say which file holds which tensor")
+        raise UserError(f"{index}: weight_map does not map tensors to files")
     shards = {place: header(folder / place) for place in sorted(set(places.values()))}
     for name, place in places.items():
         if name not in shards[place]:
-            raise UserError(f"{folder / place}: {name} is missing, which {index.name} says it holds")
+            raise UserError(f"{folder / place}: {name} is missing, although {index.name} lists it")
     return {name: shards[places.get(name, place)][name] for place, names in shards.items() for name in names}
 
 
 def header(path: Path) -> dict[str, Entry]:
-    """What a safetensors file says it holds; and the file is as long as that takes. Raises UserError."""
+    """The tensors in a safetensors file, from its header; checks the file's size. Raises UserError."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -68,9 +68,9 @@ def header(path: Path) -> dict[str, Entry]:
         entries = {name: Entry(path, entry["dtype"], tuple(entry["shape"])) for name, entry in found.items()}
         end = 8 + length + max((entry["data_offsets"][1] for entry in found.values()), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a safetensors file, or cut short in its header") from None
+        raise UserError(f"{path}: not a safetensors file, or truncated in its header") from None
     if size != end:
-        raise UserError(f"{path}: {size:,} bytes where its header says {end:,}: the file is cut short or damaged")
+        raise UserError(f"{path}: {size:,} bytes, but its header says {end:,}: the file is truncated or damaged")
     return entries
 
 
@@ -95,7 +95,7 @@ def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> list[str]:
 
 
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors, file by file: onto GT's worker if the script imported gt, else memory-mapped. Raises UserError."""
+    """Read the tensors file by file: onto GT's worker if the script imported gt, else memory-mapped. Raises UserError."""
     read_file = sys.modules["gt"].files.load_safetensors if "gt" in sys.modules else _read_mapped
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted({found[name].file for name in names}):
@@ -112,7 +112,7 @@ def _read_mapped(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
 
 
 def load(folder: Path) -> Qwen3:
-    """The model of a checkpoint folder, in the checkpoint's dtype. Raises UserError or FileNotFoundError."""
+    """Load the model of a checkpoint folder in the checkpoint's dtype. Raises UserError or FileNotFoundError."""
     config = Config.from_json(folder / "config.json")
     with torch.device("meta"):
         model = Qwen3(config)
@@ -130,14 +130,14 @@ def load(folder: Path) -> Qwen3:
 
 
 def difference(model: Qwen3, folder: Path) -> float:
-    """Largest relative difference of the logits from those of `transformers`, both in float32."""
+    """Largest relative difference between the logits and those of `transformers`, both in float32."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers import AutoModelForCausalLM  # late import: transformers takes seconds, and train.py has no use for it
+    from transformers import AutoModelForCausalLM  # late import: it takes seconds, and train.py does not need it
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     device = next(model.parameters()).device
-    # Loaded as it is stored and widened afterwards: in one go transformers would need half as much memory again.
+    # Loaded in its stored dtype, then widened: transformers needs half as much memory again to do both at once.
     dtypes = {parameter.dtype for parameter in model.parameters()}
     stored = dtypes.pop() if len(dtypes) == 1 else torch.float32
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=stored).float().eval()

@@ -1,8 +1,8 @@
-"""Makes a data set in Alpaca's format that a tiny model can learn: arithmetic, spelling, sorting, lookup.
+"""Generates a data set in Alpaca's format that a tiny model can learn: arithmetic, spelling, sorting, lookup.
 
     python make_data.py OUT.json [--rows 1000] [--seed 0]
 
-Every row is different. Facts recur under other phrasings, so that held-out rows ask what can be known.
+All rows differ. Facts recur in other phrasings, so that held-out rows can be answered.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def rows(count: int = 1000, seed: int = 0) -> list[Row]:
 
 
 def write(out: Path, count: int = 1000, seed: int = 0) -> None:
-    """Write the file whole: a run that reads it meanwhile sees the old one, which says the same."""
+    """Write the file atomically: a concurrent reader sees the old one, whose content is the same."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.{os.getpid()}")

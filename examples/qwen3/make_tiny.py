@@ -1,4 +1,4 @@
-"""Makes tiny checkpoints in Hugging Face's format: a Qwen3 and a Qwen2.5, with a tokenizer trained on the tiny data.
+"""Generates tiny checkpoints in Hugging Face's format: a Qwen3 and a Qwen2.5, with a tokenizer trained on the tiny data.
 
     python make_tiny.py OUT [--kind qwen3|qwen2] [--data DATA.json]
 
@@ -23,7 +23,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How Qwen's tokenizers cut text before byte-level BPE (tokenizer.json of Qwen/Qwen3-1.7B)."""
+"""Pre-tokenisation pattern of Qwen's tokenizers, before byte-level BPE (tokenizer.json of Qwen/Qwen3-1.7B)."""
 MADE_OF = {"model": "tiny"}
 SIZES = {
     "vocab_size": 1024,
@@ -55,7 +55,7 @@ def make_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def make_config(kind: str, tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json of one kind; Qwen2.5's head width is hidden size over heads."""
+    """The config.json of one kind; Qwen2.5's head_dim is hidden size over heads."""
     sizes = dict(SIZES) if kind == "qwen3" else {k: v for k, v in SIZES.items() if k != "head_dim"}
     return {
         "architectures": ["Qwen3ForCausalLM" if kind == "qwen3" else "Qwen2ForCausalLM"],
@@ -78,7 +78,7 @@ def make_config(kind: str, tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def make_weights(kind: str, config: dict[str, object], seed: int) -> dict[str, np.ndarray]:
-    """N(0, 0.02) matrices, norms of one, biases near zero, under the checkpoint's names."""
+    """Matrices and biases from N(0, 0.02), norm weights of one, under the checkpoint's names."""
     random = np.random.default_rng(seed)
     hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
@@ -108,7 +108,7 @@ def make_weights(kind: str, config: dict[str, object], seed: int) -> dict[str, n
 
 
 def make(out: Path, kind: str, texts: list[str], seed: int = 0) -> None:
-    """Write the checkpoint folder `out`, unless it is there. Raises UserError where `out` holds something else."""
+    """Write the checkpoint folder `out`, unless it exists. Raises UserError if `out` has other content."""
     tokenizer = make_tokenizer(texts)
     config = make_config(kind, tokenizer)
     about = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
@@ -128,7 +128,7 @@ def make(out: Path, kind: str, texts: list[str], seed: int = 0) -> None:
 
 
 def texts_of(data: list[dict[str, str]]) -> list[str]:
-    """What the tokenizer is trained on."""
+    """The texts that the tokenizer is trained on."""
     return ["\n".join(map(str, row.values())) for row in data]
 
 

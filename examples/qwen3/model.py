@@ -1,6 +1,6 @@
 """Qwen3 (and Qwen2.5), complete: QK-norm, rotary positions, grouped-query attention, SwiGLU, tied embeddings.
 
-Ordinary PyTorch: it runs where its weights are, on GT's workers or right here. Parameter names are those of the
+Ordinary PyTorch: it runs where its weights are, on GT's workers or in this process. Parameter names match the
 Hugging Face checkpoints.
 """
 
@@ -109,7 +109,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Everything but the output head; its names begin with `model.` in a checkpoint."""
+    """Everything but the output head; in a checkpoint its parameters are prefixed `model.`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

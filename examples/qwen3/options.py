@@ -1,6 +1,6 @@
-"""What the pipeline can be told: one vocabulary for its scripts, so that train.sh hands on what it was given.
+"""The options of the pipeline: all scripts accept the same, so that train.sh can pass its arguments on.
 
-python options.py ...    checks arguments and folders, before any work is done
+python options.py ...    checks arguments and folders before any work is done
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import NoReturn
 from folders import CHECKPOINT, PREPARED, check_output, identity
 
 TINY = {"epochs": 16, "batch_size": 16, "lr": 3e-3}
-"""Other defaults, where no model is named."""
+"""Defaults that apply if no model is named."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{Path(self.prog).name}: {message} (--help lists what there is)\n")
+        self.exit(2, f"{Path(self.prog).name}: {message} (--help lists the options)\n")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Every default is shown: the one that is said in the text, else the parser's own."""
+    """Shows every default: the one in the help text, else the parser's own."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         told = action.help or ""
@@ -42,13 +42,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
 
 
 def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**63 - 1}")
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {2**63 - 1}")
     return int(text)
 
 
@@ -58,20 +58,20 @@ def not_negative(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+        raise argparse.ArgumentTypeError(f"{text} is not a non-negative number")
     return value
 
 
 def share(text: str) -> float:
     value = not_negative(text)
     if value > 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share, from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
     return value
 
 
 def name(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("an empty name")
+        raise argparse.ArgumentTypeError("the name is empty")
     return os.path.expanduser(text)
 
 
@@ -94,38 +94,38 @@ def parser(description: str | None, program: str | None = None) -> argparse.Argu
         "--runs",
         type=path,
         default=Path(__file__).parent / "runs",
-        help="folder for what is made (default: runs, beside train.sh)",
+        help="folder for outputs (default: runs, next to train.sh)",
     )
     files("--prepared", type=path, help="folder for the prepared rows (default: MODEL-DATA-prepared in --runs)")
     files("--out", type=path, help="folder for the trained checkpoint (default: MODEL-DATA-tuned in --runs)")
 
     data = made.add_argument_group("data").add_argument
     data("--rows", type=positive, default=1000, help="use this many rows, drawn by --seed")
-    data("--held-out", type=positive, default=50, help="rows kept from training")
-    data("--max-tokens", type=positive, default=512, help="longest row")
+    data("--held-out", type=positive, default=50, help="rows excluded from training")
+    data("--max-tokens", type=positive, default=512, help="longest row, in tokens")
 
     training = made.add_argument_group("training").add_argument
-    training("--epochs", type=positive, default=3, help="times that every row is seen")
-    training("--batch-size", type=positive, default=2, help="rows of a micro-batch")
-    training("--accumulate", type=positive, default=1, help="micro-batches of a step")
-    training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="SGD has a momentum of 0.9")
-    training("--lr", type=not_negative, default=1e-5, help="highest learning rate")
-    training("--weight-decay", type=not_negative, default=0.0, help="of all parameters")
-    training("--clip", type=not_negative, default=1.0, help="largest norm of the gradients; 0: any")
-    training("--warmup", type=share, default=0.05, help="share of the steps in which the learning rate rises")
+    training("--epochs", type=positive, default=3, help="passes over the training rows")
+    training("--batch-size", type=positive, default=2, help="rows per micro-batch")
+    training("--accumulate", type=positive, default=1, help="micro-batches per step")
+    training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="optimizer; SGD has momentum 0.9")
+    training("--lr", type=not_negative, default=1e-5, help="peak learning rate")
+    training("--weight-decay", type=not_negative, default=0.0, help="weight decay of all parameters")
+    training("--clip", type=not_negative, default=1.0, help="largest gradient norm; 0: no clipping")
+    training("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")
     training("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
-    training("--seed", type=seed, default=0, help="of the rows that are drawn and of their order")
-    training("--max-steps", type=positive, help="stop after this many (default: when all epochs are done)")
-    training("--log-every", type=positive, default=10, help="batches between two lines")
-    training("--losses-out", type=path, help="write every step's loss, one a line, to the last bit (default: nowhere)")
-    training("--no-eval", action="store_true", help="leave the held-out rows alone")
+    training("--seed", type=seed, default=0, help="seed for drawing the rows and for their order")
+    training("--max-steps", type=positive, help="stop after this many steps (default: when all epochs are done)")
+    training("--log-every", type=positive, default=10, help="batches between progress lines")
+    training("--losses-out", type=path, help="file for every step's loss, one per line, bit-exact (default: none)")
+    training("--no-eval", action="store_true", help="do not evaluate on the held-out rows")
     return made
 
 
 def parse(description: str | None, program: str | None = None) -> argparse.Namespace:
     """The arguments of a script, with every default filled in.
 
-    Beside them: `tiny_model` and `tiny_data` say which of the two are made here, `made_of` names model and data.
+    Added: `tiny_model` and `tiny_data` say whether each is generated, `made_of` names model and data.
     """
     arguments = parser(description, program)
     given = arguments.parse_args()
@@ -151,7 +151,7 @@ def _stem(place: str) -> str:
 
 
 def main() -> int:
-    about = "Qwen3 fine-tuning: load and verify weights, prepare data, train. See README.md beside train.sh."
+    about = "Qwen3 fine-tuning: load and verify weights, prepare data, train. See README.md next to train.sh."
     given = parse(about, os.environ.get("PROGRAM", "./train.sh"))
     check_output(given.prepared, PREPARED, given.made_of)
     check_output(given.out, CHECKPOINT, given.made_of)

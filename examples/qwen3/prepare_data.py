@@ -1,10 +1,10 @@
-"""Step 2: turn Alpaca-format rows into token ids and labels that training maps into memory.
+"""Step 2: turn Alpaca-format rows into token ids and labels that training memory-maps.
 
     python prepare_data.py --data FILE_OR_FOLDER_OR_NAME --model FOLDER_OR_NAME [--prepared FOLDER]
 
-Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows end to end; -100 is no target),
-offsets.npy (int64, where each row begins, and the end) and rows.json, the rows as text; and chat.json, which says where
-an answer ends. All of it or nothing.
+Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows concatenated; label -100: no target),
+offsets.npy (int64, the start of each row, and the end) and rows.json, the rows as text; and chat.json, which names the
+token that ends an answer. All or nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the data set, and the number it has there (from 1)."""
+    """A row of the data set, and its number there (from 1)."""
 
     number: int
     instruction: str
@@ -53,7 +53,7 @@ class Row:
 
 
 def read_rows(name: str, revision: str | None) -> list[Row]:
-    """Rows of a JSON or JSON-lines file, of a folder of them, or of a data set of the hub. Raises UserError."""
+    """Rows of a JSON or JSON-lines file, a folder, or a data set on the hub. Raises UserError."""
     path = Path(name)
     if path.is_file():
         return checked(_read_file(path), name)
@@ -62,7 +62,7 @@ def read_rows(name: str, revision: str | None) -> list[Row]:
     if next(folder.rglob("*.parquet"), None):
         return checked(_read_repository(folder), name)
     if len(files) != 1:
-        raise UserError(f"{name}: a folder with parquet files or one .json or .jsonl file is needed, this has {len(files)}")
+        raise UserError(f"{name}: expected a folder with parquet files or one .json or .jsonl file, not {len(files)}")
     return checked(_read_file(files[0]), str(files[0]))
 
 
@@ -88,7 +88,7 @@ def _parse(text: str, source: str) -> object:
 
 
 def _read_repository(folder: Path) -> Iterable[object]:
-    """The `train` split of a folder that is laid out as a data set on the hub."""
+    """The `train` split of a folder with the layout of a data set on the hub."""
     from datasets import disable_progress_bars, load_dataset  # late import: only for such folders
     from datasets.exceptions import DatasetsError
 
@@ -100,29 +100,29 @@ def _read_repository(folder: Path) -> Iterable[object]:
 
 
 def checked(rows: Iterable[object], source: str) -> list[Row]:
-    """Rows with the texts they need. Raises UserError naming the first that lacks one."""
+    """Rows whose texts are all present. Raises UserError, which names the first row that lacks one."""
     return [_checked(row, number, f"{source}: row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _checked(row: object, number: int, where: str) -> Row:
     if not isinstance(row, dict):
-        raise UserError(f"{where} is no object")
+        raise UserError(f"{where} is not an object")
     texts = {key: row.get(key, "" if key == "input" else None) for key in ("instruction", "input", "output")}
     texts["system"] = row.get("system") or ""
     history = row.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise UserError(f"{where}: 'history' is no list of pairs, each a question and its answer")
+        raise UserError(f"{where}: 'history' is not a list of pairs, each a question and its answer")
     for key, text in (*texts.items(), *(("history", text) for pair in history for text in pair)):
         if not isinstance(text, str):
             raise UserError(f"{where} has no text {key!r} (it is {text!r})")
         if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise UserError(f"{where}: {key!r} holds half a character (a lone surrogate)")
+            raise UserError(f"{where}: {key!r} has a lone surrogate (half a character)")
     return Row(number, **texts, history=tuple((question, answer) for question, answer in history))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row that is used, as ids and labels."""
+    """A usable row, as ids and labels."""
 
     row: Row
     prompt: str
@@ -131,7 +131,7 @@ class Encoded:
 
 
 def encode(row: Row, chat: Chat) -> Encoded:
-    """Prompt and answer are tokenised apart, so that no token spans both. Raises UserError where the template refuses it."""
+    """Tokenise prompt and answer separately, so that no token spans both. Raises UserError if the template rejects it."""
     try:
         text = chat.prompt(row.turns)
     except UserError as error:
@@ -142,7 +142,7 @@ def encode(row: Row, chat: Chat) -> Encoded:
 
 
 def encode_all(rows: list[Row], chat: Chat, max_tokens: int) -> list[Encoded]:
-    """The rows that can be used, at most `max_tokens` each; prints the numbers of those that are dropped or cut."""
+    """The usable rows, at most `max_tokens` each; prints the numbers of those that are dropped or cut."""
     kept: list[Encoded] = []
     beyond = f"whose answer lies beyond {max_tokens} tokens"
     dropped: dict[str, list[int]] = {"with an empty answer": [], beyond: [], "that hold a chat token": []}
@@ -166,12 +166,12 @@ def encode_all(rows: list[Row], chat: Chat, max_tokens: int) -> list[Encoded]:
 
 
 def warn_of_the_template(encoded: list[Encoded], chat: Chat) -> None:
-    """What a user may not expect of it, a line each."""
+    """Print a line for each thing about the template that may surprise a user."""
     if chat.built_in:
-        print("Warning: the checkpoint has no chat template; prompts are written as Qwen's first ones, without reasoning")
+        print("Warning: the checkpoint has no chat template; using that of Qwen's first releases, without reasoning")
     unsaid = [e.row.number for e in encoded if not all(text.strip() in e.prompt for text in e.row.asked)]
     if unsaid:
-        print(f"Warning: the chat template leaves out some text of {len(unsaid)} rows{_named(unsaid)}")
+        print(f"Warning: the chat template omits some text of {len(unsaid)} rows{_named(unsaid)}")
     if any(leaves_thinking_open(e.prompt) for e in encoded):
         print("Warning: the chat template leaves <think> open before an answer; answers are learnt as reasoning")
 
@@ -208,7 +208,7 @@ def main() -> int:
     print(f"Dataset size: {len(rows)} examples", flush=True)
     kept = encode_all(rows, chat, given.max_tokens)
     if len(kept) <= given.held_out:
-        raise UserError(f"{given.data}: {len(kept)} usable rows are too few to hold {given.held_out} out (--held-out)")
+        raise UserError(f"{given.data}: {len(kept)} usable rows are too few to hold out {given.held_out} (--held-out)")
     warn_of_the_template(kept, chat)
     with whole(given.prepared, PREPARED, given.made_of) as folder:
         write(folder / "train", kept[: -given.held_out])

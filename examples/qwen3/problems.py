@@ -1,6 +1,6 @@
-"""What a user can mend ends a script with one line instead of a traceback; so does Ctrl-C. And no script outlives train.sh.
+"""Errors that users can fix, and Ctrl-C, end a script with one line instead of a traceback. No script outlives train.sh.
 
-Scripts import this first, so that it holds while the rest is being imported.
+Scripts import this first, so that it also applies during the other imports.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import TracebackType
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message names the file, the row or the name."""
+    """An error that the user can fix. The message names the file, the row or the name."""
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file. Raises UserError or FileNotFoundError."""
+    """Read the object in a JSON file. Raises UserError or FileNotFoundError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -44,9 +44,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _end_with(shell: int) -> None:
-    """The kernel kills this process when the shell that started it is gone, however that ended."""
+    """Have the kernel kill this process when the shell that started it ends, however it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != shell:  # it was gone before the kernel knew
+    if os.getppid() != shell:  # it ended before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from problems import UserError, read_json
 
 # isort: split
-import gt as torch  # first of all: whether this says gt or torch decides where the other files run
+import gt as torch  # first: whether this says gt or torch decides where the other files run
 
 # isort: split
 import argparse
@@ -36,14 +36,14 @@ from tokenizers import Tokenizer
 
 F = torch.nn.functional
 PAD_TO = 16
-"""Batches are padded to a multiple of this many tokens, so that few shapes occur."""
+"""Batches are padded to a multiple of this many tokens, to limit the number of shapes."""
 LONGEST_ANSWER = 32
-"""Most tokens of a generated answer."""
+"""Maximum tokens of a generated answer."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Prepared rows, mapped into memory. Row i is ids[offsets[i]:offsets[i + 1]]."""
+    """Prepared rows, memory-mapped. Row i is ids[offsets[i]:offsets[i + 1]]."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -60,7 +60,7 @@ class Rows:
                 raise UserError(f"{path}: {error}; prepare the data again") from None
         rows = cls(**arrays)
         if len(rows.ids) != rows.offsets[-1] or len(rows.labels) != rows.offsets[-1]:
-            raise UserError(f"{folder}: ids, labels and offsets do not belong together; prepare the data again")
+            raise UserError(f"{folder}: ids, labels and offsets do not match; prepare the data again")
         if rows.ids.max() >= vocabulary:
             raise UserError(f"{folder}: prepared for another model: token {rows.ids.max()} of a vocabulary of {vocabulary}")
         return rows
@@ -69,16 +69,16 @@ class Rows:
         return len(self.offsets) - 1
 
     def tokens(self, chosen: np.ndarray) -> int:
-        """Tokens of rows, without padding."""
+        """Number of tokens in rows, without padding."""
         return int((self.offsets[chosen + 1] - self.offsets[chosen]).sum())
 
     def prompts(self) -> list[list[int]]:
-        """What stands before each row's answer."""
+        """The tokens before each row's answer."""
         ends = [start + int((self.labels[start:] != IGNORED).argmax()) for start in self.offsets[:-1]]
         return [self.ids[start:end].tolist() for start, end in zip(self.offsets[:-1], ends, strict=True)]
 
     def batch(self, chosen: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and next-token targets of rows, int64 [rows, tokens], padded on the right."""
+        """Ids and next-token targets of rows, int64 [rows, tokens], right-padded."""
         lengths = [int(self.offsets[i + 1] - self.offsets[i]) for i in chosen]
         width = math.ceil(max(lengths) / PAD_TO) * PAD_TO
         ids = np.full((len(chosen), width), pad, np.int64)
@@ -100,7 +100,7 @@ def loss_sum(model: Qwen3, ids: np.ndarray, targets: np.ndarray, bf16: bool) -> 
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate: linear warm-up, then a cosine down to a tenth."""
+    """Learning-rate factor: linear warm-up, then cosine decay to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -112,7 +112,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 @torch.no_grad()
 def evaluate(model: Qwen3, rows: Rows, pad: int, batch_size: int) -> float:
-    """Mean loss of a target over all rows."""
+    """Mean loss per target over all rows."""
     total, count = 0.0, 0
     for start in range(0, len(rows), batch_size):
         ids, targets = rows.batch(np.arange(start, min(start + batch_size, len(rows))), pad)
@@ -125,7 +125,7 @@ def evaluate(model: Qwen3, rows: Rows, pad: int, batch_size: int) -> float:
 
 @torch.no_grad()
 def answers(model: Qwen3, prompts: list[list[int]], pad: int, end: int) -> list[list[int]]:
-    """Greedy answers to prompts, together. What lies to the right of a position is padding and cannot be seen."""
+    """Greedy answers to a batch of prompts. Tokens right of a position are padding, and the causal mask hides them."""
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
     width = math.ceil((longest + LONGEST_ANSWER) / PAD_TO) * PAD_TO
@@ -145,7 +145,7 @@ def answers(model: Qwen3, prompts: list[list[int]], pad: int, end: int) -> list[
 
 
 def _ends_in(prompts: list[list[int]], end: int, device: torch.device) -> torch.Tensor:
-    """How often `end` stands in each conversation once its answer is complete."""
+    """How often `end` occurs in each conversation once its answer is complete."""
     return torch.tensor([prompt.count(end) + 1 for prompt in prompts], device=device)
 
 
@@ -193,10 +193,10 @@ class HeldOut:
 
 
 class Reporter:
-    """A line every few batches; on a terminal also a progress bar below them.
+    """Prints a line every few batches; on a terminal also a progress bar below them.
 
-    The loss is fetched when it is shown, not every step. Speed and time left leave out the first step, which has costs
-    of its own; tokens are those of the rows, without padding.
+    The loss is fetched when it is shown, not every step. Speed and ETA exclude the first step, which has one-time costs;
+    tokens exclude padding.
     """
 
     def __init__(self, epochs: int, batches: int, steps: int, every: int) -> None:
@@ -211,7 +211,7 @@ class Reporter:
             self.progress.start()
 
     def step(self, step: int, tokens: int, loss: Callable[[], float]) -> None:
-        """`tokens` of this step; `loss` fetches its loss."""
+        """`tokens`: of this step; `loss` fetches its loss."""
         epoch, batch = divmod(step, self.batches)
         if batch == 0:
             self.console.print(f"Epoch {epoch + 1}/{self.epochs}")
@@ -234,7 +234,7 @@ class Reporter:
 
 
 class Course:
-    """What the steps gave: their losses and the norms of their gradients, fetched a stretch at a time."""
+    """The losses of the steps and their gradient norms, fetched several steps at a time."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -245,14 +245,14 @@ class Course:
         self.waiting += [loss, norm]
 
     def look(self) -> float:
-        """The last loss, by one fetch of all that waits. Raises UserError for the first step that is not finite."""
+        """The last loss, by one fetch of all pending values. Raises UserError for the first non-finite step."""
         found = torch.stack(self.waiting).tolist()
         self.waiting.clear()
         for loss, norm in zip(found[::2], found[1::2], strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 epoch, batch = divmod(len(self.losses), self.batches)
                 raise UserError(
-                    f"epoch {epoch + 1}, batch {batch}: loss {loss}, norm of the gradients {norm}; nothing was saved."
+                    f"epoch {epoch + 1}, batch {batch}: loss {loss}, gradient norm {norm}; nothing was saved."
                     " Try a lower --lr, a longer --warmup or --clip 1"
                 )
             self.losses.append(loss)
@@ -260,7 +260,7 @@ class Course:
 
 
 def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(step, micro-batches of row numbers), epoch by epoch, each in an order of its own drawn by the seed."""
+    """(step, micro-batches of row numbers), epoch by epoch, each in its own order drawn by the seed."""
     random = np.random.default_rng(given.seed)
     group = given.batch_size * given.accumulate
     step = 0
@@ -279,7 +279,7 @@ def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optim
 
 
 def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]], bf16: bool) -> torch.Tensor:
-    """Add the gradients of one batch, given in parts; returns its loss. Each part is divided by the targets of all."""
+    """Accumulate the gradients of one batch; returns its loss. Each micro-batch is divided by the batch's target count."""
     count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
     parts = []
     for ids, targets in micro_batches:
@@ -290,7 +290,7 @@ def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]],
 
 
 def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[float]:
-    """Train; returns each step's loss. Raises UserError where one is not finite, or the weights at the end."""
+    """Train; returns each step's loss. Raises UserError if a loss or the final weights are not finite."""
     per_epoch = math.ceil(len(rows) / (given.batch_size * given.accumulate))
     steps = min(given.epochs * per_epoch, given.max_steps or sys.maxsize)
     optimizer = make_optimizer(model, given)
@@ -310,18 +310,18 @@ def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list
             reporter.step(step, sum(map(rows.tokens, micro_batches)), course.look)
     finally:
         reporter.close()
-    if not torch.nn.utils.get_total_norm(model.parameters()).isfinite():  # the last step is seen in no loss
+    if not torch.nn.utils.get_total_norm(model.parameters()).isfinite():  # no loss shows the effect of the last step
         raise UserError("the weights are not finite after the last step; nothing was saved. Try a lower --lr")
     return course.losses
 
 
 def save(model: Qwen3, source: Path, out: Path, made_of: dict[str, str]) -> None:
-    """Write a checkpoint folder that `transformers` loads: all of it or nothing."""
+    """Write a checkpoint folder that `transformers` loads: all or nothing."""
     tensors = model.state_dict()
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     config = read_json(source / "config.json")
-    config.pop("torch_dtype", None)  # the older name of the next
+    config.pop("torch_dtype", None)  # the older name of `dtype`
     config["dtype"] = str(model.lm_head.weight.dtype).removeprefix("torch.")
     save_file = torch.files.save_safetensors if hasattr(torch, "files") else safetensors.torch.save_file
     with whole(out, CHECKPOINT, made_of) as folder:
@@ -338,7 +338,7 @@ def save(model: Qwen3, source: Path, out: Path, made_of: dict[str, str]) -> None
 
 
 def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, str]) -> None:
-    """What is written after training can be written, and has room. Raises UserError or OSError."""
+    """Check that the outputs can be written after training. Raises UserError or OSError."""
     float32 = 4 * sum(math.prod(entry.shape) for entry in entries(source).values())
     check_output(given.out, CHECKPOINT, made_of, float32)
     if given.losses_out:

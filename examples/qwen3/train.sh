@@ -21,16 +21,16 @@ for argument in "$@"; do
     esac
 done
 if [ "$tiny" = yes ]; then
-    # Matrices this small gain nothing from a second thread, and threads that wait for each other lose all on a busy machine.
+    # Matrices this small gain nothing from a second thread; on a busy machine threads that wait for each other are slow.
     export GT_WORKER_THREADS="${GT_WORKER_THREADS:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi
 
-run() { TRAIN_SH=$$ "$PYTHON" "$@"; } # each ends with this shell (problems.py)
+run() { TRAIN_SH=$$ "$PYTHON" "$@"; } # each step ends with this shell (problems.py)
 run "$here/options.py" "$@"
 run "$here/load_weights.py" "$@"
 run "$here/prepare_data.py" "$@"
 if [ "${USE_PYTORCH:-0}" = 1 ]; then
-    # What a person would do by hand: a copy of train.py whose import is changed.
+    # As a user would do by hand: a copy of train.py with its import changed.
     export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
     run -c "$(sed 's/^import gt as torch\b/import torch/' "$here/train.py")" "$@"
 else

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "qwen3"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "GT_WORKER_THREADS": "1"}  # as train.sh has it for a model this small
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GT_WORKER_THREADS": "1"}  # as in train.sh for a model this small
 ENVIRONMENT = {**ONE_THREAD, **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHON": sys.executable}
 Broken = Callable[..., Path]
 
@@ -52,7 +52,7 @@ def scripts() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, scripts: ModuleType) -> Path:
-    """The tiny checkpoints, the tiny data set, and its prepared rows."""
+    """The tiny checkpoints, the tiny data set and its prepared rows."""
     folder = tmp_path_factory.mktemp("qwen3")
     rows = scripts.make_data.rows()
     for kind in ("qwen3", "qwen2"):
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, scripts: ModuleType) -> Path:
 
 @pytest.fixture
 def broken(made: Path, tmp_path: Path) -> Broken:
-    """Makes a checkpoint with some of config.json changed (None: left out), or its weights."""
+    """Makes a checkpoint with changes to config.json (None: key removed) or to its weights."""
     numbers = itertools.count()
 
     def make(weights: Callable[[dict[str, torch.Tensor]], object] | None = None, **config: object) -> Path:

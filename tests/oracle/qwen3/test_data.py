@@ -1,4 +1,4 @@
-"""Rows and prompts: what is kept, cut, dropped and refused."""
+"""Rows and prompts: which are kept, cut, dropped and rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT<|im_end|>
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 OWN = """{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}
 {% if m.role == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}"""
-TEMPLATES = {  # as published checkpoints of the two families write one conversation; what one question becomes
+TEMPLATES = {  # templates of published checkpoints of the two families, and the prompt for one question
     "qwen3": (None, "<|im_start|>user\nSay it.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
     "qwen2": (
         None,
@@ -51,7 +51,7 @@ TEMPLATES = {  # as published checkpoints of the two families write one conversa
 
 @pytest.fixture
 def chat(broken: Broken, made: Path, scripts: ModuleType) -> Callable[..., object]:
-    """Opens a checkpoint whose tokenizer_config.json has another template (None: its own), or its folder other files."""
+    """Opens a checkpoint with another template in tokenizer_config.json (None: its own), or with other files."""
 
     def make(template: object = None, kind: str = "qwen3", **files: str) -> object:
         folder = broken()
@@ -127,9 +127,9 @@ def test_what_a_template_does_with_rows_is_told_in_a_line(
 ) -> None:
     with_system = scripts.prepare_data.Row(7, "Say it.", "", "yes", system="Be brief.")
     for template, said in (
-        ("", "Warning: the checkpoint has no chat template; prompts are written as Qwen's first ones, without reasoning"),
+        ("", "Warning: the checkpoint has no chat template; using that of Qwen's first releases, without reasoning"),
         (TEMPLATES["thinking-2507"][0], "Warning: the chat template leaves <think> open before an answer"),
-        ("{{ messages[-1].content }}", "Warning: the chat template leaves out some text of 1 rows: 7"),
+        ("{{ messages[-1].content }}", "Warning: the chat template omits some text of 1 rows: 7"),
         (None, ""),
     ):
         opened = chat(template)
@@ -137,7 +137,7 @@ def test_what_a_template_does_with_rows_is_told_in_a_line(
         told = capsys.readouterr().out
         assert told.startswith(said)
         assert told.count("\n") == bool(said)
-    with pytest.raises(scripts.problems.UserError, match=r"^row 7: the chat template of .* refuses it: System role not"):
+    with pytest.raises(scripts.problems.UserError, match=r"^row 7: the chat template of .* rejects it: System role not"):
         scripts.prepare_data.encode(with_system, chat(NO_SYSTEM + TURNS))
 
 
@@ -170,16 +170,16 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
         ("a.json", '[{"instruction": "a", "output": "b"}, {"instruction": "c"}]', "row 2 has no text 'output'"),
         ("a.json", '[{"instruction": "a", "output": 5}]', "row 1 has no text 'output' (it is 5)"),
         ("a.json", '[{"instruction": "a", "input": null, "output": "b"}]', "row 1 has no text 'input'"),
-        ("a.json", '[{"instruction": "a", "output": "b\\ud800"}]', "row 1: 'output' holds half a character"),
+        ("a.json", '[{"instruction": "a", "output": "b\\ud800"}]', "row 1: 'output' has a lone surrogate"),
         ("a.json", '[{"instruction": "a", "output": "b", "system": 5}]', "row 1 has no text 'system' (it is 5)"),
-        ("a.json", '[{"instruction": "a", "output": "b", "history": ["c"]}]', "row 1: 'history' is no list of pairs"),
+        ("a.json", '[{"instruction": "a", "output": "b", "history": ["c"]}]', "row 1: 'history' is not a list of pairs"),
         ("a.json", '[{"instruction": "a", "output": "b", "history": [["c", 1]]}]', "row 1 has no text 'history'"),
-        ("a.json", "[1]", "row 1 is no object"),
+        ("a.json", "[1]", "row 1 is not an object"),
         ("a.json", "{}", "expected a list of rows"),
         ("a.json", '[\n{"instruction": }]', "a.json:2: not JSON"),
         ("a.json", "[]", "0 usable rows are too few"),
         ("a.jsonl", '{"instruction": "a", "output": "b\u2028"}\n{oops', "a.jsonl:2: not JSON"),
-        ("a.jsonl", '{"instruction": "a", "output": "b"}\n\n["x"]', "row 2 is no object"),
+        ("a.jsonl", '{"instruction": "a", "output": "b"}\n\n["x"]', "row 2 is not an object"),
         ("a.parquet", "PAR1", "a.parquet"),
     ],
 )
@@ -209,7 +209,7 @@ def test_folders_hold_one_json_file_or_parquet(made: Path, tmp_path: Path, scrip
     found = scripts.prepare_data.read_rows(str(tmp_path / "one"), None)
     assert [r.output for r in found] == [r["output"] for r in rows]
     (tmp_path / "one" / "b.json").write_text("[]")
-    with pytest.raises(scripts.problems.UserError, match="this has 2"):
+    with pytest.raises(scripts.problems.UserError, match="file, not 2"):
         scripts.prepare_data.read_rows(str(tmp_path / "one"), None)
     with pytest.raises(scripts.problems.UserError, match="no such file or folder"):
         scripts.prepare_data.read_rows(str(tmp_path / "none.json"), None)

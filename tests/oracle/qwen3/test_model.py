@@ -1,4 +1,4 @@
-"""The model and its checkpoints against `transformers`, and what is refused."""
+"""The model and its checkpoints against `transformers`, and what is rejected."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_bfloat16_follows_transformers_cast_by_cast(made: Path, scripts: ModuleT
 
 
 def sharded(source: Path, out: Path, head: torch.Tensor | None = None) -> Path:
-    """The checkpoint as the 1.7B repository lays it out: bf16, and a second shard that holds lm_head alone."""
+    """The checkpoint in the layout of the 1.7B repository: bf16, with a second shard that holds only lm_head."""
     shutil.copytree(source, out)
     weights = {name: tensor.bfloat16() for name, tensor in load_file(out / "model.safetensors").items()}
     (out / "model.safetensors").unlink()
@@ -169,7 +169,7 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'; this example runs 'qwen3' and 'qwen2'"),
+        ({"model_type": "llama"}, "model_type is 'llama'; this example supports 'qwen3' and 'qwen2'"),
         ({"hidden_size": None}, "has shape [1024, 128], config.json asks for [1024, 4096]"),
         ({"num_key_value_heads": None}, "4 query heads cannot share 32 kv heads"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4', expected a positive int"),
@@ -178,12 +178,12 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', expected a bool"),
         ({"rope_parameters": {"rope_theta": None}}, "rope_theta is None, expected a positive float"),
         ({"num_key_value_heads": 3}, "4 query heads cannot share 3 kv heads"),
-        ({"head_dim": 47}, "head_dim is 47, which cannot be rotated in halves"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this example runs 'silu' alone"),
+        ({"head_dim": 47}, "head_dim is 47, which is odd and cannot be split in halves"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this example supports only 'silu'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "scaled positions are not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "scaled positions are not supported"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, "positions that differ from layer to layer"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types asks for more than full attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has more than full attention"),
         ({"intermediate_size": 100}, r"has shape [128, 384], config.json asks for [128, 100]"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Folders that a run writes: whole or not at all, never over something else, and a finished result is never lost."""
+"""Output folders: all or nothing, never over other content, and a finished result is never lost."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_what_cannot_be_an_output_is_refused_before_anything_is_done(
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "first").touch()
     for name, said in {
-        "dangling": "dangling: a link to nowhere, where nothing is",
-        "loop": "loop: a link to loop, where nothing is",
+        "dangling": "dangling: a dangling link to nowhere",
+        "loop": "loop: a dangling link to loop",
         "file": "file: not a folder",
         "scripts": "scripts: holds README.md, which no earlier run wrote",
         "checkpoint": "checkpoint: holds first, which no earlier run wrote",
@@ -86,14 +86,14 @@ def test_what_cannot_be_an_output_is_refused_before_anything_is_done(
         assert sorted(tmp_path.rglob("*")) == before
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
-    with pytest.raises(scripts.problems.UserError, match=r"new: takes 2\.0 MB, and its disk has 1\.0 MB left"):
+    with pytest.raises(scripts.problems.UserError, match=r"new: needs 2\.0 MB, but its disk has 1\.0 MB left"):
         scripts.folders.check_output(tmp_path / "new", NAMES, MADE_OF, 2 * 10**6)
     assert not (tmp_path / "new").exists()
 
 
 def test_another_data_set_never_replaces_a_result(tmp_path: Path, write: Callable[..., None], scripts: ModuleType) -> None:
     write(tmp_path, "1")
-    with pytest.raises(scripts.problems.UserError, match=r"was made of the data d, not of e; choose another folder"):
+    with pytest.raises(scripts.problems.UserError, match=r"was made from the data d, not from e; choose another folder"):
         scripts.folders.check_output(tmp_path, NAMES, MADE_OF | {"data": "e"})
     (tmp_path / "made_of.json").unlink()
     with pytest.raises(scripts.problems.UserError, match="holds first, which no earlier run wrote"):
@@ -111,7 +111,7 @@ def test_a_finished_result_is_kept_where_it_cannot_be_moved(
     scripts: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whichever move fails: what was there is there, the new files are complete, and the message says where."""
+    """Whichever move fails, the old files are in place, the new ones are complete, and the message says where."""
     out = tmp_path / "out"
     if there:
         write(out, "old")
@@ -123,14 +123,14 @@ def test_a_finished_result_is_kept_where_it_cannot_be_moved(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(scripts.problems.UserError, match="cannot be put in place") as caught:
+    with pytest.raises(scripts.problems.UserError, match="cannot be moved into place") as caught:
         write(out, "new")
     monkeypatch.undo()
     assert os.strerror(code) in str(caught.value)
     assert texts(out) == (dict.fromkeys(NAMES, "old") if there else {})
     kept = Path(str(caught.value).rpartition("complete in ")[2])
     assert texts(kept) == dict.fromkeys(NAMES, "new")
-    with pytest.raises(scripts.problems.UserError, match=r"what an earlier run made and could not put in place"):
+    with pytest.raises(scripts.problems.UserError, match=r"files that an earlier run could not move into place"):
         write(out, "newer")
     kept.rename(tmp_path / "elsewhere")
     write(out, "newer")
@@ -157,7 +157,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, write: Callable[
 
 
 def test_a_real_mount_point_gets_the_files(tmp_path: Path, scripts: ModuleType) -> None:
-    """Where this machine lets a process have mounts of its own; else a folder stands for it (the test above)."""
+    """Needs a machine that lets a process have its own mounts; elsewhere an ordinary folder is used."""
     script = f"""
 import sys; sys.path.insert(0, {str(EXAMPLE)!r})
 from pathlib import Path
@@ -186,6 +186,6 @@ def test_two_data_sets_of_one_name_do_not_share_what_is_made(made: Path, tmp_pat
     second = run("options.py", "--data", "b/data.json", *options, cwd=tmp_path)
     assert second.returncode == 1
     assert second.stderr == (
-        f"runs/qwen3-data-prepared: was made of the data {tmp_path}/a/data.json, not of {tmp_path}/b/data.json;"
+        f"runs/qwen3-data-prepared: was made from the data {tmp_path}/a/data.json, not from {tmp_path}/b/data.json;"
         " choose another folder\n"
     )

@@ -1,4 +1,4 @@
-"""./run and train.sh, as a person runs them."""
+"""./run and train.sh, run as a user would."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_the_pipeline_says_what_it_does_in_order(made: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epoch", "3"], "train.sh: unrecognized arguments: --epoch 3 (--help lists what there is)"),
-        (["--lr", "fast"], "train.sh: argument --lr: fast is not a number from 0 up (--help lists what there is)"),
-        (["--model"], "train.sh: argument --model: expected one argument (--help lists what there is)"),
+        (["--epoch", "3"], "train.sh: unrecognized arguments: --epoch 3 (--help lists the options)"),
+        (["--lr", "fast"], "train.sh: argument --lr: fast is not a non-negative number (--help lists the options)"),
+        (["--model"], "train.sh: argument --model: expected one argument (--help lists the options)"),
         (
             ["--batch-size=0"],
-            "train.sh: argument --batch-size: 0 is not a whole number from 1 up (--help lists what there is)",
+            "train.sh: argument --batch-size: 0 is not a positive integer (--help lists the options)",
         ),
     ],
 )
@@ -107,7 +107,7 @@ def test_the_tiny_model_has_defaults_of_its_own(scripts: ModuleType, monkeypatch
 
 
 def test_a_fresh_clone_sets_itself_up(tmp_path: Path) -> None:
-    """A stand-in for Python notes what is asked of it; the set-up is one for all commands, and is done once."""
+    """A fake Python records its arguments; all commands share one set-up, which runs once."""
     for name in ("run", "scripts/setup.sh", "pyproject.toml", "constraints.txt", "examples/qwen3/train.sh"):
         (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "clone" / name)
@@ -166,7 +166,7 @@ def test_a_step_whose_shell_is_gone_already_does_not_begin(tmp_path: Path) -> No
 
 
 def printed(text: str) -> list[str]:
-    """Lines without their numbers, answers, and place of the runs; of equal ones the first."""
+    """Lines without numbers, answers and the path of the runs; duplicates removed."""
     for differs, same in (
         (r"-> .*", "->"),
         (r"Saved .*runs/", "Saved runs/"),
@@ -178,7 +178,7 @@ def printed(text: str) -> list[str]:
 
 
 def test_the_readme_prints_what_is_printed(tmp_path: Path) -> None:
-    """The whole of a run, shorter; what does not depend on how long it trains stands there to the character."""
+    """A complete but shorter run; output that does not depend on training time must match exactly."""
     (expected,) = re.findall(r"## Expected output\n.*?\n\n(.*?)\n\n## ", (EXAMPLE / "README.md").read_text(), re.S)
     expected = re.sub("^    ", "", expected, flags=re.M)
     done = run("train.sh", "--runs", str(tmp_path / "runs"), "--max-steps", "2", "--log-every", "1")

@@ -1,4 +1,4 @@
-"""Training and the whole pipeline, as a person runs them."""
+"""Training and the whole pipeline, run as a user would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, row, run
 
 
 def train(made: Path, out: Path, *options: str, script: str = "train.py", folder: Path = EXAMPLE) -> list[str]:
-    """Runs it; returns each step's loss as written, to the last bit."""
+    """Run it; returns each step's loss as written, bit-exact."""
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(out)]
     losses = out.with_name(out.name + ".losses")
     done = run(script, *paths, "--losses-out", str(losses), "--no-eval", *options, folder=folder)
@@ -32,7 +32,7 @@ def train(made: Path, out: Path, *options: str, script: str = "train.py", folder
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The example's scripts, and train_pytorch.py beside them: train.py with its import line changed."""
+    """The example's scripts, with train_pytorch.py next to them: train.py with its import line changed."""
     folder = tmp_path / "copied"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("runs", "__pycache__"))
     source = (folder / "train.py").read_text()
@@ -46,7 +46,7 @@ def copied(tmp_path: Path) -> Path:
 def test_twenty_steps_give_the_losses_of_local_torch_to_the_bit(
     optimizer: str, made: Path, tmp_path: Path, copied: Path
 ) -> None:
-    """As a person would: copy train.py, change the import line, run both."""
+    """As a user would: copy train.py, change the import line, run both."""
     options = ["--max-steps", "20", "--batch-size", "4", "--accumulate", "2", "--lr", "1e-3", "--optimizer", optimizer]
     options += ["--weight-decay", "0.1", "--clip", "0.5" if optimizer == "sgd" else "0"]
     remote, local = side_by_side(
@@ -70,7 +70,7 @@ def test_the_copy_for_pytorch_loads_nothing_of_gt(made: Path, copied: Path) -> N
 
 
 def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
-    """Identical logits, the tokenizer, and a text that ends where the answer does."""
+    """Identical logits, the tokenizer, and generated text that stops at the end of the answer."""
     out = tmp_path / "tuned"
     train(made, out, "--max-steps", "60", "--batch-size", "16", "--lr", "3e-3")
     model = scripts.load_weights.load(out)
@@ -88,7 +88,7 @@ def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, 
 
 
 def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
-    """Eight rows at once and one after another: loss and gradients, divided by the targets of all."""
+    """Eight rows at once and one by one give the same loss and gradients, divided by the targets of all."""
     rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
     found = []
     for size in (8, 1):
@@ -102,7 +102,7 @@ def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
 
 @pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(script: str, made: Path, tmp_path: Path, copied: Path) -> None:
-    """Files may not grow beyond 1 MiB; the checkpoint would be 4."""
+    """Files are limited to 1 MiB; the checkpoint would be 4."""
     command = f"ulimit -f 1024; exec {sys.executable} {copied}/{script} --no-eval --max-steps 1 --runs {tmp_path}/runs"
     paths = f"--model {made}/qwen3 --prepared {made}/prepared"
     done = subprocess.run(["bash", "-c", f"{command} {paths}"], capture_output=True, text=True, env=ENVIRONMENT)
@@ -113,7 +113,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(script: str, made: P
 
 
 def options(made: Path, tmp_path: Path, **others: object) -> argparse.Namespace:
-    """What train() looks at."""
+    """The options that train() reads."""
     plain = {"batch_size": 2, "accumulate": 1, "epochs": 1, "max_steps": None, "optimizer": "adamw", "lr": 1e-3}
     plain |= {"weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "log_every": 4, "seed": 0, "bf16": False}
     return argparse.Namespace(**plain | others)
@@ -123,7 +123,7 @@ def options(made: Path, tmp_path: Path, **others: object) -> argparse.Namespace:
 def test_a_step_that_is_not_finite_ends_the_training_and_is_named(
     poisoned: int, made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one whose own loss is shown nowhere, and whose gradients alone are bad."""
+    """Also one whose loss is not shown and whose gradients alone are not finite."""
     rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
     accumulate, steps = scripts.train.accumulate, iter(range(100))
 
@@ -188,7 +188,7 @@ def test_no_clipping_and_the_other_ends_of_the_options(made: Path, tmp_path: Pat
     [
         (["--losses-out", "none/losses"], "none/losses: No such file or directory\n"),
         (["--losses-out", "."], ".: Is a directory\n"),
-        (["--out", "dangling"], "dangling: a link to nowhere, where nothing is\n"),
+        (["--out", "dangling"], "dangling: a dangling link to nowhere\n"),
     ],
 )
 def test_what_could_not_be_written_at_the_end_is_found_before_training(
@@ -219,7 +219,7 @@ def test_rows_prepared_for_another_model_are_refused(made: Path, tmp_path: Path,
         scripts.train.HeldOut.open(other, made / "qwen3", 1024)
     copy = shutil.copytree(made / "prepared" / "train", tmp_path / "copy")
     np.save(copy / "offsets.npy", np.array([0, 7]))
-    with pytest.raises(scripts.problems.UserError, match="do not belong together"):
+    with pytest.raises(scripts.problems.UserError, match="do not match"):
         scripts.train.Rows.open(copy, 1024)
 
 
