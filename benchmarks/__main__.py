@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]`: GT's costs, each measured against local PyTorch in the same run.
 
 One line per figure: GT's median, local PyTorch's median, the ratio, the bar and whether it is met. Medians of at least
-five runs, the two sides alternating, after warm-up; the same number of threads on both sides. The exit code is always 0.
+five runs, the two sides alternating, after warm-up; the same number of threads on both sides. Missed bars are only reported.
 """
 
 from __future__ import annotations

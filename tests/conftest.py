@@ -1,4 +1,4 @@
-"""What the groups of tests share."""
+"""Fixtures and helpers shared by all groups of tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from gt.client.session.random_sequence import sequence
 from gt.config import settings
 
-if settings().worker_threads:  # on both sides: sums go by it
+if settings().worker_threads:  # on both sides: sums depend on it
     torch.set_num_threads(settings().worker_threads)
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 @pytest.fixture
 def run_python(tmp_path: Path) -> Run:
-    """Run a script in a process and a folder of its own and return what it printed."""
+    """Run a script in its own process and folder; returns the completed process."""
     numbers = itertools.count()
 
     def run(source: str, *arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,19 +50,19 @@ def run_python(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process and the worker draw apart, as where nothing is ported: other tests take names of torch from `gt`."""
+    """This process and the worker draw separately, as in an unported program: other tests take torch's names from `gt`."""
     monkeypatch.setattr(sequence, "joined", False)
     monkeypatch.setattr(sequence, "there", True)
 
 
 def side_by_side(*runs: Callable[[], Result]) -> list[Result]:
-    """Call functions that wait for processes, all at once."""
+    """Call functions that wait for processes concurrently."""
     with ThreadPoolExecutor(len(runs)) as pool:
         return [future.result() for future in [pool.submit(run) for run in runs]]
 
 
 def free_ports() -> int:
-    """A port of loopback where nothing listens, nor at the next one."""
+    """A loopback port such that nothing listens on it or on the next one."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))

@@ -1,10 +1,10 @@
-"""Whether each patch of PyTorch is still needed: its test must fail without it.
+"""Checks that each patch of PyTorch is still needed: its test must fail without it.
 
-    python -m tests.patches            # every row: some minutes
+    python -m tests.patches            # every row: a few minutes
     python -m tests.patches numpy      # the rows that patch a name with this in it
     python -m tests.patches --page     # docs/patches.md, from the rows
 
-A row is left out by an import hook, which the processes that a test starts inherit too.
+An import hook leaves out a row; processes that a test starts inherit it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ sys.meta_path.insert(0, Without())
 """
 HEAD = """# What GT changes in PyTorch
 
-A device that is written in Python meets code in PyTorch's own Python that reads a CPU's memory, names devices, or reaches
-for C++ hooks that it cannot give. These are all the changes that `import gt` makes; for tensors that are not remote, each
-of them gives PyTorch's own answer. The rows are in `src/gt/client/patches/table.py` and `src/gt/facade/table.py`. The
-command `python -m tests.patches` runs the test of each row without its patch, and expects it to fail.
+A device written in Python must work with PyTorch's own Python code, which reads a CPU's memory, names devices, or calls
+C++ hooks that such a device cannot provide. These are all the changes that `import gt` makes; for tensors that are not
+remote, each behaves as PyTorch's original. The rows are in `src/gt/client/patches/table.py` and `src/gt/facade/table.py`.
+`python -m tests.patches` runs the test of each row without its patch, and expects it to fail.
 
 | what | since torch | why | the test that notices |
 |---|---|---|---|
@@ -81,7 +81,7 @@ def is_noticed(patch: Patch) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.patches", description=__doc__.partition("\n")[0])
-    parser.add_argument("part", nargs="?", default="", help="only rows with this in the names that they patch")
+    parser.add_argument("part", nargs="?", default="", help="only rows that patch a name containing this")
     parser.add_argument("--page", action="store_true", help="print docs/patches.md")
     options = parser.parse_args()
     if options.page:

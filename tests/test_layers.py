@@ -1,4 +1,4 @@
-"""Who may import whom (the README's tree, enforced): down the floors, and never in a circle."""
+"""Import rules (the README's tree, enforced): downwards only, and no cycles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALLOWED = {
     "__init__": {"_client"},
 }
 FLOORS = ["stream", "session", "calls", "kernels", "patches", "device"]
-"""The client's, lowest first: each knows itself and what is below it."""
+"""The client's layers, lowest first: each imports itself and those below it."""
 TORCH = {"client", "worker", "facade", "files", "debug", "fakes", "_client"}
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -57,7 +57,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """GT's modules that a file imports, for type checkers too."""
+    """GT's modules that a file imports, including imports for type checkers."""
     names = [name for _, name in imports(ast.parse(path.read_text()))]
     return {name if name in MODULES else name.rpartition(".")[0] for name in names} & set(MODULES)
 
@@ -107,14 +107,14 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 def test_every_module_can_be_imported_first() -> None:
-    """In a process that is no client, so that nothing has imported it already. (`gt.__main__` runs a command, and
+    """In a process that is not a client, so that nothing is imported yet. (`gt.__main__` runs a command, and
     `gt._client` registers the device, which a process does once.)"""
     failed = [name for name in sorted(MODULES) if name not in ("gt.__main__", "gt._client") and not _imports_alone(name)]
     assert failed == []
 
 
 def _imports_alone(name: str) -> bool:
-    """In a forked child, since importing torch anew takes a second."""
+    """In a forked child, since importing torch again takes a second."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,4 +1,4 @@
-"""The README's example runs, and says what it says."""
+"""The README's example runs and prints the same under GT and torch; its file tree is complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_command_of_the_table_names_tests_that_exist() -> None:
 
 
 def rows(tree: str) -> set[Path]:
-    """The files that have a line of their own; indentation says in which folder."""
+    """The files that have their own line; indentation gives their folder."""
     folders: list[tuple[int, Path]] = []
     found: set[Path] = set()
     for spaces, name in re.findall(r"^( +)([\w./]+)(?:  |$)", tree, re.M):

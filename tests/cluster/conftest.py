@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 
 
 def eventually(what: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
-    """Wait until it holds; returns the seconds it took."""
+    """Wait until a condition holds; returns the seconds it took."""
     began = time.monotonic()
     while not what():
         assert time.monotonic() - began < within_s, f"not within {within_s} s"
@@ -44,7 +44,7 @@ def children(pid: int) -> list[int]:
 
 
 def embedded(folder: Path, role: str = "serve") -> list[int]:
-    """Process ids of the services, or the workers, of clients whose TMPDIR is `folder`. They are no children of theirs."""
+    """Process ids of the services, or workers, of clients whose TMPDIR is `folder`; not children of the clients."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -72,7 +72,7 @@ def start(source: str, *arguments: str, **environment: str) -> subprocess.Popen[
 
 
 def go_on(process: subprocess.Popen[str]) -> None:
-    """Let it go past its `input()`."""
+    """Let a program continue past its `input()`."""
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -138,6 +138,6 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(params=["ipc", "tcp"])
 def either(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """For what must hold however messages travel."""
+    """A service for tests that must pass over either transport."""
     with serving(scheme=request.param) as made:
         yield made

@@ -1,4 +1,4 @@
-"""Who ends, what goes with it, and who is told: clients, workers and dispatchers that are killed."""
+"""Killed clients, workers and dispatchers: what ends with them, and who is told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a service: stopped processes, full disks, wrong addresses."""
+"""Faults around a service: stopped processes, full disks, wrong addresses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gt(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def listening(answer: bytes = b"") -> Iterator[int]:
-    """A port of loopback where something listens that is no dispatcher."""
+    """A loopback port on which something other than a dispatcher listens."""
 
     def serve() -> None:
         while True:
@@ -71,7 +71,7 @@ def test_a_client_that_is_stopped_for_a_while_goes_on() -> None:
         client = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
         assert line(client) == "3.0"
         client.send_signal(signal.SIGSTOP)
-        time.sleep(4.5)  # longer than any heartbeat: what is tested is that nothing happens
+        time.sleep(4.5)  # longer than any heartbeat: nothing must happen
         client.send_signal(signal.SIGCONT)
         assert client.communicate("\n", timeout=20) == ("6.0\n", "")
 
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_takes_no_dispatcher_along_that_writes_a_log(tmp_path
 
 
 def test_a_full_disk_ends_the_log_and_nothing_else(run_python: Run, tmp_path: Path) -> None:
-    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"  # no file grows beyond it
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"  # limits every file's size
     source = f"{limit}import gt\nx = gt.ones(3)\nfor _ in range(3000):\n    x = x * 1.0\nprint(x.sum().item())"
     done = run_python(source, GT_INSTRUCTION_LOG=str(tmp_path / "log"))
     assert done.stdout == "3.0\n"

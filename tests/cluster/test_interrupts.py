@@ -1,4 +1,4 @@
-"""Signals at random moments: what they raise is raised at once, and no operation is lost or done twice."""
+"""Signals at random moments: their exceptions are raised at once, and no operation is lost or run twice."""
 
 from __future__ import annotations
 

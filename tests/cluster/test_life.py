@@ -1,4 +1,4 @@
-"""The service and its program: what reaches which of them, what each of them imports, and who ends with whom."""
+"""The service and its program: the signals and imports of each, and which ends with which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def processes(folder: Path) -> list[int]:
 
 
 def python(*arguments: str, folder: Path, source: str = "", **environment: str) -> tuple[str, str]:
-    """What a program in `folder` prints, which reads `source`."""
+    """The output of a program in `folder` that reads `source`."""
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command, cwd=folder, input=source, env=os.environ | environment, capture_output=True, text=True, timeout=120
@@ -53,7 +53,7 @@ input()
     eventually(lambda: bool(embedded(tmp_path)), 30)
     for number in life.OF_THE_JOB:  # while Python starts there
         for pid in embedded(tmp_path):
-            with suppress(ProcessLookupError):  # what only starts it ends at once
+            with suppress(ProcessLookupError):  # the process that only starts it ends at once
                 os.kill(pid, number)
     eventually(lambda: bool(embedded(tmp_path, "worker")), 30)
     for number in life.OF_THE_JOB:  # while it imports torch
@@ -155,7 +155,7 @@ def test_the_service_runs_the_gt_of_the_programs_path(kind: str, tmp_path: Path)
     source = Path(life.__file__).parent
     home = tmp_path / ("own.zip" if kind == "zip" else "own")
     shutil.copytree(source, tmp_path / "own" / "gt", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "own" / "gt" / "cli.py").open("a") as file:  # which no program imports
+    with (tmp_path / "own" / "gt" / "cli.py").open("a") as file:  # a file that no program imports
         file.write(MARK)
     if kind == "zip":
         shutil.make_archive(str(tmp_path / "own"), "zip", tmp_path / "own")

@@ -1,4 +1,4 @@
-"""Real processes, and strangers among them: the service and its other sessions go on."""
+"""Real processes, with rogues among them: the service and its other sessions continue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def say(transport: Transport, *said: messages.FromClient | messages.FromWorker) 
 
 
 def hear(transport: Transport, decode: Callable[[bytes], object], kind: type) -> object:
-    """The next message of a kind."""
+    """The next message of one kind."""
     while True:
         frames = transport.receive(PATIENCE_S)
         assert frames is not None

@@ -1,4 +1,4 @@
-"""Scopes name what is recorded inside them, for whichever worker takes it."""
+"""Scopes label the instructions recorded inside them, whichever worker executes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes: clients beside each other, their errors, memory, logs and files."""
+"""Real processes: concurrent clients, their errors, memory, logs and files."""
 
 from __future__ import annotations
 
@@ -330,7 +330,7 @@ print(all(torch.equal(again[n].cpu(), t) for n, t in tensors.items()))
     kinds = [json.loads(row)["kind"] for row in (tmp_path / "log").read_text().splitlines()]
     assert kinds.count("LoadFile") == 8
     assert kinds.count("SaveFile") == 1
-    assert kinds.count("Upload") >= 2 * (2 + 2)  # what was streamed: the big one in pieces
+    assert kinds.count("Upload") >= 2 * (2 + 2)  # streamed tensors: the big one in pieces
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What a program may run a module under, tracers, modes and transforms: each a function that gives something to compare."""
+"""Tracers, modes and transforms that a program may run a module under: each a function that returns values to compare."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 Module = torch.nn.Module
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Mode = Callable[[Module, Call, Call], Any]
-"""Of a module, a call to take it down by, and another of the same sizes to see what was taken down."""
+"""Takes a module, a call to trace it with, and another call of the same sizes to check the trace."""
 
 
 def _flat(module: Module, call: Call) -> tuple[Callable[..., Any], list[torch.Tensor]]:
-    """The module as a function of tensors: parameters, buffers and those among its arguments."""
+    """The module as a function of tensors: its parameters, buffers and tensor arguments."""
     leaves, spec = tree_flatten((dict(module.named_parameters()), dict(module.named_buffers()), call))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
@@ -190,4 +190,4 @@ REHEARSALS: dict[str, Rehearsal] = {
         lambda *given: _differentiated(function, given), tensors
     ),
 }
-"""How a function is run before it counts; what comes of it, an error as well, is of no interest."""
+"""How a function is run before the compared run; its results and errors are ignored."""

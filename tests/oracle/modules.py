@@ -1,13 +1,13 @@
-"""PyTorch's databases of modules and of optimizers, every entry, on the remote device and on the CPU.
+"""Every entry of PyTorch's module and optimizer databases, on the remote device and on the CPU.
 
     python -m tests.oracle.modules [--trace [MODE ...]] [--only NAME] [--cases N]
 
-A module is built twice from one seed, here and remotely, and once more moved by `.to("remote")`; results, buffers and
+A module is built twice from one seed, locally and remotely, and once more moved by `.to("remote")`; results, buffers and
 gradients (of parameters and inputs) must be the CPU's. An optimizer takes several steps in each of its implementations;
-parameters and state must be the CPU's. Nothing is refused.
+parameters and state must be the CPU's. No entry is refused.
 
-With --trace, each module is run under each of `modes.MODES` and gives what it gives there on the CPU, where that takes it;
-run eagerly afterwards, results, buffers and gradients are the CPU's to the bit.
+With --trace, each module is run under each of `modes.MODES`; results must be the CPU's, where the CPU supports the mode.
+Run eagerly afterwards, results, buffers and gradients must be bit-equal to the CPU's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _copied(value: Any) -> Any:
 
 
 def _build(entry: Any, given: Any, put: Callable[[Any], Any], dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """The module of one input, from a seed, its constructor's tensors where `put` places them."""
+    """The seeded module of one input; `put` places its constructor's tensors."""
     args, kwargs = tree_map(put, (given.args, given.kwargs))
     torch.manual_seed(11)
     with torch.device(device):
@@ -63,11 +63,11 @@ WAYS: dict[str, Callable[[Any, Any, torch.dtype], torch.nn.Module]] = {
     "moved": lambda entry, given, dtype: _build(entry, given, _copied, dtype, "cpu").to("remote"),
     "copied": lambda entry, given, dtype: copy.deepcopy(_build(entry, given, _sent, dtype, "remote")),
 }
-"""How a module comes to be on the device."""
+"""How a module is put on the device."""
 
 
 def _run(module: torch.nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
-    """Results of one call, buffers after it, and the gradients where there are any."""
+    """Results of one call, buffers after it, and the gradients, if any."""
     torch.manual_seed(7)
     out = module(*args, **kwargs)
     found = {"out": out, "buffers": dict(module.named_buffers()), "parameters": dict(module.named_parameters())}
@@ -89,7 +89,7 @@ Case = tuple[Any, ...]
 
 
 def _module_cases(entry: Any) -> list[Case]:
-    """(dtype, training, input, way) of everything that the database says of a module."""
+    """(dtype, training, input, way) for every case that the database has for a module."""
     modes = (True, False) if entry.train_and_eval_differ else (True,)
     return [
         (dtype, training, given, way)
@@ -106,7 +106,7 @@ def _module_inputs(entry: Any, dtype: torch.dtype, training: bool) -> list[Any]:
 
 
 def _check_module(entry: Any, dtype: torch.dtype, training: bool, given: Any, way: str) -> set[str]:
-    """Compare one case. The directions that were compared: none where the CPU raises."""
+    """Compare one case. Returns the directions that were compared: none if the CPU raises."""
     call = (given.forward_input.args, given.forward_input.kwargs)
     try:
         here = _build(entry, given.constructor_input, _copied, dtype, "cpu").train(training)
@@ -146,7 +146,7 @@ def _told(direction: str, where: str) -> Iterator[None]:
 
 
 def _failed(name: str, failure: _Failure) -> Outcome:
-    """What became of an entry of which a case failed."""
+    """The outcome of an entry with a failed case."""
     error = failure.error
     verdict = "wrong" if isinstance(error, AssertionError) else "refused"
     reason = f"{failure.where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -166,14 +166,14 @@ def _mode_cases(modes: Iterable[str], entry: Any) -> list[Case]:
 
 
 def _halved(value: Any) -> Any:
-    """Other values of the same sizes: a graph that holds results instead of operations gives the old ones."""
+    """Other values of the same sizes: a graph with constants instead of operations would return the old results."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return value
     return (value.detach() * 0.5).requires_grad_(value.requires_grad)
 
 
 def _check_under_mode(entry: Any, dtype: torch.dtype, training: bool, given: Any, mode: str) -> set[str]:
-    """Compare one case. The module that the mode has seen runs eagerly afterwards, with the arguments that it has seen."""
+    """Compare one case. Afterwards the module runs eagerly with the same arguments."""
     call = (given.forward_input.args, given.forward_input.kwargs)
     try:
         here = _build(entry, given.constructor_input, _copied, dtype, "cpu").train(training)
@@ -186,7 +186,7 @@ def _check_under_mode(entry: Any, dtype: torch.dtype, training: bool, given: Any
     where = f"{given.desc or 'default'}, training={training}, {mode}"
     there = WAYS["moved"](entry, given.constructor_input, dtype).train(training)
     remote = tree_map(_sent, call)
-    definitions.forget()  # so that what is learnt is learnt inside
+    definitions.forget()  # so that the calls are learnt under the mode
     with _told("inside", where):
         found = _attempt(lambda: MODES[mode](there, remote, tree_map(_sent, others)))
         if not isinstance(expected, Exception):
@@ -235,7 +235,7 @@ def _parameters(entry: Any, dtype: torch.dtype, device: str) -> Parameters:
 
 
 def _loss(parameters: Parameters) -> torch.Tensor:
-    """A small network's loss, from parameters that are matrices, or matrices and biases in turn."""
+    """The loss of a small network whose parameters are matrices, or matrices and biases alternating."""
     generator = torch.Generator().manual_seed(4)
     value = torch.randn(5, 6, dtype=parameters[0].dtype, generator=generator).to(parameters[0].device)
     for p in parameters:
@@ -265,17 +265,17 @@ def _closure(optimizer: Any, parameters: Parameters, convert: Callable[[torch.Te
 
 
 def _sparse(gradient: torch.Tensor) -> torch.Tensor:
-    """Some rows of a gradient, as an embedding's is."""
+    """The positive part of a gradient as a sparse tensor, like that of an embedding."""
     return (gradient * (gradient > 0)).to_sparse()
 
 
 def _state(optimizer: Any) -> list[Any]:
-    """The state's values, of which the CPU's and the device's must be the same, wherever they lie."""
+    """The state's values, which must be the same on the CPU and the device, wherever they are stored."""
     return [v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in tree_leaves(optimizer.state_dict()["state"])]
 
 
 def _differentiate(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> list[Any]:
-    """Steps that are differentiated: gradients with respect to first parameters and to the gradients they moved by."""
+    """Differentiable steps: gradients with respect to the initial parameters and to the gradients of the steps."""
     first = _parameters(entry, dtype, device)
     moved_by = [(p.detach() * 0.5 + 0.1).requires_grad_() for p in first]
     parameters = [p.clone() for p in first]
@@ -289,7 +289,7 @@ def _differentiate(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, devic
 
 
 def _implementations(entry: Any) -> list[tuple[dict[str, bool], Callable[..., list[Any]]]]:
-    """The flags that choose each implementation, and what is done with it."""
+    """The flags that select each implementation, and the function that runs it."""
     flags = [f for f in entry.supported_impls if f != "fused" or "cpu" in entry.supports_fused_on]
     off = dict.fromkeys(flags, False)
     chosen = [({**off, f: True}, _differentiate if f == "differentiable" else _train) for f in flags]
@@ -301,7 +301,7 @@ def _dtypes(entry: Any) -> list[torch.dtype]:
 
 
 def _optimizer_cases(entry: Any) -> list[Case]:
-    """(arguments, what is done, dtype) of everything that the database says of an optimizer."""
+    """(arguments, function, dtype) for every case that the database has for an optimizer."""
     return [
         ({**given.kwargs, **flags}, run, dtype)
         for given in entry.optim_inputs_func("cpu")
@@ -311,7 +311,7 @@ def _optimizer_cases(entry: Any) -> list[Case]:
 
 
 def _check_optimizer(entry: Any, kwargs: dict[str, Any], run: Callable[..., list[Any]], dtype: torch.dtype) -> set[str]:
-    """Compare one case. Nothing is compared where the CPU raises."""
+    """Compare one case. Nothing is compared if the CPU raises."""
     try:
         expected = run(entry, _as_on_a_device(entry, kwargs, dtype), dtype, "cpu")
     except Exception:
@@ -322,8 +322,8 @@ def _check_optimizer(entry: Any, kwargs: dict[str, Any], run: Callable[..., list
 
 
 def _as_on_a_device(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """What the CPU is given to do as told. Left to choose, PyTorch takes `foreach` on every device but the CPU (save where
-    GT takes the loop), and of complex numbers `foreach` makes others than the loop does: each is compared with itself."""
+    """The arguments for the CPU, so that both use the same implementation. By default PyTorch uses `foreach` on every device
+    but the CPU (unless GT uses the loop), and for complex numbers `foreach` and the loop give different results."""
     loops = entry.optim_cls.__name__.lower() in LOOPS
     chooses = dtype.is_complex and "foreach" in entry.supported_impls and "foreach" not in kwargs and not loops
     return {**kwargs, "foreach": True} if chooses else kwargs
@@ -334,7 +334,7 @@ def _as_on_a_device(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> d
 
 @dataclass(frozen=True)
 class Database:
-    """Its entries, in which directions one is compared, an entry's cases, and what compares one case."""
+    """Its entries, the directions compared, an entry's cases, and the function that compares one case."""
 
     entries: list[Any]
     directions: tuple[str, ...]
@@ -349,12 +349,12 @@ DATABASES = {
 
 
 def under(*modes: str) -> Database:
-    """The modules, under these modes."""
+    """The module database under these modes."""
     return Database(module_db, ("inside", "afterwards"), functools.partial(_mode_cases, modes), _check_under_mode)
 
 
 def check_entry(database: Database, entry: Any, most: int | None = None) -> list[Outcome]:
-    """All cases of an entry, or a sample of `most` of them; one outcome a direction."""
+    """Check all cases of an entry, or a sample of `most` of them; returns one outcome per direction."""
     cases, compared = database.cases(entry), set[str]()
     for case in cases if most is None or len(cases) <= most else random.Random(0).sample(cases, most):
         try:

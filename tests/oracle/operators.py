@@ -1,9 +1,9 @@
-"""PyTorch's operator database, every sample, on the remote device and on the CPU.
+"""Every sample of PyTorch's operator database, on the remote device and on the CPU.
 
     python -m tests.oracle.operators [--only NAME] [--shard I/N]
 
-An entry passes where every sample gives the CPU's results (and gradients): values, dtypes and shapes, within
-`torch.testing`'s tolerances. Every entry does: none is refused.
+An entry passes if every sample gives the CPU's results (and gradients): values, dtypes and shapes, within
+`torch.testing`'s tolerances. Every entry passes; none is refused.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ UNDEFINED = (
     "resize_",
     "resize_as_",
 )
-"""Entries whose values are whatever memory held: their shapes and dtypes are compared."""
+"""Entries with uninitialised values: only shapes and dtypes are compared."""
 
 
 @dataclass
 class Outcome:
-    """What became of one entry in one direction: passed, refused (it raised) or wrong."""
+    """The outcome of one entry in one direction: passed, refused (it raised) or wrong."""
 
     entry: str
     direction: str
@@ -52,7 +52,7 @@ def name_of(entry: Any) -> str:
 
 
 def to_remote(value: Any) -> Any:
-    """A sample's argument on the remote device, with its strides and offset."""
+    """A sample's argument on the remote device, with the same strides and offset."""
     if isinstance(value, torch.Tensor):
         return _tensor_to_remote(value)
     if isinstance(value, torch.device) or value == "cpu":
@@ -77,7 +77,7 @@ def _copy(value: Any) -> Any:
 
 
 def compare(expected: Any, got: Any, values: bool = True) -> None:
-    """Raise AssertionError where results differ."""
+    """Raises AssertionError if results differ."""
     wanted, found = tree_leaves(expected), tree_leaves(got)
     assert len(wanted) == len(found), f"{len(found)} results, expected {len(wanted)}"
     for a, b in zip(wanted, found, strict=True):
@@ -101,7 +101,7 @@ def _differentiable(value: Any) -> list[torch.Tensor]:
 
 
 def check_sample(entry: Any, sample: Any, with_gradients: bool) -> str | None:
-    """Compare one sample. Returns the direction that was compared last, None where the CPU itself raises."""
+    """Compare one sample. Returns the last direction compared, None if the CPU itself raises."""
     arguments = ((sample.input, *sample.args), sample.kwargs)
     local_args, local_kwargs = tree_map(_copy, arguments)
     torch.manual_seed(7)
@@ -142,7 +142,7 @@ def _check_gradients(expected: Any, got: Any, local: Any, remote: Any) -> str:
 
 
 def check_entry(entry: Any) -> list[Outcome]:
-    """All samples of an entry in all dtypes; one outcome a direction."""
+    """Check all samples of an entry in all dtypes; returns one outcome per direction."""
     name, compared = name_of(entry), set()
     for dtype in DTYPES:
         if not entry.supports_dtype(dtype, "cpu"):
@@ -178,7 +178,7 @@ def check_all(entries: Iterable[Any]) -> list[Outcome]:
 
 
 def surprises(outcomes: list[Outcome]) -> list[str]:
-    """What did not pass: wrong values and refusals."""
+    """The entries that did not pass: wrong values and refusals."""
     return [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in outcomes if o.verdict != "passed"]
 
 
@@ -189,7 +189,7 @@ def _count(outcomes: list[Outcome], direction: str) -> str:
 
 
 def _shards(count: int) -> int:
-    """Run all shards, each in a process of its own."""
+    """Run all shards, each in its own process."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "tests.oracle.operators", "--shard"]
     children = [subprocess.Popen([*command, f"{i}/{count}"], stdout=subprocess.PIPE, text=True) for i in range(count)]

@@ -4,7 +4,7 @@ dtypes, autograd. After every step all tensors of both are compared: values, dty
     python -m tests.oracle.programs FIRST LAST      # the programs of these seeds
     python -m tests.oracle.programs FIRST LAST --rehearsed
 
-Rehearsed, steps are run on the remote device under a tracer, a mode or a transform first, for what that may leave behind.
+With --rehearsed, steps first run on the remote device under a tracer, mode or transform, which must leave nothing behind.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ DTYPES = (
 STEPS = 25
 POOL = 14
 LARGE = 5000
-"""Tensors of more elements do not join the pool."""
+"""Tensors with more elements do not join the pool."""
 LATE = (
     "out of bounds", "out of range", "out of DATA bounds", "ZeroDivision", "negative integer powers", "singular", "converge",
     "setStorage", "without overflow",
 )  # fmt: skip
-"""Parts of the messages of errors that depend on values, or on a view that goes too far: told where a result is used."""
+"""Parts of the messages of errors that depend on values, or on a view beyond its storage: raised when a result is used."""
 
 UNARY = """abs neg sign exp sin cos tanh sigmoid sqrt rsqrt log relu floor ceil round trunc frac isnan isfinite logical_not
     bitwise_not conj resolve_conj real imag angle square reciprocal erf positive clone detach t mT H contiguous
@@ -58,7 +58,7 @@ IN_PLACE = """zero_ abs_ neg_ exp_ sin_ sqrt_ relu_ floor_ t_ squeeze_ sigmoid_ 
 
 
 def _find(name: str, tensor: Tensor) -> Callable[..., Any]:
-    """A function of a tensor by its name: a method or property, or one of `torch` or `torch.nn.functional`."""
+    """A function of a tensor by name: a method or property, or a function of `torch` or `torch.nn.functional`."""
     if hasattr(tensor, name):
         found = getattr(tensor, name)
         return found if callable(found) else lambda: found
@@ -211,7 +211,7 @@ GROUPS: tuple[tuple[float, dict[str, Operation]], ...] = (
 
 
 def _layer(function: Callable[[Tensor], Tensor]) -> Operation:
-    """Of floats; the sum, since a CPU makes some results by writing to them, which their version tells."""
+    """An operation on floats; adds 0, since the CPU computes some results in place, which changes their version."""
     return lambda x, y, z, r: function(x if x.is_floating_point() else x.float()) + 0
 
 
@@ -224,18 +224,18 @@ LAYERS: dict[str, Operation] = {
     "pool": _layer(lambda x: F.max_pool1d(x, 2)),
     "distances": _layer(lambda x: torch.cdist(x, x)),
 }
-"""What modules are made of."""
+"""Operations that modules use."""
 WITH_LAYERS = (*GROUPS, (0.4, LAYERS))
 REHEARSED = {n for _, group in GROUPS[:3] for n in group if n != "rand_like"} | {*VIEWS, *COPIES, *LAYERS}
-"""Operations that change nothing, and draw nothing."""
+"""Operations that neither write nor draw random numbers."""
 
 
 class Difference(AssertionError):
-    """What one device did and the other did not."""
+    """The two devices behaved differently."""
 
 
 class Program:
-    """A program of one seed, run step by step on both devices at once."""
+    """A program from one seed, run step by step on both devices."""
 
     def __init__(self, seed: int, rehearsed: bool = False) -> None:
         self.seed, self.rehearsed = seed, rehearsed
@@ -246,7 +246,7 @@ class Program:
             self._add_new(Random(f"{seed} {step}"))
 
     def run(self) -> None:
-        """Raises `Difference` with the steps that led to it."""
+        """Run the program. Raises `Difference` with the steps that led to it."""
         try:
             for step in range(STEPS):
                 if not self._step(step):
@@ -260,7 +260,7 @@ class Program:
             pool.append(made.clone().to(device))
 
     def _step(self, step: int) -> bool:
-        """False where the program ends: it failed with an error that came late, as it may."""
+        """Run one step. Returns False if the program ends early, with an error that may be raised late."""
         r = Random(f"{self.seed} step {step}")
         local, remote = self.pools
         if r.random() < 0.1:
@@ -291,10 +291,10 @@ class Program:
         r = Random(f"{self.seed} rehearsal {step}")
         mode, draw = r.choice(list(REHEARSALS)), Random(f"{self.seed} draw {step}").random()
         self.lines[-1] += f", first under: {mode}"
-        definitions.forget()  # so that what is learnt, of operands too, is learnt there
+        definitions.forget()  # so that calls and operands are learnt under the mode
         for tensor in tensors:
             operands.forget_operand(tensor)
-        logging.disable()  # of what PyTorch says of each fake tensor's error
+        logging.disable()  # PyTorch logs every error of a fake tensor
         with contextlib.suppress(Exception):
             REHEARSALS[mode](lambda x, y, z: operation(x, y, z, Random(draw)), tensors)
         logging.disable(logging.NOTSET)
@@ -337,7 +337,7 @@ def _same_error(expected: Any, got: Any) -> bool:
 def _attribute(tensor: Tensor, name: str) -> Any:
     try:
         return getattr(tensor, name)
-    except RuntimeError as error:  # of a view whose base was written in a way that autograd forbids
+    except RuntimeError as error:  # a view whose base was written in a way that autograd forbids
         return str(error)
 
 
@@ -346,7 +346,7 @@ def _lies(tensor: Tensor) -> list[tuple[int, int]]:
 
 
 def compare(a: Tensor, b: Tensor) -> None:
-    """Raises `Difference` where a local tensor `a` and a remote one `b` are not the same to their user."""
+    """Raises `Difference` if a user can tell a local tensor `a` from a remote one `b`."""
     for name in ("shape", "dtype", "requires_grad", "is_leaf", "_version"):
         if (expected := _attribute(a, name)) != (got := _attribute(b, name)):
             raise Difference(f"{name}: {expected} became {got}")
@@ -370,7 +370,7 @@ def _compare_values(a: Tensor, b: Tensor) -> None:
 
 
 def check(first: int, last: int, rehearsed: bool = False) -> list[str]:
-    """Run the programs of the seeds from `first` on, before `last`; what differed, as text."""
+    """Run the programs of seeds `first` to `last` - 1; returns the differences as text."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -380,7 +380,7 @@ def check(first: int, last: int, rehearsed: bool = False) -> list[str]:
             except Difference as difference:
                 found.append(str(difference))
             with contextlib.suppress(Exception):
-                torch.accelerator.synchronize()  # which tells of the errors that no step has met
+                torch.accelerator.synchronize()  # raises the errors that no step has raised
     return found
 
 

@@ -1,4 +1,4 @@
-"""`torch.accelerator` and `torch.remote` take what PyTorch's own take, and answer."""
+"""`torch.accelerator` and `torch.remote` accept the arguments of PyTorch's own modules."""
 
 from __future__ import annotations
 

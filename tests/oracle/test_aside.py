@@ -1,4 +1,4 @@
-"""What the client works out for itself is neither seen by what a program has switched on, nor changed by it."""
+"""The client's own computations are neither seen nor changed by modes that a program has switched on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def transform(given: Tensor) -> Tensor:
 
 
 COMPOSITES = {"attention": attend, "lstm": recur, "linear": transform}
-"""Operators that are foretold otherwise than by running them on meta tensors, or have a backward pass of GT's own."""
+"""Operators that are not inferred by running them on meta tensors, or have a backward pass of GT's own."""
 
 
 def gradient(function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def test_a_default_device_places_what_the_program_makes_and_nothing_else(where: 
 
 
 def _number(given: Tensor) -> int:
-    """Scripted, it asks for a number from C++, past all that is Python's."""
+    """Scripted, it fetches a number from C++, bypassing Python."""
     return int(given.sum())
 
 

@@ -1,4 +1,4 @@
-"""`import gt as torch`: the same file prints the same, and every name of torch is there."""
+"""`import gt as torch`: the same file prints the same output, and every name of torch exists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
 
 
 def ported(source: str) -> str:
-    """What a person does to a script: change the lines that import torch."""
+    """Port a script as a user would: change the lines that import torch."""
     source = re.sub(r"^import torch$", "import gt as torch", source, flags=re.MULTILINE)
     return re.sub(r"^(import|from) torch(?=[. ])", r"\1 gt", source, flags=re.MULTILINE)
 
@@ -112,7 +112,7 @@ class Careful:
 
 
 def test_a_chain_of_tos_is_one_to() -> None:
-    """A library's `to` hands on the device that it was given, and the ported file has given it."""
+    """A library's `to` passes on its device, which the ported file gave it."""
     library, script = ModuleType("library"), {"__name__": "script", "torch": gt}
     exec(LIBRARY, vars(library))
 
@@ -172,7 +172,7 @@ def test_the_lines_of_two_threads_are_told_apart_after_their_backward_passes() -
     x.register_hook(lambda _: left.set() or thread.join(10))
     thread.start()
     assert inside.wait(10)
-    (x * x).sum().backward()  # begins while the other runs, and ends after it
+    (x * x).sum().backward()  # starts while the other runs, and ends after it
     product = gt.ones(3) + gt.ones(3)
     place = f"{__file__}:{inspect.currentframe().f_lineno - 1}"  # type: ignore[union-attr]
     *_, waiting = [r for r in gt.debug.tape() if r.op == "aten::add.Tensor"]
@@ -241,7 +241,7 @@ for name, how in load.items():
 
 
 def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(run_python: Run, tmp_path: Path) -> None:
-    """Plain torch loads it on the CPU, as it is; here what was remote is remote again, what was local is local."""
+    """Plain torch loads the file on the CPU; GT restores remote tensors as remote and local ones as local."""
     model = torch.nn.Linear(2, 2).to("remote")
     weight = model.weight.detach()
     both = {
@@ -289,7 +289,7 @@ def test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own(ru
 
 
 def test_a_file_that_names_the_remote_device_is_loaded_onto_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Earlier versions wrote such files."""
+    """Earlier versions of GT wrote such files."""
     named = (1, lambda storage: "remote:0" if storage.device.type == "remote" else None, lambda storage, location: None)
     registry = torch.serialization._package_registry
     with monkeypatch.context() as earlier:

@@ -1,4 +1,4 @@
-"""Idioms give on the remote device what they give on the CPU, to the bit."""
+"""Idioms give bit-equal results on the remote device and on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts that use heavy libraries, which `./test --libraries` installs, print with GT what they print without."""
+"""Scripts that use heavy libraries (`./test --libraries` installs them) print the same with and without GT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`linear` travels whole: results and gradients are the CPU's to the bit in every layout, and differentiable again."""
+"""`linear` as one instruction: results and gradients bit-equal to the CPU's in every layout, and differentiable again."""
 
 from __future__ import annotations
 

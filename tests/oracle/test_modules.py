@@ -1,4 +1,4 @@
-"""A sample of PyTorch's databases of modules and optimizers; all of it by `python -m tests.oracle.modules`."""
+"""A sample of PyTorch's module and optimizer databases; for all of them run `python -m tests.oracle.modules`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.oracle import modules
 from tests.oracle.modes import MODES
 
 CASES = 6
-"""Of each entry: dtypes, modes, ways to the device or implementations, and inputs, drawn at random."""
+"""Number of random cases per entry, over dtypes, modes, ways to the device or implementations, and inputs."""
 
 
 @pytest.mark.parametrize("part", range(8))

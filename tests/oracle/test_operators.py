@@ -1,4 +1,4 @@
-"""A sample of PyTorch's operator database; all of it by `./test --operators`."""
+"""A sample of PyTorch's operator database; for all of it run `./test --operators`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a program ends and begins: nothing is said that nobody asked for, nothing is loaded that nobody needs."""
+"""Start and end of a program: no unwanted output, no unneeded imports."""
 
 from __future__ import annotations
 

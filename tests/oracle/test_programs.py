@@ -1,4 +1,4 @@
-"""Random programs do on the remote device what they do on the CPU."""
+"""Random programs behave on the remote device as on the CPU."""
 
 from __future__ import annotations
 

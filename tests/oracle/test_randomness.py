@@ -1,4 +1,4 @@
-"""One sequence of random numbers in a ported program (scripts/ compare the numbers), and two in any other."""
+"""A ported program has one sequence of random numbers (scripts/ compare the numbers), any other program two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PyTorch refuses at the call is refused at the call, by the same exception with the same words."""
+"""Calls that PyTorch rejects are rejected at the call, by the same exception with the same message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse tensors do on the remote device what they do on the CPU, to the bit: values, layout, gradients, errors."""
+"""Sparse tensors behave on the remote device as on the CPU, to the bit: values, layout, gradients, errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INDICES = {
 
 
 class Operands:
-    """What the cases are about, of one dtype, on one device: the same elements wherever it is."""
+    """Operands for the cases, of one dtype, on one device: the same elements on every device."""
 
     def __init__(self, device: str, dtype: torch.dtype, kind: str = "coalesced", requires_grad: bool = False) -> None:
         self.device, self.dtype, self.kind, self.requires_grad = device, dtype, kind, requires_grad
@@ -38,7 +38,7 @@ class Operands:
     def sparse(
         self, *dense: int, kind: str = "", size: tuple[int, ...] = (4, 5), dtype: torch.dtype | None = None
     ) -> Tensor:
-        """Sparse in the dims of `size`, the first two of them at the indices of the kind, with values of `dense` sizes."""
+        """Sparse in the dims of `size`, the first two with the indices of the kind; values have `dense` sizes."""
         kind = kind or self.kind
         rows, columns = torch.tensor(INDICES[kind], dtype=torch.int64)
         extra = [torch.arange(len(rows)) * (d + 2) % n for d, n in enumerate(size[2:])]
@@ -55,7 +55,7 @@ class Operands:
 
 
 def gradients(result: Any, operands: Operands) -> list[Any]:
-    """Of all operands, by a sum of what was made of them."""
+    """Gradients of all operands, from a weighted sum of the results."""
     made = [t for t in tree_leaves(result) if isinstance(t, Tensor) and t.grad_fn is not None]
     weights = torch.Generator().manual_seed(2)
     for t in made:
@@ -69,7 +69,7 @@ Case = Callable[[Operands], Any]
 
 
 def outcome(case: Case, operands: Operands) -> list[Any]:
-    """What a case gives, and the gradients of its operands where they are asked for; or the kind of its error."""
+    """The results of a case, with its operands' gradients if required; or the type of its error."""
     try:
         result = case(operands)
         found = tree_leaves((result, gradients(result, operands) if operands.requires_grad else []))
@@ -79,7 +79,7 @@ def outcome(case: Case, operands: Operands) -> list[Any]:
 
 
 def parts(value: Any) -> Any:
-    """All that can be told of a tensor."""
+    """Everything observable about a tensor."""
     if not isinstance(value, Tensor):
         return value
     value = value.detach()
@@ -395,7 +395,7 @@ def propagated(o: Operands) -> Any:
 
 
 def attended(o: Operands) -> Any:
-    """Attention over the edges of a graph, whose scores are made of the nodes at their ends."""
+    """Attention over the edges of a graph, with scores computed from the nodes at their ends."""
     nodes, (row, column) = o.dense(5, 3), torch.tensor(INDICES[o.kind], dtype=torch.int64, device=o.device)
     scores = (nodes[row] * nodes[column]).sum(1)
     attention = torch.sparse.softmax(torch.sparse_coo_tensor(torch.stack([row, column]), scores, (5, 5)), 1)
@@ -403,13 +403,13 @@ def attended(o: Operands) -> Any:
 
 
 def factorised(o: Operands) -> Any:
-    """The loss of a matrix factorisation at the elements that are known."""
+    """The loss of a matrix factorisation at the known elements."""
     known, product = o.sparse(), o.dense(4, 2) @ o.dense(2, 5)
     return torch.sparse.sum((product.sparse_mask(known.detach().coalesce()) - known) ** 2)
 
 
 def normalised(o: Operands) -> Any:
-    """A graph with its own nodes as neighbours, each edge by the degrees of its ends."""
+    """A graph with self-loops, each edge normalised by the degrees of its ends."""
     eye = torch.sparse.spdiags(torch.ones(1, 5), torch.tensor([0]), (5, 5)).to(o.device, o.dtype)
     graph = (o.sparse(size=(5, 5)).detach() ** 2 + eye).coalesce()
     degrees = torch.sparse.sum(graph, 1).to_dense() ** -0.5
@@ -501,7 +501,7 @@ def test_compressed_layouts(name: str) -> None:
 
 
 def test_indices_out_of_range_are_refused_by_the_worker() -> None:
-    """Kernels take them on trust: an index beyond the tensor would read another session's memory."""
+    """Kernels do not check them: an index beyond the tensor would read another session's memory."""
     indices = torch.tensor([[0, 9], [1, 1]], device="remote")
     beyond = torch.sparse_coo_tensor(indices, torch.ones(2, device="remote"), (4, 5), check_invariants=False)
     with pytest.raises(RuntimeError, match="size is inconsistent"):

@@ -1,4 +1,4 @@
-"""Models of `transformers`, unmodified, do on the device what they do on the CPU: train, generate, save and load."""
+"""Unmodified models of `transformers` train, generate, save and load on the device as on the CPU."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def captioned_image() -> Inputs:
 
 @dataclass(frozen=True)
 class Kind:
-    """One row: a model class of `transformers`, its configuration, its inputs, and what is asked of it."""
+    """One row: a model class of `transformers`, its configuration, its inputs, and its options."""
 
     model: str
     config: str
     options: dict[str, Any] = field(default_factory=dict)
     inputs: Remake = padded_text
     generation: dict[str, Any] | None = field(default_factory=dict)
-    """Options of `generate`; None for a model that does not."""
+    """Options of `generate`; None for a model that does not generate."""
 
     def build(self, device: str, **options: Any) -> Any:
         """The model from seed 0, made on the CPU and moved, in training mode."""
@@ -89,7 +89,7 @@ GROUPED = {**TEXT, "num_key_value_heads": 2, "pad_token_id": 0}
 HEADS = {**GROUPED, "head_dim": 16}
 ROUTED = {**GROUPED, "num_experts_per_tok": 2, "output_router_logits": True}
 UNBALANCED = {"output_router_logits": False}
-"""The balancing loss of `transformers` takes no cache."""
+"""The balancing loss of `transformers` does not support a cache."""
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 KINDS = {
@@ -185,7 +185,7 @@ def assert_same(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor])
 
 
 def assert_trains_alike(kind: Kind, change: Callable[[Any], Any] = lambda model: model, **options: Any) -> tuple[int, int]:
-    """Returns how many of how many tensors were equal to the bit."""
+    """Returns how many tensors were bit-equal, and how many there are."""
     found = [train(change(kind.build(d, **options)), to(d, kind.inputs())) for d in ("cpu", "remote")]
     assert_same(*found)
     return sum(torch.equal(a, found[1][n]) for n, a in found[0].items()), len(found[0])
@@ -226,7 +226,7 @@ def test_a_model_of_short_floats_computes_as_on_the_cpu(name: str, cast: str) ->
 
 
 def generated(kind: Kind, device: str, **options: Any) -> list[list[int]]:
-    """Ids of 8 new tokens for each row; none ends early."""
+    """Ids of 8 new tokens per row; none ends early."""
     model = kind.build(device).eval()
     inputs = {k: v for k, v in to(device, kind.inputs()).items() if k != "labels"}
     torch.manual_seed(5)
@@ -283,7 +283,7 @@ def test_tied_weights_stay_tied(name: str) -> None:
 
 
 def ties(model: Any) -> set[frozenset[str]]:
-    """Names of parameters that are one and the same."""
+    """Groups of names of the same parameter."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)

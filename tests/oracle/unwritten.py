@@ -1,10 +1,10 @@
-"""Which operators leave bytes of their results as memory held them, on PyTorch's databases: none that `fills` vouches for.
+"""Finds operators that leave bytes of their results unwritten, on PyTorch's databases: none that `fills` vouches for.
 
     python -m tests.oracle.unwritten [--only NAME]
 
-Each operator that a sample comes to, forward and backward, runs twice: on fresh memory that is full of zeros and on memory
-that is full of junk. Bytes of a result's storage that differ are bytes that nothing wrote. The workers of a service that
-had several sessions fill memory for the operators that `gt.worker.zeroing.fills` does not know to write everything.
+Each operator that a sample reaches, forward and backward, runs twice: on fresh memory full of zeros and on memory full of
+junk. Bytes of a result's storage that differ were not written. Workers that have had several sessions zero memory for the
+operators that `gt.worker.zeroing.fills` does not know to write everything.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gt.worker import zeroing
 
 DTYPES = (torch.float32, torch.int64, torch.complex64, torch.bool, torch.bfloat16)
 SAMPLES = 6
-"""Of an entry and a dtype."""
+"""Samples per entry and dtype."""
 _junk_fill = ctypes.c_bool.in_dll(zeroing._c10, "FLAGS_caffe2_cpu_allocator_do_junk_fill")
 aten = torch.ops.aten
 
 
 @contextmanager
 def memory_full_of(junk: bool) -> Iterator[None]:
-    """Inside, fresh memory holds zeros, or what is improbable anywhere else."""
+    """Inside, fresh memory holds zeros, or improbable junk."""
     zeroing._zero_fill.value, _junk_fill.value = not junk, junk
     try:
         yield
@@ -44,7 +44,7 @@ def memory_full_of(junk: bool) -> Iterator[None]:
 
 
 def unwritten(call: Callable[[], Any]) -> bool:
-    """Whether bytes of what a call returns depend on what memory held before."""
+    """Whether bytes of a call's results depend on the memory's previous contents."""
     shown = []
     state = torch.get_rng_state()
     for junk in (False, True):
@@ -56,7 +56,7 @@ def unwritten(call: Callable[[], Any]) -> bool:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Of the whole storage; a worker copies what shows less of it than there is."""
+    """Bytes of the whole storage; a worker copies tensors that cover only a part of theirs."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.untyped_storage().nbytes() > tensor.nbytes:
         tensor = tensor.contiguous().clone()
@@ -68,7 +68,7 @@ def fills(name: str) -> bool:
 
 
 class Observed(TorchDispatchMode):
-    """Runs every operator that comes up twice more, and notes which are found to leave bytes unwritten."""
+    """Runs every operator it sees twice more, and records those that leave bytes unwritten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Observed(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _again(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What it returns and wrote, which are copies where it writes its operands."""
+        """Run it again; returns its results and written operands, copies if it writes its operands."""
         if not func._schema.is_mutable:
             result = func(*args, **kwargs)
             return [t for t in tree_leaves(result) if not isinstance(t, torch.Tensor) or t.layout is torch.strided]
@@ -111,7 +111,7 @@ def entries() -> list[Any]:
 
 
 def look_at(entry: Any, observed: Observed, dtypes: Sequence[torch.dtype], count: int) -> None:
-    """The first samples of an entry in each dtype, forward and backward; what PyTorch refuses is left out."""
+    """Run the first samples of an entry in each dtype, forward and backward; skips those that PyTorch rejects."""
     for dtype in dtypes:
         if not entry.supports_dtype(dtype, "cpu"):
             continue
@@ -140,7 +140,7 @@ def _differentiable(values: Any) -> list[torch.Tensor]:
 
 
 def wholes() -> list[str]:
-    """What travels whole and leaves bytes unwritten, of its results or its gradients."""
+    """Composites sent as one instruction that leave bytes of their results or gradients unwritten."""
     nn, x = torch.nn, torch.rand(5, 2, 8)
     modules = [
         *(

@@ -1,4 +1,4 @@
-"""Clients of the simulator, which know on their own what the workers should hold."""
+"""Simulated clients that track independently what the workers should hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FULL = wire.Define(2, "aten::full", [[], wire.Number(0)], {"dtype": wire.Dtype("
 
 
 class Client:
-    """Speaks the wire; counts on its own what the worker should hold."""
+    """Speaks the wire protocol; tracks independently what the worker should hold."""
 
     def __init__(self, system: System) -> None:
         self.transport: FakeTransport = system.connect()
@@ -65,5 +65,5 @@ class Client:
 
 
 def check(system: System) -> None:
-    """What must hold after every step."""
+    """Check the invariants that hold after every step."""
     invariants.check(system.dispatcher)

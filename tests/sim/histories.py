@@ -1,9 +1,9 @@
-"""Histories of a dispatcher among peers of whom some are honest and some send anything: it serves the honest ones.
+"""Histories of a dispatcher whose peers are honest or send anything: it must serve the honest ones.
 
     python -m tests.sim.histories 100000 [SEED]
 
-A history is a string of bytes, each of which picks what happens next; what must hold after every step is in `invariants`,
-what the honest may expect is asserted by them.
+A history is a string of bytes, each of which picks the next event; `invariants` are checked after every step, and the
+honest peers assert what they may expect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCHES = [*map(codec.pack, ITEMS), *map(msgspec.Raw, RAW)]
 
 
 class Picks:
-    """The bytes of a history, one after the other; zeros behind its end."""
+    """The bytes of a history, one by one; zeros past its end."""
 
     def __init__(self, history: bytes) -> None:
         self._bytes = iter(history)
@@ -49,8 +49,8 @@ class Picks:
 
 
 class Client:
-    """An honest one. `sent`: its batches that have not ended; `asked`: its requests without an answer, each with a number of
-    its own among those of all clients. What it says lies in `mail` until the dispatcher takes it in."""
+    """An honest client. `sent`: its pending batches; `asked`: its unanswered requests, numbered uniquely among all clients;
+    `mail`: its messages that the dispatcher has not received yet."""
 
     def __init__(self, world: World, peer: bytes) -> None:
         self.world, self.peer = world, peer
@@ -65,7 +65,7 @@ class Client:
         self.mail.append((message, frames or []))
 
     def run(self, count: int) -> None:
-        """Of every three requests one comes with an upload."""
+        """Send `count` requests; one in three comes with an upload."""
         if not self.is_open or len(self.sent) > CREDIT:
             return
         items: list[wire.Instruction] = []
@@ -82,7 +82,7 @@ class Client:
         self.say(messages.Run(self.seq, codec.pack(items), self.epoch), frames)
 
     def hear(self, message: messages.ToClient, frames: list[bytes], honest: bool) -> None:
-        """`honest`: what is told is what an honest worker said, or the dispatcher itself."""
+        """`honest`: the message comes from an honest worker, or from the dispatcher itself."""
         match message:
             case messages.Welcome():
                 assert self.session in (0, message.session)
@@ -113,14 +113,14 @@ class Client:
 
 
 class Worker:
-    """An honest one: executes what it gets in order, and knows which sessions it holds."""
+    """An honest worker: executes what it gets in order, and knows which sessions it holds."""
 
     def __init__(self, peer: bytes, info: messages.WorkerInfo) -> None:
         self.peer = peer
         self.inbox: deque[tuple[Any, list[bytes]]] = deque()
         self.mail: deque[tuple[Any, list[bytes]]] = deque([(messages.Register(messages.PROTOCOL, info), [])])
         self.held: dict[int, int] = {}
-        """Session -> the highest request that it has executed."""
+        """Session -> the highest request executed."""
         self.ended: set[int] = set()
 
     def work(self) -> None:
@@ -159,7 +159,7 @@ INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
 
 
 class World:
-    """A dispatcher, and what a history makes of its peers. A name of None in `workers` or `clients` is a rogue's."""
+    """A dispatcher and its peers. A name mapped to None in `workers` or `clients` is a rogue's."""
 
     def __init__(self, history: bytes) -> None:
         self.pick = Picks(history)
@@ -196,13 +196,13 @@ class World:
                 client.hear(action.message, frames, honest)
 
     def post(self, peer: bytes) -> None:
-        """The dispatcher takes in the next of what an honest peer has said."""
+        """The dispatcher receives the next message of an honest peer."""
         if (sender := self.clients.get(peer) or self.workers.get(peer)) and sender.mail:
             message, frames = sender.mail.popleft()
             event = core.FromClientEvent if isinstance(sender, Client) else core.FromWorkerEvent
             self.step(event(peer, message, list(frames)))
 
-    # -- what can happen -------------------------------------------------------------------------------------------------
+    # -- possible events -------------------------------------------------------------------------------------------------
 
     def join_client(self) -> None:
         if len(self.clients) < 6:
@@ -277,7 +277,7 @@ class World:
         return core.FromWorkerEvent(peer, self.pick.one(FROM_ROGUE_WORKERS)(self, peer), frames)
 
     def rogue_fails(self) -> None:
-        """As after an event on which `step` raised."""
+        """As if `step` had raised on an event."""
         names = {**self.clients, **self.workers}
         if rogues := [name for name, peer in names.items() if peer is None]:
             peer = self.pick.one(rogues)
@@ -287,7 +287,7 @@ class World:
     # -- the end ---------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Once the rogues have gone, the honest get all they asked for, and leave nothing."""
+        """Once the rogues have gone, the honest peers get all their answers, and leave nothing behind."""
         for peer in [name for name, client in self.clients.items() if client is None]:
             self.step(core.ClientGone(peer))
         for peer in [name for name, worker in self.workers.items() if worker is None]:
@@ -332,7 +332,7 @@ def rogue_run(world: World) -> messages.FromClient:
 
 
 def next_run(world: World) -> messages.FromClient:
-    """One that is in turn for some session."""
+    """A batch with the number that some session expects next."""
     session = world.pick.one([*world.dispatcher.sessions.values(), core.SessionState(1, b"")])
     return messages.Run(session.seq + 1, world.pick.one(BATCHES), session.epoch)
 
@@ -352,7 +352,7 @@ def rogue_done(world: World, peer: bytes) -> messages.FromWorker:
 
 
 def due_done(world: World, peer: bytes) -> messages.FromWorker:
-    """One that some worker owes, this one or another."""
+    """A report that some worker owes, this one or another."""
     owed = [due for w in world.dispatcher.workers.values() for due in w.underway]
     return messages.Done(*world.pick.one([(1, 1), *owed]), rogue_answers(world))
 
@@ -395,7 +395,7 @@ HAPPENS: list[Callable[[World], None]] = [
 
 
 def play(history: bytes) -> int:
-    """Let it happen; returns how many steps the dispatcher took."""
+    """Play a history; returns the number of steps that the dispatcher took."""
     world = World(history)
     while not world.pick.over:
         world.pick.one(HAPPENS)(world)
@@ -404,7 +404,7 @@ def play(history: bytes) -> int:
 
 
 def play_many(count: int, number: int) -> tuple[int, int]:
-    """Histories made by Hypothesis, which shortens one that fails; returns how many there were, and their steps."""
+    """Play histories from Hypothesis, which shrinks a failing one; returns their number and their steps."""
     played = steps = 0
 
     @seed(number)

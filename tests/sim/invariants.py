@@ -1,4 +1,4 @@
-"""What must hold of a dispatcher after every step, whatever its peers have sent."""
+"""Invariants of a dispatcher after every step, whatever its peers have sent."""
 
 from __future__ import annotations
 

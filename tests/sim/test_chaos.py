@@ -1,4 +1,4 @@
-"""Everything at once, seeded: sessions come and go, workers die and join, nonsense arrives; values stay right."""
+"""Everything at once, seeded: sessions come and go, workers die and join, nonsense arrives; values stay correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sim.test_fuzz import Junk
 
 
 class Survivor(Client):
-    """A client that starts anew when its worker is lost, as a person would."""
+    """A client that starts over when its worker is lost, as a user would."""
 
     asked = expected = 0
 
@@ -24,7 +24,7 @@ class Survivor(Client):
         self.run([wire.Fetch(self.requests, self.next_id - 1, SCALAR)])
 
     def look(self) -> None:
-        """Take in what has arrived, without letting anybody else work, and compare values."""
+        """Process the messages that have arrived, without letting others run, and compare values."""
         while self.transport.arrived:
             frames = self.transport.arrived.popleft()
             message: messages.ToClient = codec.to_client(frames[0])
@@ -81,7 +81,7 @@ def test_values_stay_right_whatever_happens_around_them(seed: int) -> None:
             check(system)
     system.settle()
     for client in clients:
-        for _ in range(3):  # a loss, and what was sent before it was known
+        for _ in range(3):  # a loss, and messages sent before it was known
             client.look()
             system.settle()
         assert client.fetch() == client.value

@@ -1,4 +1,4 @@
-"""The dispatcher's decisions, by a seeded simulator with real workers and no clock but a virtual one."""
+"""The dispatcher's decisions, in a seeded simulator with real workers and a virtual clock."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def test_malformed_frames_are_counted_and_harm_no_one() -> None:
         codec.encode(messages.Hello(messages.PROTOCOL, 1, "again")),
     ):
         bad.transport.send([frame])
-    bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a frame that is not there
-    bad.run([wire.Fetch(1, 77, SCALAR)])  # a tensor that is not there
-    bad.run([wire.Op(9, 1, (2,), 0)])  # a call that is not there
+    bad.run([wire.Upload(1, SCALAR, 5, 0)])  # a missing frame
+    bad.run([wire.Fetch(1, 77, SCALAR)])  # a missing tensor
+    bad.run([wire.Op(9, 1, (2,), 0)])  # a missing definition
     bad.run([wire.Define(3, "aten::from_file", ["/etc/passwd"], {}, [], [SCALAR]), wire.Op(3, 5, (), 0)])
     bad.run([wire.Define(4, "os.system", ["true"], {}, [], [SCALAR]), wire.Op(4, 6, (), 0), wire.Fetch(2, 6, SCALAR)])
-    for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, and no instructions
+    for junk in (b"\x01", b"\x91\xa1x", b"\x91\x92\x63\x01", b"\xdd\xff\xff\xff\xff"):  # msgpack, but not instructions
         bad.seq += 1
         bad.transport.send([codec.encode(messages.Run(bad.seq, msgspec.Raw(junk)))])
     answers = bad.answers()
@@ -260,7 +260,7 @@ def test_a_client_that_heeds_no_credit_is_sent_away() -> None:
 
 
 def test_a_batch_that_finds_no_worker_takes_with_it_what_was_sent_before_its_client_knew() -> None:
-    """Else what came after it would run on the next worker, as if nothing was missing."""
+    """Otherwise later batches would run on the next worker, as if nothing were missing."""
     bare = Bare()
     bare.core.step(core.WorkerGone(b"w"))
     (lost,) = bare.run(3, epoch=1)
@@ -271,7 +271,7 @@ def test_a_batch_that_finds_no_worker_takes_with_it_what_was_sent_before_its_cli
 
 
 def test_who_comes_and_goes_in_haste_fills_no_worker() -> None:
-    """While a worker is busy, at most a window of slices lies before it, and an end for each of them."""
+    """A busy worker has at most a window of pending slices, and a session end for each."""
     bare = Bare()
     told = 0
     for number in range(50):

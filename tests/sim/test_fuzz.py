@@ -1,4 +1,4 @@
-"""What no client of ours sends: it is refused or dropped, and counted, and another session never notices."""
+"""Messages that GT's clients never send: refused or dropped, and counted; other sessions never notice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPS = [
 
 
 class Junk:
-    """Makes instructions that are well-typed and make no sense."""
+    """Generates instructions that are well-typed but make no sense."""
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
@@ -97,7 +97,7 @@ class Junk:
         return pick.choice(makers[:4] * 3 + makers)()  # type: ignore[no-any-return]
 
     def frame(self) -> bytes:
-        """Bytes that are a message, nearly one, or none."""
+        """Bytes that are a message, almost one, or not one."""
         pick = self.pick
         good = codec.encode(messages.Run(pick.choice(INTS), codec.pack([self.instruction()]), pick.choice([0, 1, -1])))
         bad = bytearray(good)
@@ -128,7 +128,7 @@ def test_nonsense_harms_nobody_else(seed: int) -> None:
         if bad.seq % 10 == 0:
             assert good.fetch() == good.value
         session = system.dispatcher.sessions[system.dispatcher.clients[bad.transport.peer]]
-        if session.seq > 1 << 20:  # after a number so large its own stream is at its end
+        if session.seq > 1 << 20:  # after so large a number, its own stream cannot continue
             bad.transport.close()
             bad = Client(system)
     assert good.fetch() == good.value
@@ -176,7 +176,7 @@ def test_operators_that_reach_beyond_the_session_are_refused(op: str, tmp_path: 
 
 
 def test_the_default_dtype_of_one_session_is_not_anothers() -> None:
-    """An int divided by an int: its dtype is the session's own affair, also when its call has been verified."""
+    """The dtype of an int divided by an int depends on the session, even after the call has been verified."""
     system = System()
     clients = {dtype: Client(system) for dtype in ("float32", "float64", "bfloat16")}
     for _ in range(3):

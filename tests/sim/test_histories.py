@@ -1,4 +1,4 @@
-"""Whatever some peers send, the dispatcher goes on and the others get what is theirs."""
+"""Whatever some peers send, the dispatcher continues and the others get their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: one table, and nothing is ignored."""
+"""Settings: one table, and unknown ones are errors."""
 
 from __future__ import annotations
 

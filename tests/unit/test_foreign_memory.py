@@ -1,4 +1,4 @@
-"""Sessions that share a worker share its heap: none sees a byte that another one freed, nor reaches beyond its storages."""
+"""Sessions that share a worker share its heap: none sees bytes that another freed, nor reaches beyond its storages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _request = count(1)
 
 
 class Fill:
-    """What the allocator does, by its two switches: each byte is somebody else's, unless it is to fill with zeros."""
+    """Sets the allocator's two switches: fresh memory holds junk, unless GT asks for zeros."""
 
     def __init__(self) -> None:
         self.zeros = zeroing._zero_fill
@@ -33,13 +33,13 @@ class Fill:
         super().__setattr__(name, value)
         if name == "value":
             self.asked += bool(value)
-            self.zeros.value = self.junk.value = False  # both at once end the process
+            self.zeros.value = self.junk.value = False  # both at once would abort the process
             (self.zeros if value else self.junk).value = True
 
 
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fill]:
-    """While it lasts, fresh memory holds junk."""
+    """For its duration, fresh memory holds junk."""
     made = Fill()
     monkeypatch.setattr(zeroing, "_zero_fill", made)
     yield made
@@ -83,7 +83,7 @@ def call(
 
 
 def kind_of(done: messages.Done) -> str:
-    """Of the failure that the only answer tells."""
+    """The kind of the failure in the only answer."""
     (answer,) = done.answers
     return answer.failure.kind if answer.failure is not None else ""
 
@@ -105,7 +105,7 @@ MAKING = {
 @pytest.mark.usefixtures("fill")
 def test_what_no_operator_wrote_is_zero(shared: Worker, how: str) -> None:
     define = MAKING[how]
-    for out in (2, 3):  # the careful way, and the direct one
+    for out in (2, 3):  # the slow path, and the fast one
         args = (1,) if define.ins else ()
         run(shared, 2, [wire.Upload(1, floats(6), 0, 0), define, wire.Op(1, out, args, 0)], [ONES * 6])
         found = whole_storage(shared, out)
@@ -132,7 +132,7 @@ def test_what_lies_between_uploaded_elements_is_zero(shared: Worker) -> None:
 
 @pytest.mark.usefixtures("fill")
 def test_a_storage_ends_where_its_tensor_does(shared: Worker) -> None:
-    """`mse_loss` computes in memory for every element and returns a number at its start."""
+    """`mse_loss` uses memory for every element and returns a number at its start."""
     loss = call("aten::mse_loss", [wire.In(0), wire.In(1)], [floats(500), floats(500)], [floats()])
     run(shared, 2, [wire.Upload(i, floats(500), 0, 0) for i in (1, 2)] + [loss, wire.Op(1, 3, (1, 2), 0)], [ONES * 500])
     query = wire.Query(1, "aten::mse_loss", [wire.In(0), wire.In(1)], {}, [(1, floats(500)), (2, floats(500))], 8, 0)
@@ -241,7 +241,7 @@ def test_a_call_that_is_refused_is_no_call_that_was_made() -> None:
     assert kind_of(run(Worker("cpu"), 2, items, [ONES * 2])) == "NotImplementedError"
 
 
-# -- what kernels take on trust; nothing here runs them -------------------------------------------------------------------
+# -- inputs that kernels do not check; none runs here -------------------------------------------------------------------
 
 POOL = "aten::max_pool2d_with_indices_backward"
 IMAGE, SMALLER = floats(2, 3, 4, 4), floats(2, 3, 2, 2)
@@ -269,7 +269,7 @@ def test_operands_whose_elements_share_memory_are_copied_for_kernels_that_do_not
     for x in maps:
         torch.nn.functional.max_pool2d(
             x * torch.arange(4, device=x.device), 2
-        ).sum().backward()  # its gradient is one number
+        ).sum().backward()  # its gradient is an expanded number
     assert torch.equal(maps[1].grad.cpu(), maps[0].grad)
     parameter, gradient = torch.ones(4, device="remote").expand(2, 4), torch.ones(2, 4, device="remote")
     with pytest.raises(RuntimeError, match="share memory"):
@@ -353,7 +353,7 @@ ALWAYS = {"empty_like", "nn.functional.mse_loss", "nn.functional.batch_norm", "n
 
 
 def test_what_is_said_to_write_every_byte_does() -> None:
-    """A sample of PyTorch's operator database; all of it by `python -m tests.oracle.unwritten`."""
+    """A sample of PyTorch's operator database; for all of it run `python -m tests.oracle.unwritten`."""
     chosen = (e for i, e in enumerate(unwritten.entries()) if i % 40 == 0 or e.name in ALWAYS)
     observed = unwritten.check(chosen, (torch.float32,), samples=3)
     assert "aten::empty_like" in observed.unwritten

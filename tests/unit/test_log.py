@@ -1,4 +1,4 @@
-"""The instruction log among strangers: it writes down whatever they send, and shows what a terminal would obey."""
+"""The instruction log with rogue peers: it records whatever they send, and escapes terminal control sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of patches hold all patches, and each names a test that there is."""
+"""The tables hold all patches, and each row names an existing test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_row_names_what_there_is_and_a_test(patch: patches.Patch) -> None:
 
 
 def test_no_name_is_patched_twice() -> None:
-    """But for `compile`, which asks the module's device first, and then whether a ported file calls."""
+    """Except `compile`, which checks the module's device first, and then whether the caller is a ported file."""
     targets = [f"{owner}.{n}" for p in patches.PATCHES for owner in p.owners.split() for n in p.names.split()]
     assert {t for t in targets if targets.count(t) > 1} == {"torch.nn.Module.compile"}
 
@@ -46,7 +46,7 @@ def test_no_other_file_changes_torch() -> None:
 
 
 def _changes(path: Path) -> Iterator[ast.AST]:
-    """Assignments to an attribute of what a file imports from torch, and every `setattr`."""
+    """Assignments to attributes of names that a file imports from torch, and every `setattr`."""
     tree = ast.parse(path.read_text())
     names = {"torch"}
     for node in ast.walk(tree):

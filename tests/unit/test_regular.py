@@ -1,4 +1,4 @@
-"""What is no regular file is refused at once, whoever is asked to read or write it, and nobody waits for it."""
+"""Anything but a regular file is refused at once, in every process that may read or write it, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOT_REGULAR: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(params=NOT_REGULAR)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """Where something is that is no regular file, and what it is."""
+    """The path of something other than a regular file, and its kind."""
     make, what = NOT_REGULAR[request.param]
     make(tmp_path / "x")
     return str(tmp_path / "x"), what
@@ -83,7 +83,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_is_written_whole_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    (tmp_path / f"x.{os.getpid()}.partial").symlink_to("/nowhere/else")  # left by somebody
+    (tmp_path / f"x.{os.getpid()}.partial").symlink_to("/nowhere/else")  # left by another process
     files.save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
     assert os.listdir(tmp_path) == ["x"]
     assert load_file(path)["w"].tolist() == [0.0, 1.0, 2.0]
@@ -91,7 +91,7 @@ def test_a_file_is_written_whole_and_read_again(tmp_path: Path) -> None:
 
 
 def swap(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, target: Path) -> None:
-    """Put a link in the place of `path` between the look at where it leads and its use."""
+    """Replace `path` by a link between its check and its use."""
     original = getattr(regular, name)
 
     def swapped(given: str) -> object:

@@ -1,4 +1,4 @@
-"""The dispatcher's I/O: a bug in a decision, or a peer that cannot be sent to, ends one peer and nobody else."""
+"""The dispatcher's I/O: a bug in a decision, or an unreachable peer, ends only that peer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
 
 
 class Router:
-    """Keeps what is sent. `deaf`: peers that a send raises for; `gone`: those that it finds gone."""
+    """Records what is sent. `deaf`: peers for which a send raises; `gone`: those that have disconnected."""
 
     poll = 0
 
@@ -65,7 +65,7 @@ class Bench:
         self.server.act(core.FromWorkerEvent(peer, message, []))
 
     def heard(self, peer: bytes) -> list[str]:
-        """The kinds of what a client was told since the last time."""
+        """The kinds of the messages to a client since the last call."""
         decoded = [codec.to_client(frames[0]) for to, frames in self.clients.sent if to == peer]  # type: ignore[arg-type]
         self.clients.sent = [(to, frames) for to, frames in self.clients.sent if to != peer]
         return [type(message).__name__ for message in decoded]
@@ -103,7 +103,7 @@ def test_a_bug_on_a_workers_message_loses_that_worker_and_its_sessions_hear_of_i
     with monkeypatch.context() as patch:
         patch.setattr(core.Dispatcher, "_feed", lambda *_: 1 / 0)
         bench.from_worker(b"w", messages.Done(1, 1))
-    assert bench.heard(b"a") == ["Welcome", "Done", "SessionLost"]  # what had been decided is still said
+    assert bench.heard(b"a") == ["Welcome", "Done", "SessionLost"]  # earlier decisions are still sent
     assert bench.heard(b"b") == ["Welcome", "SessionLost"]
     assert isinstance(bench.worker_heard()[-1], messages.Rejected)
     assert bench.workers.dropped == [b"w"]
@@ -119,7 +119,7 @@ def test_a_bug_that_no_peer_caused_is_said_and_that_is_all(
         patch.setattr(core.Dispatcher, "_expect", lambda *_: 1 / 0)
         bench.server.act(core.Expect(1))
         patch.setattr(core.Dispatcher, "step", lambda *_: 1 / 0)
-        bench.from_client(b"a", RUN)  # nor can its end be decided
+        bench.from_client(b"a", RUN)  # deciding its end fails too
     assert capfd.readouterr().err.count("a bug, on ") == 3
     bench.from_client(b"b", RUN)
     assert len(bench.worker_heard()) == 2
@@ -137,13 +137,13 @@ def test_a_peer_that_cannot_be_sent_to_is_left_out(
 
 
 def test_a_worker_hears_of_the_end_of_a_session_after_all_that_was_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would begin the session anew, and hold it for ever."""
+    """Otherwise it would start the session again, and keep it for ever."""
     bench = Bench(monkeypatch)
     for seq in range(1, core.WINDOW + 2):
         bench.from_client(b"a", messages.Run(seq, codec.pack([1])))
     bench.worker_heard()
     bench.clients.gone = {b"a"}
-    bench.from_worker(b"w", messages.Done(1, 1))  # the answer finds its client gone; the next slice goes out beside it
+    bench.from_worker(b"w", messages.Done(1, 1))  # the answer finds its client gone; the next slice is sent along with it
     kinds = [type(message).__name__ for message in bench.worker_heard()]
     assert kinds == ["Execute", "EndSession"]
 

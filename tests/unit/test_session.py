@@ -1,4 +1,4 @@
-"""A client among rogues: what a dispatcher or a worker sends that cannot be is an error that says so."""
+"""A client with rogue peers: impossible messages from a dispatcher or a worker raise clear errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reply = Callable[[wire.Instruction], list[Frame]]
 
 
 class Rogue:
-    """A transport to a dispatcher that welcomes its client, and makes up what it replies to each request."""
+    """A transport to a dispatcher that welcomes its client, and invents its replies."""
 
     def __init__(self, reply: Reply, credit: int = 8) -> None:
         self.reply = reply

@@ -1,4 +1,4 @@
-"""Messages between a dispatcher and its peers, by either transport: whole, in order, and nobody waits for a third."""
+"""Messages between a dispatcher and its peers, over either transport: whole, in order, without blocking third parties."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Side:
-    """A dispatcher's side: a router and what it has taken, in order."""
+    """A dispatcher's side: a router and the messages it has received, in order."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -55,7 +55,7 @@ class Side:
         return peer, None if frames is None else [bytes(f) for f in mapped(frames)]
 
     def join(self) -> tuple[Transport, bytes]:
-        """A new peer and its name."""
+        """Connect a new peer; returns it and its name."""
         with ThreadPoolExecutor(1) as executor:
             made = executor.submit(connect, self.address, "client", PATIENCE_S)
             self.until(made.done)
@@ -74,7 +74,7 @@ def side(address: str) -> Iterator[Side]:
 
 
 def pieces(seed: int) -> list[Frame]:
-    """The frames of a message: few or more than one call of the system takes, empty ones and large ones, shared ones."""
+    """The frames of a message: a few, or more than one system call accepts; empty, large and shared ones."""
     rng = random.Random(seed)
     count = rng.choice([1, 1, 2, 5, 3000])
     most = rng.choice([0, 1, 300, 70_000, 3_000_000]) if count < 10 else 50
@@ -120,7 +120,7 @@ def test_who_never_reads_is_gone_once_too_much_waits_for_it(address: str, monkey
     with closing(side.router):
         deaf, name = side.join()
         with closing(deaf):
-            if isinstance(deaf, TcpTransport):  # of what arrives libzmq reads no more than this
+            if isinstance(deaf, TcpTransport):  # limits how much libzmq reads ahead
                 deaf._socket.setsockopt(zmq.RCVHWM, 1)
             sent = 0
             while side.router.send(name, [bytes(1 << 20)]):
@@ -200,7 +200,7 @@ UNSAFE: dict[str, Callable[[], list[int]]] = {
 @pytest.mark.parametrize("what", UNSAFE)
 def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what: str, tmp_path: Path) -> None:
     side = Side(f"ipc://{tmp_path}/socket")
-    before = len(os.listdir("/proc/self/fd")) + 1  # the stranger's own
+    before = len(os.listdir("/proc/self/fd")) + 1  # the rogue peer's own
     files = UNSAFE[what]()
     head = struct.pack("<3Q", 2, 0, SHARE_FROM_BYTES | SHARED)
     with closing(side.router), socket.socket(socket.AF_UNIX) as peer:
@@ -249,7 +249,7 @@ def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_
     side = Side(address)
     with pytest.raises(ConnectionLostError, match="another service does"):
         listen(address, notice_stopped=True)
-    _, frames = side.next()  # of the one that looked whether somebody listens
+    _, frames = side.next()  # from the peer that checked whether the address is in use
     assert frames is None
     peer, _ = side.join()
     peer.close()

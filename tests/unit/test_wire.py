@@ -1,4 +1,4 @@
-"""What travels: round trips, bytes that must not change unnoticed, and bytes that are no message."""
+"""The wire format: round trips, bytes that must not change unnoticed, and bytes that are not a message."""
 
 from __future__ import annotations
 

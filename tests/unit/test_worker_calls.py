@@ -1,4 +1,4 @@
-"""Calls that a worker prepares: the ways that are quicker than PyTorch's own give PyTorch's bits."""
+"""Calls that a worker prepares: paths faster than PyTorch's own are bit-equal to it."""
 
 from __future__ import annotations
 

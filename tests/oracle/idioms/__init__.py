@@ -40,7 +40,7 @@ def message(run: Callable[[], Any]) -> str:
 
 
 def rounded(tensor: torch.Tensor | None) -> torch.Tensor:
-    """For results that are composed in another order than on the CPU; of float64, so that their sixth decimal is sure."""
+    """For results computed in another order than on the CPU; float64, so that the sixth decimal is reliable."""
     assert tensor is not None
     assert tensor.dtype is torch.float64
     return tensor.detach().round(decimals=6)

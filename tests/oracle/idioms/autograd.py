@@ -1,4 +1,4 @@
-"""Gradients: backward, hooks and what they raise, checkpointing, autocast, `torch.func`."""
+"""Gradients: backward, hooks and their exceptions, checkpointing, autocast, `torch.func`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def double_backward(device: str) -> Any:
 
 @idiom
 def attention_of_one_tensor(device: str) -> Any:
-    """Its three gradients meet in one sum, in an order that depends on the kernel."""
+    """Its three gradients are added up in an order that depends on the kernel."""
     found = []
     for dims, dropout, learned in itertools.product((3, 4), (0.0, 0.3), (False, True)):
         x = data(device, *(2, 3, 4, 8)[-dims:]).requires_grad_()
@@ -345,7 +345,7 @@ def autocast(device: str) -> Any:
 
 @idiom
 def autocast_of_a_weight_that_is_used_twice(device: str) -> Any:
-    """Its gradients add up in the short dtype: the cast is kept until the region ends."""
+    """Its gradients are accumulated in the short dtype: the cast is cached until the region ends."""
     torch.manual_seed(0)
     m, x = nn.Linear(4, 4).to(device), data(device, 6, 4)
     with torch.autocast(device, torch.bfloat16):

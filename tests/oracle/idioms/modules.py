@@ -24,7 +24,7 @@ def attention_with_a_scale(device: str) -> Any:
 
 @idiom
 def attention_with_and_without_dropout(device: str) -> Any:
-    """The two take kernels whose gradients lie differently in memory."""
+    """The two use kernels whose gradients have different strides."""
     torch.manual_seed(0)
     found = []
     for p in (0.5, 0.0, 0.5):
@@ -72,7 +72,7 @@ def dropout_of_short_floats(device: str) -> Any:
 
 @idiom
 def an_encoder_that_leaves_out_padding(device: str) -> Any:
-    """PyTorch takes nested tensors for it; what it computes is the same but for the last digits."""
+    """PyTorch uses nested tensors for it; the results are equal up to the last digits."""
     torch.manual_seed(0)
     layer, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), data(device, 3, 5, 16)
     m = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(16)).to(device).eval()
@@ -135,7 +135,7 @@ def rnn(device: str) -> Any:
 
 @idiom
 def recurrent_networks_without_gradients(device: str) -> Any:
-    """Their weights would have some, and the kernels go by that."""
+    """Their weights still require gradients, on which the choice of kernel depends."""
     torch.manual_seed(0)
     found = []
     for kind, layers in itertools.product((nn.RNN, nn.GRU, nn.LSTM), (1, 2)):
@@ -170,7 +170,7 @@ def recurrent_cells(device: str) -> Any:
 
 @idiom
 def recurrent_cells_in_double(device: str) -> Any:
-    """A product that starts from the bias rounds otherwise than one that the bias is added to."""
+    """A product accumulated onto the bias rounds differently from one to which the bias is added."""
     torch.manual_seed(0)
     cells = (
         nn.LSTMCell(1, 11).double().to(device),
@@ -215,7 +215,7 @@ def tied_parameters_stay_tied(device: str) -> Any:
 
 @idiom
 def parameters_that_move_are_the_same_objects(device: str) -> Any:
-    """With their hooks, weak references and gradients, also while a graph or a view of them lives."""
+    """With their hooks, weak references and gradients, also while a graph or a view of them is alive."""
     torch.manual_seed(0)
     m, seen = nn.Linear(3, 2), []
     weight, reference, view = m.weight, weakref.ref(m.weight), m.weight.view(-1)
@@ -271,7 +271,7 @@ def losses_of_two_dtypes(device: str) -> Any:
 
 @idiom
 def convolutions_of_channels_last(device: str) -> Any:
-    """Results are laid out as a CPU lays them out, which dropout and sums see."""
+    """Results have the CPU's strides, on which dropout and sums depend."""
     x, w = data(device, 2, 6, 6, 8).permute(0, 3, 1, 2), data(device, 8, 8, 3, 3)
     outs = [F.conv2d(x, w), F.conv2d(x.contiguous(), w), F.conv2d(x, w[:, :1], groups=8), F.conv_transpose2d(x, w)]
     outs += [F.conv2d(x.contiguous(), w.to(memory_format=torch.channels_last)), F.conv1d(x.flatten(2), w[..., 0])]
@@ -324,7 +324,7 @@ def counted_operations(device: str) -> Any:
         lambda: cells[2](x[0]).sum(),
     )  # fmt: skip
     found: list[Any] = []
-    for call in (*calls, *calls[1:]):  # a call that was met before counts the same
+    for call in (*calls, *calls[1:]):  # a known call counts the same
         with FlopCounterMode(display=False) as counter:
             call().backward()
         found.append({scope: {str(op): n for op, n in ops.items()} for scope, ops in counter.get_flop_counts().items()})
@@ -358,7 +358,7 @@ def first_layers_that_normalize(device: str) -> Any:
 
 
 def _runs_under_autocast(kind: type[nn.Module]) -> bool:
-    """PyTorch has no LSTM of bfloat16 for CPUs without AVX-512: where there is none, there is nothing to compare with."""
+    """PyTorch has no bfloat16 LSTM for CPUs without AVX-512: there is nothing to compare with there."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             kind(4, 4)(torch.zeros(1, 1, 4))

@@ -294,7 +294,7 @@ def printing(device: str) -> Any:
 
 @idiom
 def printing_what_has_a_history(device: str) -> Any:
-    """The name of the last node, also where there is another one here."""
+    """The name of the last node, even if the remote graph has another one."""
     torch.manual_seed(0)
     q = data(device, 1, 2, 4, 8).requires_grad_()
     made = [F.dropout(q), F.scaled_dot_product_attention(q, q, q), F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)]

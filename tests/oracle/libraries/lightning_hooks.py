@@ -62,7 +62,7 @@ print({name: round(value.item(), 5) for name, value in sorted(fitted.callback_me
 fitted = trainer(reload_dataloaders_every_n_epochs=1)
 fitted.fit(model, datamodule=Data())
 print({name: round(value.item(), 5) for name, value in sorted(fitted.callback_metrics.items())})
-print([rows.shape for rows in trainer().predict(model, Loader(data(), "own", batch_size=4))])  # which makes the loader anew
+print([rows.shape for rows in trainer().predict(model, Loader(data(), "own", batch_size=4))])  # which recreates the loader
 print(len(DataLoader(range(8), batch_size=4)), len(Loader(range(8), "own", batch_size=4)), list(DataLoader(range(2))))
 
 with _replace_dunder_methods(DataLoader, "dataset"), _replace_dunder_methods(BatchSampler):

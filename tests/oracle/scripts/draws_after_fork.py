@@ -1,4 +1,4 @@
-"""A forked child goes on with its parent's numbers, and its parent with its own."""
+"""A forked child continues its parent's sequence, and so does the parent, independently."""
 
 import os
 import types

@@ -1,4 +1,4 @@
-"""Every way to draw, by a library and by the script in turn: each goes on where the other left off."""
+"""Every way to draw, by a library and by the script in turn: each continues where the other left off."""
 
 import types
 
@@ -28,7 +28,7 @@ def forked(torch):
 
 DRAWS = [
     lambda torch: torch.rand(3),
-    lambda torch: torch.randn(3),  # an odd number: a normal number stays behind in the generator's state
+    lambda torch: torch.randn(3),  # an odd count leaves a normal number in the generator's state
     lambda torch: torch.randn(40),
     lambda torch: torch.randn(2, dtype=torch.complex64).real,
     lambda torch: torch.randint(9, (3,)),

@@ -1,4 +1,4 @@
-"""What libraries draw (weights, samplers, augmentations) and what the script draws are one sequence, in any order."""
+"""Libraries (weights, samplers, augmentations) and the script draw from one sequence, in any order."""
 
 import itertools
 import types

@@ -41,7 +41,7 @@ for number, warn in enumerate(
         lambda: x.to(torch.complex64).to(torch.float64),
         lambda: torch.jit.trace(lambda x: x if x.sum() > 0 else -x, x),
         lambda: float(torch.ones(1, requires_grad=True)),
-        # of the worker's: kernels, at their first run, which the fetch tells
+        # warnings of worker kernels, at their first run; the fetch shows them
         lambda: x[0, :1].std().item(),
         lambda: x[0, :1].var().item(),
         lambda: x.std(0, correction=2).tolist(),
