@@ -17,10 +17,13 @@ from gt.wire.messages import WorkerInfo
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lives. `size_bytes` is its storage's."""
+    """Where a tensor lives: on `workers`, of which there is one until tensors are sharded.
+
+    `storage` is the id of its storage, `size_bytes` the storage's size.
+    """
 
     session: int
-    worker: WorkerInfo
+    workers: tuple[WorkerInfo, ...]
     storage: int
     size_bytes: int
 
@@ -75,4 +78,4 @@ def where(tensor: torch.Tensor) -> Place:
     nothing = geometry.intern(torch.Size((0,)), (1,), 0, spec.dtype).to_wire()
     process.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
     welcome = process.session().welcome
-    return Place(welcome.session, welcome.worker, storage, tensor.untyped_storage().nbytes())
+    return Place(welcome.session, welcome.workers, storage, tensor.untyped_storage().nbytes())

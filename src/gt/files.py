@@ -19,6 +19,7 @@ from gt.client.session import recording
 from gt.client.session.process import process
 from gt.client.stream import geometry, operands, sites
 from gt.wire import instructions as wire
+from gt.wire.messages import WorkerInfo
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -46,7 +47,7 @@ def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None =
         missing = sorted(set(wanted) - set(file.keys()))
         if missing:
             raise KeyError(f"{path}: no tensor named {missing[0]!r}")
-        mapped = _worker_sees(path)
+        mapped = _workers_see(path)
         return {name: _load(file, path, name, mapped) for name in wanted}
 
 
@@ -65,7 +66,7 @@ def save_safetensors(
         raise FileNotFoundError(f"{path.parent}: no such folder")
     if path.exists():
         regular.check(path.stat().st_mode, path)
-    if _worker_sees(path.parent):
+    if _workers_see(path.parent):
         found = {name: operands.operand(t) for name, t in tensors.items()}
         named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
         process.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
@@ -104,9 +105,11 @@ def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
     return made
 
 
-def _worker_sees(path: Path) -> bool:
-    """Whether the worker is on this machine and may use the path."""
-    worker = process.session().welcome.worker
-    if worker.host != socket.gethostname():
-        return False
+def _workers_see(path: Path) -> bool:
+    """Whether every worker of the session is on this machine and may use the path."""
+    here = socket.gethostname()
+    return all(w.host == here and _may_use(w, path) for w in process.session().welcome.workers)
+
+
+def _may_use(worker: WorkerInfo, path: Path) -> bool:
     return worker.data_dirs is None or any(path.is_relative_to(folder) for folder in worker.data_dirs)

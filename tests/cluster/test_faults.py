@@ -221,7 +221,7 @@ def test_a_service_on_two_ctrl_cs_leaves_no_worker() -> None:
 def test_the_choice_of_gpus_means_nothing_where_there_is_no_driver(run_python: Run) -> None:
     if Path("/proc/driver/nvidia").is_dir():
         pytest.skip("this machine has a GPU")
-    done = run_python("import gt\nprint(gt.debug.where(gt.ones(3)).worker.device)", CUDA_VISIBLE_DEVICES="0")
+    done = run_python("import gt\nprint(gt.debug.where(gt.ones(3)).workers[0].device)", CUDA_VISIBLE_DEVICES="0")
     assert done.stdout == "cpu\n", done.stderr
 
 

@@ -127,7 +127,7 @@ def test_nonsense_harms_nobody_else(seed: int) -> None:
         bad.received()
         if bad.seq % 10 == 0:
             assert good.fetch() == good.value
-        session = system.dispatcher.sessions[system.dispatcher.clients[bad.transport.peer]]
+        session = system.dispatcher.state.sessions[system.dispatcher.state.clients[bad.transport.peer]]
         if session.seq > 1 << 20:  # after a number so large its own stream is at its end
             bad.transport.close()
             bad = Client(system)

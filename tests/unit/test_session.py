@@ -26,7 +26,7 @@ class Rogue:
 
     def __init__(self, reply: Reply, credit: int = 8) -> None:
         self.reply = reply
-        self.arrived: deque[list[Frame]] = deque([[codec.encode(messages.Welcome(1, INFO, credit))]])
+        self.arrived: deque[list[Frame]] = deque([[codec.encode(messages.Welcome(1, (INFO,), credit))]])
 
     def send(self, frames: Sequence[Frame]) -> None:
         message = codec.from_client(frames[0])  # type: ignore[arg-type]
@@ -68,7 +68,8 @@ REPLIES: dict[str, Reply] = {
     "few bytes": lambda request: done(request, 0, b"x"),
     "no bytes": lambda request: done(request, -1),
     "many bytes": lambda request: done(request, 0, bytes(1 << 16)),
-    "no credit": lambda request: [codec.encode(messages.Welcome(1, INFO, -1))],
+    "no credit": lambda request: [codec.encode(messages.Welcome(1, (INFO,), -1))],
+    "no workers": lambda request: [codec.encode(messages.Welcome(1, (), 64))],
 }
 
 

@@ -55,8 +55,8 @@ def test_every_instruction_survives_the_wire() -> None:
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_5() -> None:
-    assert messages.PROTOCOL == 5
+def test_the_bytes_of_protocol_6() -> None:
+    assert messages.PROTOCOL == 6
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
@@ -64,6 +64,12 @@ def test_the_bytes_of_protocol_5() -> None:
     define = wire.Define(1, "aten::lstm.input", [wire.In(0)], {}, [], [None], (0, 2), True)
     assert codec.encode(define).hex() == (
         "9a0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f61743332"
+    )
+    info = messages.WorkerInfo("w", 1, "h", "cpu", "2.13", 8)
+    assert codec.encode(messages.Welcome(1, (info,), 64)).hex() == (
+        "84a474797065a777656c636f6d65a773657373696f6e01a7776f726b6572739187a46e616d"
+        "65a177a370696401a4686f7374a168a6646576696365a3637075a5746f726368a4322e3133"
+        "ac6d656d6f72795f627974657308a9646174615f6469727390a663726564697440"
     )
     done = messages.Done(1, 2, warnings=[messages.Warned("UserWarning", "a", 3)])
     assert codec.encode(done).hex() == (

@@ -98,8 +98,8 @@ class Backend(_DummyBackendModule):
         return None
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """Bytes of the worker's memory: all but what this session's tensors take, and all."""
-        total = process.session().welcome.worker.memory_bytes
+        """Bytes of the workers' memory: all but what this session's tensors take, and all."""
+        total = sum(worker.memory_bytes for worker in process.session().welcome.workers)
         return total - self.memory_allocated(device), total
 
     get_memory_info = mem_get_info
@@ -111,7 +111,8 @@ class Backend(_DummyBackendModule):
         return True
 
     def get_device_name(self, device: Any = None) -> str:
-        return process.session().welcome.worker.name
+        """The name of the worker; of several, separated by commas."""
+        return ", ".join(worker.name for worker in process.session().welcome.workers)
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         return (0, 0)

@@ -13,7 +13,8 @@ from types import FrameType
 
 from gt import life
 from gt.config import settings
-from gt.dispatcher.core import Dispatcher, Expect
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.events import Expect
 from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
 from gt.wire import addresses
@@ -85,7 +86,7 @@ def _goes_on(embedded: bool, workers: list[life.Started], server: Server) -> boo
         ended = f"gt: worker process {worker.process.pid} ended with code {worker.process.returncode}"
         print(f"{ended}; {len(workers)} of this service are left", file=sys.stderr, flush=True)
     server.act(Expect(len(workers)))
-    return not embedded or bool(workers or server.dispatcher.workers)
+    return not embedded or bool(workers or server.dispatcher.stats().workers)
 
 
 def _stop(workers: list[life.Started]) -> None:

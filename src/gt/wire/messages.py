@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -78,10 +78,13 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The session is open on `worker`, or goes on there. `credit` is how many batches may be under way."""
+    """The session is open on `workers`, or goes on there. `credit` is how many batches may be under way.
+
+    There is exactly one worker until tensors are sharded.
+    """
 
     session: int
-    worker: WorkerInfo
+    workers: tuple[WorkerInfo, ...]
     credit: int
 
 

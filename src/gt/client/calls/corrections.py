@@ -284,6 +284,6 @@ for _name in _SUMS:
 
 def corrected(name: str, op: Infer) -> Infer:
     """What foresees the results of an operator, as this session's worker makes them."""
-    if name in CPU and process.session().welcome.worker.device == "cpu":
+    if name in CPU and process.session().is_on_cpus:
         return CPU[name]
     return EVERYWHERE.get(name, op)

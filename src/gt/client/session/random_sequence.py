@@ -43,7 +43,7 @@ class RandomSequence:
 
     def is_shared(self) -> bool:
         """Whether the worker's generator is of this process's kind: an accelerator's is not, and keeps its own numbers."""
-        return process.opened is None or process.opened.welcome.worker.device == "cpu"
+        return process.opened is None or process.opened.is_on_cpus
 
     def to_worker(self) -> None:
         """Before an instruction that draws."""

@@ -77,9 +77,14 @@ class Session:
 
     @property
     def welcome(self) -> messages.Welcome:
-        """What the dispatcher said last of this session: its number, its worker, its credit."""
+        """What the dispatcher said last about this session: its number, its workers, its credit."""
         assert self._welcome is not None
         return self._welcome
+
+    @property
+    def is_on_cpus(self) -> bool:
+        """Whether every worker of the session computes on a CPU, as this process does."""
+        return all(worker.device == "cpu" for worker in self.welcome.workers)
 
     def flush(self) -> None:
         """Send what was recorded. Waits only when too many batches are under way."""
@@ -172,6 +177,8 @@ class Session:
         elif isinstance(message, messages.Welcome):
             if message.credit < 1:
                 raise ProtocolError(f"a credit of {message.credit} batches")
+            if not message.workers:
+                raise ProtocolError("a session without a worker")
             self._welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)
