@@ -12,7 +12,7 @@ from gt.client.stream import geometry, operands, sites
 from gt.client.stream.definitions import definitions
 from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
-from gt.wire.messages import WorkerInfo
+from gt.wire.messages import WorkerInfo, WorkerStats
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def _recorded(item: wire.Instruction) -> Recorded:
     return Recorded(type(item).__name__)
 
 
-def stats() -> dict[str, int | float | str]:
-    """What the worker counts for this session: storages, bytes, operations, errors, definitions, memory (bytes)."""
-    answer, _ = process.session().ask(wire.Stats)
-    return answer.stats
+def stats() -> WorkerStats:
+    """What the worker counts for this session, once everything recorded so far is done."""
+    return process.session().worker_stats()
 
 
 def where(tensor: torch.Tensor) -> Place:

@@ -89,7 +89,7 @@ time.sleep(60)
     assert line(client) == "3.0"
     child = int(line(client))
     client.kill()
-    watch = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address)
+    watch = start("import gt\nprint(gt.debug.stats().sessions)", GT_ADDRESS=service.address)
     assert line(watch) == "1"
     assert alive(child)
     os.kill(child, signal.SIGKILL)

@@ -84,6 +84,11 @@ def test_a_query_whose_results_cannot_be_is_a_protocol_error() -> None:
         torch.ones(3, device="remote").nonzero()
 
 
+def test_an_answer_without_the_statistics_that_were_asked_for_is_a_protocol_error() -> None:
+    with among(lambda request: done(request, -1)), pytest.raises(ProtocolError, match="statistics"):
+        process.session().worker_stats()
+
+
 def test_answers_to_others_requests_and_batches_of_the_future_change_nothing() -> None:
     right = bytes(torch.ones(3).numpy().tobytes())
 

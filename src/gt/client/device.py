@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -73,19 +74,24 @@ class Backend(_DummyBackendModule):
         return None
 
     def memory_stats(self, device: Any = None) -> dict[str, Any]:
-        answer, _ = process.session().ask(wire.Stats)
-        return dict(answer.stats)
+        """The worker's figures (`gt.wire.messages.WorkerStats`), those of the session's memory also by PyTorch's names."""
+        stats = process.session().worker_stats()
+        return {
+            "allocated_bytes.all.current": stats.tensor_bytes,
+            "allocated_bytes.all.peak": stats.peak_tensor_bytes,
+            **{name: value for name, value in msgspec.structs.asdict(stats).items() if value is not None},
+        }
 
     def memory_allocated(self, device: Any = None) -> int:
         """Bytes of this session's tensors on the worker."""
-        return int(self.memory_stats()["bytes"])
+        return process.session().worker_stats().tensor_bytes
 
     def max_memory_allocated(self, device: Any = None) -> int:
         """The most of them at any time, where results of less than 64 KiB count only while they are there at this call."""
-        return int(self.memory_stats()["peak_bytes"])
+        return process.session().worker_stats().peak_tensor_bytes
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        process.session().ask(lambda request: wire.Stats(request, reset_peak=True))
+        process.session().worker_stats(reset_peak=True)
 
     def memory_reserved(self, device: Any = None) -> int:
         """A worker holds no memory of this session's but its tensors."""

@@ -213,7 +213,7 @@ class Synchronize(msgspec.Struct, array_like=True, frozen=True, tag=13):
 
 
 class Stats(msgspec.Struct, array_like=True, frozen=True, tag=14):
-    """Answer (`Answer.stats`) with the worker's counters for this session; `reset_peak`: `peak_bytes` begins anew then."""
+    """Answer (`Answer.stats`) with the worker's counters for this session; with `reset_peak` the peak then starts anew."""
 
     request: int
     reset_peak: bool = False

@@ -43,6 +43,32 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     data_dirs: list[str] | None = []
 
 
+class WorkerStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker counts: for the session that asks, for all its sessions, and for its process and device.
+
+    `storages`, `tensor_bytes`: what the session holds now; `peak_tensor_bytes`: the most it held at any time (results of
+    less than 64 KiB count only while they exist when asked). `operations`: the operations the session has run, `errors`:
+    those that failed, `definitions`: the calls it has defined.
+
+    `sessions`: how many the worker has. `zero_fills`: how often it filled memory with zeros, lest a session see what another
+    left there. `threads`: of PyTorch. `peak_rss_bytes`: the most memory that its process had. `device_bytes`,
+    `device_peak_bytes`: what PyTorch has allocated on the device for all sessions, now and at most (None: on a CPU).
+    """
+
+    storages: int
+    tensor_bytes: int
+    peak_tensor_bytes: int
+    operations: int
+    errors: int
+    definitions: int
+    sessions: int
+    zero_fills: int
+    threads: int
+    peak_rss_bytes: int
+    device_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
 # -- client -> dispatcher ------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +135,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     outs: list[Geometry | None] = []
     values: list[Scalar | str | None] = []
     pattern: str = ""
-    stats: dict[str, int | float | str] = {}
+    stats: WorkerStats | None = None
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):

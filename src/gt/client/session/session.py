@@ -159,6 +159,16 @@ class Session:
             raise worker_reports.exception(answer.failure)
         return answer, data
 
+    def worker_stats(self, reset_peak: bool = False) -> messages.WorkerStats:
+        """What the worker counts for this session, once everything recorded so far is done.
+
+        `reset_peak`: its peak is counted anew from then. Raises ProtocolError if the answer lacks them.
+        """
+        answer, _ = self.ask(lambda request: wire.Stats(request, reset_peak))
+        if answer.stats is None:
+            raise ProtocolError("the worker was asked for its statistics and answered without them")
+        return answer.stats
+
     def _receive(self, timeout_s: float | None) -> bool:
         """Take in one message. False where there is none after `timeout_s` seconds, or for no reason."""
         if timeout_s != 0.0:
