@@ -27,17 +27,18 @@ Message = list[Frame]
 
 
 class FakeClock:
-    """A clock that moves when it is told to; seconds."""
+    """A clock that only moves when told to, in seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def advance(self, seconds: float) -> None:
+        """Move the clock."""
         self.now += seconds
 
 
 class FakeTransport:
-    """A client's end. Waiting lets the rest of the system work; nothing left to do is a timeout."""
+    """A client's end. Waiting lets the rest of the system work; when nothing is left to do, that is a timeout."""
 
     def __init__(self, system: System, peer: bytes) -> None:
         self.system = system
@@ -46,11 +47,13 @@ class FakeTransport:
         self.closed = False
 
     def send(self, frames: Sequence[Frame]) -> None:
+        """Put a message into the dispatcher's inbox."""
         if self.closed:
             raise ConnectionLostError("fake: this transport is closed")
         self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in mapped(frames)]))
 
     def wait(self, timeout_s: float | None) -> None:
+        """Let the system work until nothing is left to do; the clock moves if nothing has arrived."""
         self.system.settle()
         if self.arrived:
             return
@@ -59,10 +62,12 @@ class FakeTransport:
         self.system.clock.advance(timeout_s)
 
     def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message, or None."""
         self.wait(timeout_s)
         return self.arrived.popleft() if self.arrived else None
 
     def leave_to_parent(self) -> None:
+        """Send no more."""
         self.closed = True
 
     def close(self) -> None:
@@ -86,6 +91,7 @@ class System:
             self.add_worker(f"worker{index}")
 
     def add_worker(self, name: str) -> None:
+        """A CPU worker joins."""
         peer = name.encode()
         self.workers[peer] = Worker("cpu", name=name)
         self.queues[peer] = deque()
@@ -99,6 +105,7 @@ class System:
         self.act(events.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
+        """A new client's end."""
         peer = f"client{len(self.clients)}".encode()
         self.clients[peer] = FakeTransport(self, peer)
         return self.clients[peer]
@@ -127,7 +134,7 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with undisturbed():  # a worker's generator, which is this process's here, is none of the client's
+            with undisturbed():  # the worker shares this process's generator, which the client must not notice
                 done, data = self.workers[peer].take(message, frames[1:])
             self.act(events.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):

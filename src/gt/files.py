@@ -1,6 +1,6 @@
 """Tensors between files and workers, without a copy of the model in the client.
 
-Where a worker sees the file it maps it into memory itself; otherwise the client streams it, in chunks.
+A worker that sees the file maps it into memory itself; otherwise the client streams it in chunks.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ DTYPES = {
 }  # fmt: skip
 """dtype names of the safetensors format (github.com/huggingface/safetensors, `Dtype`)."""
 PACKED = {"F4": 2}
-"""Elements of the format's, in the last dim, to one of PyTorch's."""
+"""How many of the format's elements, in the last dim, make one of PyTorch's."""
 CHUNK_BYTES = 16 << 20
 
 
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, on the worker; all of them, or those in `names`.
+    """Load the tensors of a safetensors file onto the worker; all of them, or those in `names`.
 
-    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut
-    short), KeyError (no such name) or TypeError (a dtype that PyTorch does not have) at the call.
+    Raises at the call: OSError (nothing is there, or it is not a regular file), safetensors.SafetensorError (not a
+    safetensors file, or cut short), KeyError (no such name), TypeError (a dtype that PyTorch does not have).
     """
     path = Path(path).resolve()
     with regular.held(path) as held, safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None =
 def save_safetensors(
     tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write remote tensors to a safetensors file: all of it or nothing. The worker writes where it sees the folder.
+    """Write remote tensors to a safetensors file, all or nothing. The worker writes it if it sees the folder.
 
     Raises TypeError for a dtype that the format does not have.
     """
@@ -71,7 +71,7 @@ def save_safetensors(
         named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
         process.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
         return
-    from safetensors.torch import save_file  # late import: only where the worker cannot write
+    from safetensors.torch import save_file  # late import: only needed if the worker cannot write
 
     partial = path.with_name(path.name + ".partial")
     plain = {name: t.detach().cpu().resolve_conj().resolve_neg().contiguous() for name, t in tensors.items()}
@@ -96,7 +96,7 @@ def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> t
 
 
 def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
-    """The tensor, read and sent in pieces of `CHUNK_BYTES` along its first dim."""
+    """The tensor, read and sent in chunks of `CHUNK_BYTES` along its first dim."""
     dtype = DTYPES[view.get_dtype()]
     made = torch.empty(size, dtype=dtype, device="remote")
     rows = max(1, CHUNK_BYTES * size[0] // max(1, made.numel() * dtype.itemsize))

@@ -23,7 +23,7 @@ from gt.wire.transport import Router, listen
 
 
 class Server:
-    """Two routers, one events. `alive` is asked once a heartbeat whether to go on."""
+    """Two routers around one core, and the instruction log."""
 
     def __init__(self, address: str, dispatcher: Dispatcher, log: InstructionLog | None, heartbeat_s: float) -> None:
         self.clients = listen(address, notice_stopped=False)
@@ -37,7 +37,7 @@ class Server:
         self.heartbeat_s = heartbeat_s
 
     def run(self, alive: Callable[[], bool], ends: Sequence[int] = ()) -> None:
-        """Serve until `alive` says no, or one of the descriptors `ends` can be read from."""
+        """Serve until `alive`, asked once a heartbeat, says no, or until one of the descriptors `ends` can be read from."""
         poller = select.poll() if isinstance(self.clients.poll, int) else zmq.Poller()
         poller.register(self.clients.poll, zmq.POLLIN)
         poller.register(self.workers.poll, zmq.POLLIN)
@@ -57,7 +57,7 @@ class Server:
                 beat = time.monotonic() + self.heartbeat_s
 
     def _take_in(self, handle: zmq.Socket[bytes] | int) -> None:
-        """Handle some messages: the two sides take turns, and no flood keeps the heartbeat waiting."""
+        """Handle some messages of one side; the two take turns, and no flood delays the heartbeat."""
         if handle == self.workers.poll:
             for peer, frames in self.workers.take():
                 self.act(events.WorkerGone(peer) if frames is None else self._worker_event(peer, frames))
@@ -141,6 +141,7 @@ class Server:
             self.log.flush()
 
     def close(self) -> None:
+        """Tell the workers to stop, and close log and routers."""
         for peer in self.dispatcher.state.workers:
             self.workers.send(peer, [codec.encode(messages.Stop())])
         if self.log is not None:
@@ -150,10 +151,10 @@ class Server:
 
 
 def _in_short(error: Exception) -> str:
-    """One line, with nothing in it that a terminal obeys."""
+    """One line without control characters."""
     return printable(f"{type(error).__name__}: {error}")[:300]
 
 
 def _say(what: str) -> None:
-    with suppress(OSError):  # of a standard error that nobody reads
+    with suppress(OSError):  # nobody reads standard error any more
         print(f"gt: {what}", file=sys.stderr, flush=True)
