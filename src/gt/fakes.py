@@ -33,12 +33,12 @@ class FakeClock:
         self.now = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Move the clock."""
+        """Move the clock forward."""
         self.now += seconds
 
 
 class FakeTransport:
-    """A client's end. Waiting lets the rest of the system work; when nothing is left to do, that is a timeout."""
+    """A client's end. Waiting lets the rest of the system work; if nothing is left to do, it times out."""
 
     def __init__(self, system: System, peer: bytes) -> None:
         self.system = system
@@ -47,13 +47,13 @@ class FakeTransport:
         self.closed = False
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Put a message into the dispatcher's inbox."""
+        """Put a message into the dispatcher's inbox. Raises ConnectionLostError if closed."""
         if self.closed:
             raise ConnectionLostError("fake: this transport is closed")
         self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in mapped(frames)]))
 
     def wait(self, timeout_s: float | None) -> None:
-        """Let the system work until nothing is left to do; the clock moves if nothing has arrived."""
+        """Let the system work until a message has arrived. Raises ConnectionLostError if none ever will."""
         self.system.settle()
         if self.arrived:
             return
@@ -62,12 +62,12 @@ class FakeTransport:
         self.system.clock.advance(timeout_s)
 
     def receive(self, timeout_s: float | None) -> Message | None:
-        """The next message, or None."""
+        """The next message; None if none has arrived within `timeout_s` seconds of the fake clock."""
         self.wait(timeout_s)
         return self.arrived.popleft() if self.arrived else None
 
     def leave_to_parent(self) -> None:
-        """Send no more."""
+        """In a forked child: stop using the transport."""
         self.closed = True
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class System:
             self.add_worker(f"worker{index}")
 
     def add_worker(self, name: str) -> None:
-        """A CPU worker joins."""
+        """Register a new worker on the CPU."""
         peer = name.encode()
         self.workers[peer] = Worker("cpu", name=name)
         self.queues[peer] = deque()
@@ -105,7 +105,7 @@ class System:
         self.act(events.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
-        """A new client's end."""
+        """The transport of a new client."""
         peer = f"client{len(self.clients)}".encode()
         self.clients[peer] = FakeTransport(self, peer)
         return self.clients[peer]
@@ -116,7 +116,7 @@ class System:
             pass
 
     def step(self) -> bool:
-        """One message at the dispatcher, or one at each worker. False where nothing was waiting."""
+        """Handle one message at the dispatcher, or one at each worker. Returns False if none was waiting."""
         if self.inbox:
             peer, frames = self.inbox.popleft()
             try:
@@ -134,7 +134,7 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with undisturbed():  # the worker shares this process's generator, which the client must not notice
+            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
                 done, data = self.workers[peer].take(message, frames[1:])
             self.act(events.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
@@ -142,7 +142,7 @@ class System:
         return True
 
     def act(self, event: events.Event) -> None:
-        """Let the dispatcher decide, and deliver what it says."""
+        """Let the dispatcher decide on an event, and deliver its messages."""
         for action in self.dispatcher.step(event):
             if isinstance(action, events.SessionEnded):
                 continue
