@@ -327,10 +327,10 @@ def zeroed_in_steady_steps() -> int:
     model = nn.Sequential(*layers, attention, nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 5)).to("remote")
     optimizer = torch.optim.AdamW(model.parameters())
     step(model, optimizer)
-    before = gt.debug.stats()["zeroed"]
+    before = gt.debug.stats().zero_fills
     for _ in range(2):
         step(model, optimizer)
-    return int(gt.debug.stats()["zeroed"]) - int(before)
+    return gt.debug.stats().zero_fills - before
 
 
 def test_a_steady_step_fills_nothing_whether_a_session_is_the_first_or_follows_others(fill: Fill) -> None:
@@ -338,12 +338,12 @@ def test_a_steady_step_fills_nothing_whether_a_session_is_the_first_or_follows_o
     with system:
         assert zeroed_in_steady_steps() == 0
         torch.empty(4, device="remote").cpu()
-        assert gt.debug.stats()["zeroed"] == 0
+        assert gt.debug.stats().zero_fills == 0
         assert not fill.asked
     with system:
         assert zeroed_in_steady_steps() == 0
         torch.empty(4, device="remote").cpu()
-        assert gt.debug.stats()["zeroed"] == 1
+        assert gt.debug.stats().zero_fills == 1
         assert fill.asked == 1
 
 

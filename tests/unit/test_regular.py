@@ -1,4 +1,4 @@
-"""What is no regular file is refused at once, whoever is asked to read or write it, and nobody waits for it."""
+"""Whatever is not a regular file is refused at once, whoever is asked to read or write it, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOT_REGULAR: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(params=NOT_REGULAR)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """Where something is that is no regular file, and what it is."""
+    """The path of something that is not a regular file, and what it is."""
     make, what = NOT_REGULAR[request.param]
     make(tmp_path / "x")
     return str(tmp_path / "x"), what

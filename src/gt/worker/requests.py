@@ -11,7 +11,7 @@ import torch
 
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer
+from gt.wire.messages import Answer, WorkerStats
 from gt.wire.shared import Frame, Shared, inline
 from gt.worker import files
 from gt.worker.host import Host
@@ -106,21 +106,21 @@ def _synchronize(host: Host, session: WorkerSession, item: wire.Synchronize, fra
 
 
 def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequence[Frame]) -> Reply:
-    stats: dict[str, int | float | str] = {
-        "storages": len(session.memory.storages),
-        "bytes": session.memory.size_bytes(),
-        "peak_bytes": session.memory.peak_bytes(item.reset_peak),
-        "operations": session.operations,
-        "errors": session.errors,
-        "definitions": len(session.calls),
-        "sessions": len(host.sessions),
-        "zeroed": host.runner.zeroing.calls,
-        "threads": torch.get_num_threads(),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    if host.device.type == "cuda":
-        stats["device_bytes"] = torch.cuda.memory_allocated(host.device)
-        stats["device_peak_bytes"] = torch.cuda.max_memory_allocated(host.device)
+    on_cuda = host.device.type == "cuda"
+    stats = WorkerStats(
+        storages=len(session.memory.storages),
+        tensor_bytes=session.memory.size_bytes(),
+        peak_tensor_bytes=session.memory.peak_bytes(item.reset_peak),
+        operations=session.operations,
+        errors=session.errors,
+        definitions=len(session.calls),
+        sessions=len(host.sessions),
+        zero_fills=host.runner.zeroing.calls,
+        threads=torch.get_num_threads(),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        device_bytes=torch.cuda.memory_allocated(host.device) if on_cuda else None,
+        device_peak_bytes=torch.cuda.max_memory_allocated(host.device) if on_cuda else None,
+    )
     return Answer(item.request, stats=stats), []
 
 
