@@ -32,11 +32,12 @@ class FakeClock:
         self.now = 0.0
 
     def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
         self.now += seconds
 
 
 class FakeTransport:
-    """A client's end. Waiting lets the rest of the system work; nothing left to do is a timeout."""
+    """A client's end. Waiting lets the rest of the system work; if nothing is left to do, it times out."""
 
     def __init__(self, system: System, peer: bytes) -> None:
         self.system = system
@@ -45,11 +46,13 @@ class FakeTransport:
         self.closed = False
 
     def send(self, frames: Sequence[Frame]) -> None:
+        """Put a message into the dispatcher's inbox. Raises ConnectionLostError if closed."""
         if self.closed:
             raise ConnectionLostError("fake: this transport is closed")
         self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in mapped(frames)]))
 
     def wait(self, timeout_s: float | None) -> None:
+        """Let the system work until a message has arrived. Raises ConnectionLostError if none ever will."""
         self.system.settle()
         if self.arrived:
             return
@@ -58,10 +61,12 @@ class FakeTransport:
         self.system.clock.advance(timeout_s)
 
     def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message; None if none has arrived within `timeout_s` seconds of the fake clock."""
         self.wait(timeout_s)
         return self.arrived.popleft() if self.arrived else None
 
     def leave_to_parent(self) -> None:
+        """In a forked child: stop using the transport."""
         self.closed = True
 
     def close(self) -> None:
@@ -85,6 +90,7 @@ class System:
             self.add_worker(f"worker{index}")
 
     def add_worker(self, name: str) -> None:
+        """Register a new worker on the CPU."""
         peer = name.encode()
         self.workers[peer] = Worker("cpu", name=name)
         self.queues[peer] = deque()
@@ -98,6 +104,7 @@ class System:
         self.act(core.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
+        """The transport of a new client."""
         peer = f"client{len(self.clients)}".encode()
         self.clients[peer] = FakeTransport(self, peer)
         return self.clients[peer]
@@ -108,7 +115,7 @@ class System:
             pass
 
     def step(self) -> bool:
-        """One message at the dispatcher, or one at each worker. False where nothing was waiting."""
+        """Handle one message at the dispatcher, or one at each worker. Returns False if none was waiting."""
         if self.inbox:
             peer, frames = self.inbox.popleft()
             try:
@@ -126,7 +133,7 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with undisturbed():  # a worker's generator, which is this process's here, is none of the client's
+            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
                 done, data = self.workers[peer].take(message, frames[1:])
             self.act(core.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
@@ -134,7 +141,7 @@ class System:
         return True
 
     def act(self, event: core.Event) -> None:
-        """Let the dispatcher decide, and deliver what it says."""
+        """Let the dispatcher decide on an event, and deliver its messages."""
         for action in self.dispatcher.step(event):
             frames: Message = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
             if isinstance(action, core.TellWorker):

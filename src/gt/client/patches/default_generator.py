@@ -1,4 +1,5 @@
-"""torch's own generator in a ported program, joined with the worker's to one sequence: see `session.random_sequence`."""
+"""torch's default generator in a ported program, which forms one sequence with the worker's: see
+`session.random_sequence`."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from gt.client.session.random_sequence import OWN, is_undisturbed, sequence
 
 
 class DefaultGenerator(torch.Generator):
-    """`torch.default_generator` of a joined program, for whoever seeds it, keeps its state, or draws from it by name."""
+    """`torch.default_generator` of a ported program, for code that seeds it, saves its state, or passes it to an
+    operator."""
 
     def manual_seed(self, seed: int) -> torch.Generator:
+        """Seed both this process's generator and the worker's."""
         OWN.manual_seed(seed)
         if not process.forked:
             sequence.seed_worker(OWN.initial_seed())
@@ -24,19 +27,23 @@ class DefaultGenerator(torch.Generator):
         return self
 
     def seed(self) -> int:
+        """Seed with a random number, which is returned."""
         self.manual_seed(OWN.seed())
         return OWN.initial_seed()
 
     def initial_seed(self) -> int:
+        """The seed that was set last."""
         return OWN.initial_seed()
 
     def get_state(self) -> torch.Tensor:
+        """The state of the sequence, as uint8 on the CPU."""
         if not sequence.is_shared():
             return sequence.worker_state()
         sequence.to_client(draw=False)
         return OWN.get_state()
 
     def set_state(self, new_state: torch.Tensor) -> torch.Generator:
+        """Set the state of the sequence (uint8)."""
         if sequence.is_shared():
             OWN.set_state(new_state.cpu())
             sequence.here, sequence.there = True, False
@@ -45,6 +52,7 @@ class DefaultGenerator(torch.Generator):
         return self
 
     def clone_state(self) -> torch.Generator:
+        """A generator of this process with the same state."""
         sequence.to_client(draw=False)
         return OWN.clone_state()
 
@@ -52,26 +60,26 @@ class DefaultGenerator(torch.Generator):
 DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch.Generator.__module__, torch.Generator.__qualname__
 
 NEVER_DRAW = ("aten::_fused_sdp_choice", "aten::_scaled_dot_product_flash_attention_for_cpu")
-"""Operators that are marked as drawing, and whose kernels for a CPU never do."""
+"""Operators that are tagged as drawing although their CPU kernels never do."""
 _libraries: list[torch.library.Library] = []
 
 
 def join() -> None:
-    """Make what is drawn in this process and on the worker one sequence, from here on."""
+    """From now on draws in this process and on the worker form one sequence."""
     if sequence.joined:
         return
     sequence.joined = True
     torch.default_generator = torch.random.default_generator = DefaultGenerator()
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that these kernels stand before PyTorch's own
+        warnings.simplefilter("ignore")  # about kernels that override PyTorch's own
         for short in _drawing_on_a_cpu():
             library.impl(short, _drawing_here(f"aten::{short}"), "CPU", with_keyset=True, allow_override=True)
     _libraries.append(library)
 
 
 def _drawing_on_a_cpu() -> Iterator[str]:
-    """The overloads that draw in a kernel of the CPU's own; the others are made of them."""
+    """The overloads whose own CPU kernel draws; others are composed of these."""
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):
             short = name.removeprefix("aten::")
@@ -81,7 +89,7 @@ def _drawing_on_a_cpu() -> Iterator[str]:
 
 
 def _drawing_here(name: str) -> Callable[..., Any]:
-    """The CPU's kernel of an operator, before which the state comes here."""
+    """The CPU's kernel of an operator, which first fetches the state of the sequence."""
     kernel = torch.library.get_kernel(name, "CPU").call_boxed
 
     def run(keys: Any, *args: Any, **kwargs: Any) -> Any:

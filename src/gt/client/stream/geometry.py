@@ -14,7 +14,7 @@ _interned: dict[tuple[object, ...], TensorSpec] = {}
 class TensorSpec:
     """Sizes, strides and offset (in elements), dtype, and the conjugate and negative bits of a tensor.
 
-    Two objects may stand for equal geometries after the table was cleared: that costs a second definition, no more.
+    Two objects may be equal after the table was cleared; that costs a second definition, nothing else.
     """
 
     __slots__ = ("_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
@@ -24,24 +24,26 @@ class TensorSpec:
     ) -> None:
         self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
         self.contiguous = offset == 0 and stride == contiguous_stride(size) and (0 not in size or len(size) == 1)
-        """As the device makes a new tensor, which gives an empty one of several dims other strides than PyTorch does."""
+        """It has the strides of a new tensor. (PyTorch's `empty` gives one without elements, of several dims, other
+        strides.)"""
         self.size_bytes = self.extent() * dtype.itemsize
         self._wire: wire.Geometry | None = None
 
     def to_wire(self) -> wire.Geometry:
+        """The same as instructions carry it."""
         if self._wire is None:
             name = dtype_name(self.dtype)
             self._wire = wire.Geometry(tuple(self.size), self.stride, self.offset, name, self.conj, self.neg)
         return self._wire
 
     def extent(self) -> int:
-        """Elements from the start of the storage to the end of the last one."""
+        """The number of elements from the start of the storage to the end of the last one."""
         if 0 in self.size:
             return 0
         return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
 
     def meta(self) -> torch.Tensor:
-        """A meta tensor of this geometry, its storage just large enough."""
+        """A meta tensor of this geometry over a storage that is just large enough."""
         if self.contiguous:
             out = torch.empty(self.size, dtype=self.dtype, device="meta")
         else:
@@ -61,12 +63,14 @@ def contiguous_stride(size: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 def intern(
     size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool = False, neg: bool = False
 ) -> TensorSpec:
+    """The one object for a geometry; strides and offset in elements."""
     key = (size, stride, offset, dtype, conj, neg)
     found = _interned.get(key)
     if found is None:
@@ -77,6 +81,7 @@ def intern(
 
 
 def of(tensor: torch.Tensor) -> TensorSpec:
+    """The geometry of a tensor."""
     if tracing():
         return _of_traced(tensor)
     return intern(
@@ -88,5 +93,6 @@ _of_traced = untraced(of)
 
 
 def from_wire(geometry: wire.Geometry) -> TensorSpec:
+    """The geometry that an answer names."""
     dtype: torch.dtype = getattr(torch, geometry.dtype)
     return intern(torch.Size(geometry.size), geometry.stride, geometry.offset, dtype, geometry.conj, geometry.neg)
