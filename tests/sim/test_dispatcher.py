@@ -33,7 +33,7 @@ def test_two_clients_that_interleave_never_see_each_others_values(seed: int) -> 
         if pick.random() < 0.1:
             assert client.fetch() == client.value
     assert [c.fetch() for c in clients] == [c.value for c in clients]
-    assert [len(s.memory.storages) for s in system.workers[b"worker0"].sessions.values()] == [1, 1]
+    assert [len(s.memory.storages) for s in system.workers[b"worker0"].host.sessions.values()] == [1, 1]
 
 
 def test_a_flood_delays_another_session_by_no_more_than_a_window() -> None:
@@ -81,7 +81,7 @@ def test_a_client_that_is_gone_leaves_nothing() -> None:
     gone.transport.close()
     system.settle()
     assert stays.fetch() == 2
-    assert list(system.workers[b"worker0"].sessions) == [2]
+    assert list(system.workers[b"worker0"].host.sessions) == [2]
     assert system.dispatcher.stats().sessions == 1
 
 

@@ -1,7 +1,7 @@
-"""Calls that run whole under autograd, and their backward.
+"""Composites that run here under autograd, and their backward.
 
-Attention or an LSTM would fall apart into small operators on the client. Run here with autograd on, the device's best
-kernel is chosen as PyTorch itself chooses it, and `gt::backward` gives that kernel's own gradients.
+On the client, attention or an LSTM would be decomposed into small operators. Here PyTorch itself chooses the device's best
+kernel, and `gt::backward` gives that kernel's own gradients.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
 
 
 class Graph:
-    """What backward needs: a leaf per operand (None: not differentiated) and the results with their history."""
+    """The inputs of backward: a leaf for each operand (None: not differentiated) and the results with their history."""
 
     __slots__ = ("inputs", "outputs")
 
@@ -27,20 +27,20 @@ class Graph:
 
 
 def all_keys() -> AbstractContextManager[None]:
-    """Undo, for a while, that the worker runs below autograd: some kernels of sparse tensors go by its views."""
+    """A context in which dispatch is an ordinary program's, not below autograd: some sparse kernels need its views."""
     return torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def autograd(grad_mode: bool = True) -> Iterator[None]:
-    """Undo it, and record a graph in `grad_mode`. Backward stays on this thread."""
+    """A context with `all_keys` that records a graph in `grad_mode`. Backward stays on this thread."""
     multithreaded = torch.autograd.set_multithreading_enabled(False)
     with all_keys(), multithreaded, torch.set_grad_enabled(grad_mode):
         yield
 
 
 def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[int] | None) -> list[torch.Tensor | None]:
-    """An alias that requires a gradient for each operand that can have one (and is in `wanted`, where that is given)."""
+    """For each operand, an alias that requires a gradient; None where its dtype has none or `wanted` (if given) lacks it."""
     return [
         operand.detach().requires_grad_()
         if (operand.is_floating_point() or operand.is_complex()) and (wanted is None or index in wanted)
@@ -50,7 +50,10 @@ def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[int] | None) -> li
 
 
 def backward(graph: object, *rest: object) -> list[torch.Tensor]:
-    """`gt::backward(graph, grad of each result..., wanted operands) -> their gradients`, zeros where there is none."""
+    """`gt::backward(graph, grad of each result..., wanted operands)`: the gradients of the wanted operands, zeros for none.
+
+    Raises TypeError for arguments of another type, RuntimeError for an operand that was not differentiated.
+    """
     if not isinstance(graph, Graph):
         raise TypeError("gt::backward: the first operand is not a graph")
     *grads, wanted = rest

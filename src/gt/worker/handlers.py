@@ -1,8 +1,7 @@
-"""What instructions other than operations come to: bytes in and out, files, the generator, questions."""
+"""The handlers of all instructions but operations: tensors in and out, files, the generator, statistics. One row each."""
 
 from __future__ import annotations
 
-import math
 import resource
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,20 +11,23 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, WorkerStats
-from gt.wire.shared import Frame, Shared, inline
+from gt.wire.shared import Frame, inline
 from gt.worker import files
+from gt.worker.geometry import check_geometry, dtype_of
 from gt.worker.host import Host
-from gt.worker.memory import PoisonedError, bytes_of, check, dtype_of
+from gt.worker.memory import PoisonedError
 from gt.worker.query import query
 from gt.worker.session import Reply, WorkerSession, failure_of
+from gt.worker.tensor_bytes import bytes_of, tensor_from
 
 Handler = Callable[[Host, WorkerSession, Any, Sequence[Frame]], Reply | None]
+"""Executes one instruction of a session; `frames` are those of its message. Returns the answer to a request."""
 
 
 def _upload(host: Host, session: WorkerSession, item: wire.Upload, frames: Sequence[Frame]) -> None:
     try:
-        check(item.geometry)
-        source = _uploaded(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
+        check_geometry(item.geometry)
+        source = tensor_from(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
         if item.id in session.memory.storages:
             session.memory.tensor(item.id, item.geometry).copy_(source)
             return
@@ -36,16 +38,6 @@ def _upload(host: Host, session: WorkerSession, item: wire.Upload, frames: Seque
         return
     except Exception as error:
         session.fail([item.id], error, "upload", item.site)
-
-
-def _uploaded(frame: Frame, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    count = math.prod(size)
-    if len(frame) != count * dtype.itemsize:
-        raise ProtocolError(f"an upload of {len(frame)} bytes for {count} elements of {dtype}")
-    if not count:
-        return torch.empty(size, dtype=dtype)
-    data = frame.map() if isinstance(frame, Shared) else bytearray(frame)
-    return torch.frombuffer(data, dtype=dtype).reshape(size)
 
 
 def _fetch(host: Host, session: WorkerSession, item: wire.Fetch, frames: Sequence[Frame]) -> Reply:
@@ -109,8 +101,8 @@ def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequenc
     on_cuda = host.device.type == "cuda"
     stats = WorkerStats(
         storages=len(session.memory.storages),
-        tensor_bytes=session.memory.size_bytes(),
-        peak_tensor_bytes=session.memory.peak_bytes(item.reset_peak),
+        tensor_bytes=session.memory.usage.bytes(),
+        peak_tensor_bytes=session.memory.usage.peak_bytes(item.reset_peak),
         operations=session.operations,
         errors=session.errors,
         definitions=len(session.calls),

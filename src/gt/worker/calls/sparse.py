@@ -1,4 +1,4 @@
-"""Sparse tensors, put together for a call from operands and taken apart into results: nothing keeps one."""
+"""Sparse tensors exist only inside a call: composed of operands before it, decomposed into results after it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ BLOCKS = ("sparse_bsr", "sparse_bsc")
 LAYOUTS: dict[str, torch.layout] = {COO: torch.sparse_coo, **ROWS, **COLUMNS}
 
 
-def put_together(given: wire.Sparse, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sparse tensor of these parts. Raises RuntimeError for indices out of range, which kernels take on trust."""
+def compose(given: wire.Sparse, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sparse tensor of these parts (indices and values; or compressed indices, plain indices and values).
+
+    Raises RuntimeError for parts that do not fit each other and for indices out of range, which kernels do not check, and
+    ProtocolError for a layout that does not have these parts.
+    """
     if len(parts) != (2 if given.layout == COO else 3) or given.layout not in LAYOUTS:
         raise ProtocolError(f"{len(parts)} parts make no tensor of layout {given.layout!r}")
     if given.layout == COO:
@@ -30,7 +34,7 @@ def put_together(given: wire.Sparse, parts: Sequence[torch.Tensor]) -> torch.Ten
 
 
 def _check_compressed(given: wire.Sparse, compressed: torch.Tensor, plain: torch.Tensor, values: torch.Tensor) -> None:
-    """All but the order of plain indices, which PyTorch's own check asks for and its own products do not keep."""
+    """Checks all but the order of plain indices, which PyTorch's own check demands and its own products do not keep."""
     first = plain.dim()
     block = values.shape[first : first + 2] if given.layout in BLOCKS else (1, 1)
     dense = values.dim() - first - (2 if given.layout in BLOCKS else 0)
@@ -48,11 +52,12 @@ def _check_compressed(given: wire.Sparse, compressed: torch.Tensor, plain: torch
 
 
 def is_sparse(tensor: torch.Tensor) -> bool:
+    """Whether the layout is one of `LAYOUTS`."""
     return tensor.layout in LAYOUTS.values()
 
 
-def taken_apart(tensor: torch.Tensor) -> tuple[wire.Sparse, list[torch.Tensor]]:
-    """What a sparse tensor is, and its parts."""
+def decompose(tensor: torch.Tensor) -> tuple[wire.Sparse, list[torch.Tensor]]:
+    """The layout and size of a sparse tensor (without operands), and its parts in the order of `compose`."""
     name = str(tensor.layout).removeprefix("torch.")
     if name == COO:
         return wire.Sparse(name, (), tuple(tensor.shape), tensor.is_coalesced()), [tensor._indices(), tensor._values()]

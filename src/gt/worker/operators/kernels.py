@@ -1,4 +1,4 @@
-"""Operators that clients send and a device has no kernel for: one row each."""
+"""Kernels of GT's own, for operators that clients send and that PyTorch has no fitting kernel for: one row each."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import Any
 
 import torch
 
-from gt.worker import graph
+from gt.worker.operators import graph
 
 aten = torch.ops.aten
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
-    """`histc` of integers (mixture-of-experts routing): exact, through float64."""
+    """`histc`, also of integers (mixture-of-experts routing): exact, through float64."""
     if self.is_floating_point():
         return aten.histc.default(self, bins, min, max)  # type: ignore[no-any-return]
     return aten.histc.default(self.double(), bins, min, max).to(self.dtype)  # type: ignore[no-any-return]
 
 
 def native_dropout_backward(grad: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-    """By noise of the gradient's own dtype, as a CPU's `dropout`: for short floats the scale is rounded first."""
+    """The gradient of a CPU's `dropout`, whose noise has its dtype: for short floats the scale is rounded first."""
     return grad * (mask.to(grad.dtype) * scale)
 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
-    """The gradients of `linear`, by the very products that autograd makes of its parts, so to the same bits."""
+    """The gradients of `linear` by the products that autograd uses for its parts, so that the bits are the same.
+
+    `mask`: whether the gradients of input, weight and bias are wanted; None for one that is not.
+    """
     if weight.dim() != 2 or input.dim() < 2 or not (input.dim() == 2 or input.is_contiguous()):
-        return _through_parts(input, grad, weight, mask)
+        return _by_autograd(input, grad, weight, mask)
     rows, grads = input.flatten(0, -2), grad.flatten(0, -2)
     d_input = _times_transposed(grads, weight, rows).view(input.shape) if mask[0] else None
     d_weight = _transposed_times(rows, grads, weight) if mask[1] else None
@@ -40,7 +43,7 @@ def _column_major(tensor: torch.Tensor) -> bool:
 
 
 def _times_transposed(grads: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Autograd's gradient of a product's first operand: laid out as that operand."""
+    """Autograd's gradient of a product's first operand, with the strides of that operand."""
     if _column_major(rows):
         return weight.t().conj().mm(grads.t()).t()
     return grads.mm(weight.conj())
@@ -53,8 +56,8 @@ def _transposed_times(rows: torch.Tensor, grads: torch.Tensor, weight: torch.Ten
     return rows.t().conj().mm(grads).t()
 
 
-def _through_parts(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
-    """Rare layouts: whatever autograd does with them."""
+def _by_autograd(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Gradients:
+    """For rare shapes and strides: whatever autograd does with them."""
     with graph.autograd():
         bias = weight.new_zeros(weight.shape[:-1])
         leaves = [t.detach().requires_grad_(m) for t, m in zip((input, weight, bias), mask, strict=True)]
@@ -66,7 +69,10 @@ def _through_parts(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor
 
 
 def sparse_mm_reduce(self: torch.Tensor, other: torch.Tensor, reduce: str) -> tuple[torch.Tensor, ...]:
-    """With the places of extremes: a CPU notes them only where a gradient may follow, whose backward pass needs them."""
+    """A sparse product reduced by `reduce`, and the positions of extremes: backward needs them.
+
+    A CPU notes them only where a gradient may follow.
+    """
     if reduce not in ("amax", "amin"):
         return aten._sparse_mm_reduce_impl.default(self, other, reduce)  # type: ignore[no-any-return]
     with graph.autograd():

@@ -1,7 +1,7 @@
 """The op table: which of PyTorch's operators a wire string may name.
 
-It is what clients send. They make views themselves, as geometries that `memory` checks against the storage, and PyTorch
-takes composite operators apart there; so neither is taken from them, but for the few composites that travel whole.
+It holds what clients send. Views are made by clients, as geometries that `memory` checks against the storage, and composite
+operators are decomposed there by PyTorch; so workers accept neither, except for the few composites that travel as one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gt.worker import extra_kernels, graph
+from gt.worker.operators import graph, kernels
 
 GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
 COMPOSITES = {
@@ -23,26 +23,26 @@ COMPOSITES = {
         "rnn_relu_cell",
     )
 }  # fmt: skip
-"""Operators that PyTorch makes of others on every device, and that travel whole."""
+"""Composites, which PyTorch decomposes on every device, that clients send as one instruction."""
 REFUSED = {
     f"aten::{name}"
     for name in (
-        # beyond a session's own tensors: files, pages, streams, the process
+        # reach beyond a session's own tensors: files, pages, streams, the process
         "from_file", "_pin_memory", "pin_memory", "is_pinned", "record_stream", "_print", "get_gradients", "set",
-        # views that their schema does not own up to, and geometry in place
+        # views that their schema does not declare, and changes of geometry in place
         "_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "as_strided_", "resize_", "resize_as_",
         "squeeze_", "t_", "transpose_", "unsqueeze_",
-        # tensors of another kind, without memory, or of parts that nothing has checked
+        # make tensors of another kind, without memory, or of unchecked parts
         "_copy_from", "_copy_from_and_resize", "_efficientzerotensor", "_local_scalar_dense", "empty_quantized", "int_repr",
         "_sparse_coo_tensor_with_dims", "_sparse_coo_tensor_with_dims_and_tensors", "resize_as_sparse_", "sparse_resize_",
         "sparse_resize_and_clear_", "to_padded_tensor",
-        # parts of operators that travel whole, whose kernels look at nothing
+        # parts of composites that are sent as one; their kernels check nothing
         "_convert_indices_from_coo_to_csr", "_convert_indices_from_csr_to_coo", "_embedding_bag_dense_backward",
         "_embedding_bag_sparse_backward", "_nnpack_spatial_convolution", "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward", "_transform_bias_rescale_qkv", "batch_norm_update_stats",
     )
 }  # fmt: skip
-"""Operators, all overloads, that no client sends for a program that keeps to PyTorch's documented functions."""
+"""Operators, all overloads, that no client sends for a program that uses only PyTorch's documented functions."""
 REFUSED_PREFIXES = tuple(
     f"aten::{name}"
     for name in (
@@ -50,26 +50,26 @@ REFUSED_PREFIXES = tuple(
         "_cufft", "cudnn_", "miopen_", "_miopen", "_cslt", "_slow_conv", "slow_conv", "_weight_int", "_dyn_quant",
     )
 )  # fmt: skip
-TAKEN = {"aten::_nested_tensor_from_mask_left_aligned"}
-"""Operators with such a name all the same: this one answers whether a mask is one of padding."""
+ALLOWED = {"aten::_nested_tensor_from_mask_left_aligned"}
+"""Exceptions from the prefixes: this one tells whether a mask is a padding mask."""
 
 
 def find(name: str, device: torch.device) -> Any:
-    """The callable of an operator. Raises NotImplementedError for a name outside the table."""
+    """The callable of an operator (`aten::name.overload`) on `device`. Raises NotImplementedError outside the table."""
     if name in GT_OPS:
         return GT_OPS[name]
-    if name in extra_kernels.EVERYWHERE:
-        return extra_kernels.EVERYWHERE[name]
-    if device.type == "cpu" and name in extra_kernels.CPU:
-        return extra_kernels.CPU[name]
+    if name in kernels.EVERYWHERE:
+        return kernels.EVERYWHERE[name]
+    if device.type == "cpu" and name in kernels.CPU:
+        return kernels.CPU[name]
     if not name.startswith("aten::") or name not in _names():
         raise NotImplementedError(f"{name} is not an operator of GT's workers")
-    if name.partition(".")[0] in REFUSED or (name.startswith(REFUSED_PREFIXES) and name not in TAKEN):
+    if name.partition(".")[0] in REFUSED or (name.startswith(REFUSED_PREFIXES) and name not in ALLOWED):
         raise NotImplementedError(f"{name} is refused: it reaches beyond a session's own tensors")
     base, _, overload = name.removeprefix("aten::").partition(".")
     op = getattr(getattr(torch.ops.aten, base), overload or "default")
     if name not in COMPOSITES and not _is_sent(name, op, device.type.upper()):
-        raise NotImplementedError(f"{name} is not an operator of GT's workers: clients make it of others")
+        raise NotImplementedError(f"{name} is not an operator of GT's workers: clients send others in its place")
     return op
 
 
@@ -79,7 +79,7 @@ def _names() -> frozenset[str]:
 
 
 def _is_sent(name: str, op: torch._ops.OpOverload, key: str) -> bool:
-    """Whether it is neither a view nor a composite; of sparse tensors, whatever the device (`key`) has a kernel for."""
+    """Whether clients send it: no view and no composite, but whatever the device (`key`) has a sparse kernel for."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     if has(name, f"Sparse{key}") or has(name, f"SparseCsr{key}"):
         return True
@@ -88,6 +88,6 @@ def _is_sent(name: str, op: torch._ops.OpOverload, key: str) -> bool:
 
 
 def _is_view(op: torch._ops.OpOverload) -> bool:
-    """Whether results alias operands which are not written."""
+    """Whether results alias operands that are not written."""
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     return not writes and any(r.alias_info is not None for r in op._schema.returns)
