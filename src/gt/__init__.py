@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def _is_server() -> bool:
-    """Whether this process is a dispatcher, a worker or the `gt` command, which have no use for the device."""
+    """Whether this process is a dispatcher, a worker or the `gt` command, none of which needs the device."""
     if os.environ.get("GT_ROLE") in ("dispatcher", "worker") or os.path.basename(sys.argv[0]) == "gt":
         return True
     module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[0] == "-m" and "-m" in sys.orig_argv else ""

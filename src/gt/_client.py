@@ -1,4 +1,4 @@
-"""What `import gt` does in a client's process: starts the embedded service, registers the device, opens the facade."""
+"""`import gt` in a client's process: starts the embedded service, registers the device, installs the facade."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from gt.client.session.early_start import early
 
-# The service's processes load torch while this one does: start them before it is imported.
+# The service's processes import torch while this one does: start them first.
 early.start()
 
 import torch  # noqa: E402
@@ -26,7 +26,7 @@ __all__ = ["connect", "debug", "disconnect", "files", "scope"]
 
 
 def connect(address: str, timeout_s: float | None = None) -> None:
-    """Join the service at `address` (`tcp://HOST:PORT` or `ipc://PATH`); what an earlier session held is lost.
+    """Join the service at `address` (`tcp://HOST:PORT` or `ipc://PATH`). The tensors of an earlier session are lost.
 
     Raises ConnectionLostError within `timeout_s` seconds (default: the setting `connect_timeout_s`).
     """
@@ -39,7 +39,7 @@ def disconnect() -> None:
 
 
 def lookup(name: str) -> object:
-    """A name of torch, as `gt` has it (PEP 562)."""
+    """The value of `gt.name` for a name of torch (PEP 562)."""
     package = sys.modules["gt"]
     value = mirror.resolve(torch, "gt", name)
     setattr(package, name, value)

@@ -36,7 +36,7 @@ class FakeClock:
 
 
 class FakeTransport:
-    """A client's end. Waiting lets the rest of the system work; nothing left to do is a timeout."""
+    """A client's end. Waiting lets the rest of the system work; if nothing is left to do, it times out."""
 
     def __init__(self, system: System, peer: bytes) -> None:
         self.system = system
@@ -108,7 +108,7 @@ class System:
             pass
 
     def step(self) -> bool:
-        """One message at the dispatcher, or one at each worker. False where nothing was waiting."""
+        """Handle one message at the dispatcher, or one at each worker. Returns False if none was waiting."""
         if self.inbox:
             peer, frames = self.inbox.popleft()
             try:
@@ -126,7 +126,7 @@ class System:
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with undisturbed():  # a worker's generator, which is this process's here, is none of the client's
+            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
                 done, data = self.workers[peer].take(message, frames[1:])
             self.act(core.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
@@ -134,7 +134,7 @@ class System:
         return True
 
     def act(self, event: core.Event) -> None:
-        """Let the dispatcher decide, and deliver what it says."""
+        """Let the dispatcher decide on an event, and deliver its messages."""
         for action in self.dispatcher.step(event):
             frames: Message = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
             if isinstance(action, core.TellWorker):

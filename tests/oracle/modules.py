@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gt.client.patches.modules import LOOPS
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_optimizers import optim_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
+from gt.client.patches.modules import LOOPS
 from gt.client.stream.definitions import definitions
 from tests.oracle.modes import MODES
 from tests.oracle.operators import Outcome, compare, to_remote

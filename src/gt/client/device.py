@@ -1,4 +1,4 @@
-"""Registers the device `remote` with PyTorch: backend module, kernels, and the answers of tensors and storages."""
+"""Registers the device `remote` with PyTorch: its backend module, kernels and patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from gt.client.kernels import registration
-from gt.client.patches import accelerator, destructors, engine, modules, saved, scripts, storages, tensors, warning_lines
+from gt.client.patches import saved
+from gt.client.patches.patch import apply
+from gt.client.patches.table import PATCHES
 from gt.client.session.process import process
 from gt.client.session.random_sequence import sequence
 from gt.client.stream import devices, interrupts
@@ -19,7 +21,7 @@ from gt.wire import instructions as wire
 
 
 class Backend(_DummyBackendModule):
-    """`torch.remote`: what PyTorch asks of an accelerator's module."""
+    """`torch.remote`: the functions that PyTorch expects of an accelerator's module."""
 
     _initialized = True
 
@@ -28,7 +30,7 @@ class Backend(_DummyBackendModule):
 
     @contextlib.contextmanager
     def device(self, device: Any) -> Iterator[None]:
-        """There is one device, so that choosing it changes nothing."""
+        """A context that selects a device; there is only one."""
         self.set_device(device)
         yield
 
@@ -61,7 +63,7 @@ class Backend(_DummyBackendModule):
         return torch.initial_seed()
 
     def synchronize(self, device: Any = None) -> None:
-        """Wait until all that was recorded is done; raises the first error that nothing has reported yet."""
+        """Wait until everything recorded so far is done. Raises the first error that has not been reported yet."""
         process.session().ask(wire.Synchronize)
 
     def set_device(self, device: Any) -> None:
@@ -81,14 +83,14 @@ class Backend(_DummyBackendModule):
         return int(self.memory_stats()["bytes"])
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        """The most of them at any time, where results of less than 64 KiB count only while they are there at this call."""
+        """The peak of `memory_allocated`, in bytes. Results of less than 64 KiB count only if they exist at this call."""
         return int(self.memory_stats()["peak_bytes"])
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         process.session().ask(lambda request: wire.Stats(request, reset_peak=True))
 
     def memory_reserved(self, device: Any = None) -> int:
-        """A worker holds no memory of this session's but its tensors."""
+        """The same as `memory_allocated`: a worker holds no other memory for a session."""
         return self.memory_allocated(device)
 
     def max_memory_reserved(self, device: Any = None) -> int:
@@ -98,7 +100,7 @@ class Backend(_DummyBackendModule):
         return None
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """Bytes of the worker's memory: all but what this session's tensors take, and all."""
+        """Bytes of the worker's memory: free of this session's tensors, and in all."""
         total = process.session().welcome.worker.memory_bytes
         return total - self.memory_allocated(device), total
 
@@ -118,30 +120,20 @@ class Backend(_DummyBackendModule):
 
 
 class DeviceGuard(torch._C._acc.DeviceGuard):
-    """Tells C++ which device it guards: asked several times an operation, also where C++ cannot bear an exception.
+    """Tells C++ which device it guards. C++ asks several times per operation, also where it cannot handle an exception.
 
-    The answer is no Python function: on entering one, Python would raise a Ctrl-C that has arrived, and C++ would abort.
+    The answer is not a Python function: on entering one, Python would raise a Ctrl-C that has arrived, and C++ would abort.
     """
 
     type_ = itertools.repeat(torch._C._autograd.DeviceType.PrivateUse1).__next__  # type: ignore[assignment]
 
 
 def install() -> None:
-    """Register the device. Once per process, when `gt` is imported."""
+    """Register the device. Called once per process, when `gt` is imported."""
     _setup_privateuseone_for_python_backend("remote", backend_module=Backend(), device_guard=DeviceGuard())
     registration.register()
-    for patches in (
-        storages,
-        saved,
-        tensors,
-        modules,
-        scripts,
-        engine,
-        interrupts,
-        destructors,
-        warning_lines,
-        accelerator,
-    ):
-        patches.install()
+    saved.register()
+    interrupts.install()
+    apply(PATCHES)
     torch.autograd.set_multithreading_enabled(False)
     torch.set_autocast_dtype("remote", torch.get_autocast_dtype("cpu"))

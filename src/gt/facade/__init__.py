@@ -1,1 +1,1 @@
-"""`import gt as torch`: the names of torch, as GT has them."""
+"""`import gt as torch`: the names of torch, on the remote device."""

@@ -1,9 +1,9 @@
-"""What `"cpu"` means in a file that says `import gt as torch`: where its tensors are, the remote device.
+"""The meaning of `"cpu"` in a file that says `import gt as torch`: the remote device, where its tensors are.
 
 A script that runs on a CPU calls its one device "cpu" (`device = "cuda" if torch.cuda.is_available() else "cpu"`, then
-`.to(device)`), and names it in one line and leaves it out in the next. Ported, the name stands for the device that takes
-the CPU's part. Functions reached through `gt` know that they were; for methods the caller's file decides, so that
-libraries, and files that import torch itself, move tensors to this process's memory as ever; but a library's `to` only
+`.to(device)`); it names it in one line and leaves it out in the next. In a ported file the name stands for the device that
+takes the CPU's place. Functions reached through `gt` know that they were. For methods the caller's file decides, so that
+libraries, and files that import torch itself, move tensors to this process's memory as before; but a library's `to` only
 passes on what its caller says. `.cpu()` fetches everywhere.
 """
 
@@ -18,7 +18,6 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedTensorMixin
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
@@ -26,7 +25,7 @@ REMOTE = torch.device("remote", 0)
 
 
 def in_loader_process() -> bool:
-    """In a `DataLoader`'s worker process tensors are local; the loader moves the batches."""
+    """Whether this is a `DataLoader`'s worker process, in which tensors are local; the loader moves the batches."""
     info = sys.modules.get("torch.utils.data._utils.worker")
     return info is not None and info.get_worker_info() is not None
 
@@ -49,23 +48,23 @@ def device_chosen() -> bool:
 
 
 def default_device() -> torch.device:
-    """Where what is made from nothing goes."""
+    """The device of new tensors in a ported file."""
     if device_chosen():
         return torch.get_default_device()
     return torch.device("cpu") if in_loader_process() else REMOTE
 
 
 def placed_kind(kind: Any) -> Any:
-    """The same for the kind of a device, a string."""
+    """As `placed`, for the type of a device, a string."""
     return "remote" if kind == "cpu" else kind
 
 
 GAPS_BYTES = 1 << 20
-"""Memory that may lie unused between the elements of an array on the device, where it is more than the elements take."""
+"""The most memory that may be wasted between the elements of an array on the device, if it exceeds the elements' own."""
 
 
 def sent(local: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-    """A tensor of this process's memory, made from an array, where it belongs: with the array's strides, if they fit."""
+    """Move a tensor that was made from an array to its device, with the array's strides if the gaps are small."""
     device, size, stride = device or default_device(), local.shape, local.stride()
     span = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if local.numel() else 0
     gaps = (span - local.numel()) * local.element_size()
@@ -76,7 +75,7 @@ def sent(local: torch.Tensor, device: torch.device | None = None) -> torch.Tenso
 
 
 def placing(function: Callable[..., Any], parameter: str = "device") -> Callable[..., Any]:
-    """A function of `gt` that takes a device by name."""
+    """A function of `gt` that takes a device as a keyword."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -88,7 +87,7 @@ def placing(function: Callable[..., Any], parameter: str = "device") -> Callable
 
 
 def placing_kind(function: Callable[..., Any], parameter: str = "device_type", position: int = 0) -> Callable[..., Any]:
-    """A function of `gt` that takes the kind of a device, by position or by name."""
+    """A function of `gt` that takes a device type, by position or as a keyword."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -104,14 +103,14 @@ def placing_kind(function: Callable[..., Any], parameter: str = "device_type", p
 
 
 def _is_ported(frame: FrameType) -> bool:
-    """Whether a file has modules of `gt` under torch's names, and none of torch itself."""
+    """Whether a file has modules of `gt` under torch's names, and not torch itself."""
     modules = [(name, value) for name, value in frame.f_globals.items() if isinstance(value, ModuleType)]
     of_gt = any(value.__name__.partition(".")[0] == "gt" and name != "gt" for name, value in modules)
     return of_gt and not any(value is torch for _, value in modules)
 
 
 def called_by_ported() -> bool:
-    """Whether a ported file calls what calls this, itself or through PyTorch's own Python."""
+    """Whether the caller of the calling function is a ported file, directly or through PyTorch's own Python."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch":
         frame = frame.f_back
@@ -119,7 +118,7 @@ def called_by_ported() -> bool:
 
 
 def _asked_by_ported(frame: FrameType | None) -> bool:
-    """Whether a ported file asked for the CPU: in this frame, or through a library's `to` around it that was given it."""
+    """Whether a ported file asked for the CPU: in this frame, or through a library's `to` around it that was given "cpu"."""
     while frame is not None and not _is_ported(frame):
         while frame is not None and not (frame.f_code.co_name == "to" and _is_given_the_cpu(frame)):
             frame = frame.f_back
@@ -130,11 +129,11 @@ def _asked_by_ported(frame: FrameType | None) -> bool:
 
 
 WRAPPER = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-"""Flags of the code of decorators, which pass on whatever they are given."""
+"""The flags of a decorator's code, which passes on whatever it is given."""
 
 
 def _is_given_the_cpu(frame: FrameType) -> bool:
-    """Whether an argument names it."""
+    """Whether an argument of this frame's function names the CPU."""
     code, values = frame.f_code, frame.f_locals
     count = code.co_argcount + code.co_kwonlyargcount
     given = [values.get(name) for name in code.co_varnames[: count + (code.co_flags & WRAPPER).bit_count()]]
@@ -142,8 +141,8 @@ def _is_given_the_cpu(frame: FrameType) -> bool:
     return any(map(names_the_cpu, itertools.chain(given, *inside)))
 
 
-def _to(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`to` of tensors and modules, which takes a device first or by name."""
+def to_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of `to` of tensors and modules, which take a device first or as a keyword."""
 
     @functools.wraps(original)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,8 +154,8 @@ def _to(original: Callable[..., Any]) -> Callable[..., Any]:
     return to
 
 
-def _new(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`new_zeros` and its like."""
+def new_like(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of `new_zeros` and its like."""
 
     @functools.wraps(original)
     def new(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -167,8 +166,8 @@ def _new(original: Callable[..., Any]) -> Callable[..., Any]:
     return new
 
 
-def _type(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`type` of tensors, which names a type, or takes the name of one, where the CPU's names have no device in them."""
+def type_of(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of `Tensor.type`, which returns or takes the name of a type; the CPU's names contain no device."""
 
     @functools.wraps(original)
     def type(self: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -183,8 +182,8 @@ def _type(original: Callable[..., Any]) -> Callable[..., Any]:
     return type
 
 
-def _compile(original: Callable[..., None]) -> Callable[..., None]:
-    """`compile` of modules: workers decide what to compile, the module runs as it is."""
+def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
+    """The patch of `Module.compile`: workers decide what to compile, the module runs as it is."""
 
     @functools.wraps(original)
     def compile(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -194,8 +193,8 @@ def _compile(original: Callable[..., None]) -> Callable[..., None]:
     return compile
 
 
-def _impl(original: Callable[..., None]) -> Callable[..., None]:
-    """`impl` of libraries of operators: a kernel for the CPU is one for the device that takes the CPU's part as well."""
+def kernel_for_both(original: Callable[..., None]) -> Callable[..., None]:
+    """The patch of `Library.impl`: a kernel for the CPU also serves the device that takes the CPU's place."""
 
     @functools.wraps(original)
     def impl(self: Any, op_name: Any, fn: Any, dispatch_key: str = "", **options: Any) -> None:
@@ -204,18 +203,3 @@ def _impl(original: Callable[..., None]) -> Callable[..., None]:
             original(self, op_name, fn, "PrivateUse1", **options)
 
     return impl
-
-
-NEW = ("new_tensor", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros")
-
-
-def install() -> None:
-    for owner in (torch.Tensor, torch.nn.Module):
-        owner.to = _to(owner.to)  # type: ignore[method-assign,attr-defined]
-    torch.Tensor.type = _type(torch.Tensor.type)  # type: ignore[method-assign,assignment]
-    UninitializedTensorMixin._allowed_methods += [torch.Tensor.to]
-    for name in NEW:
-        setattr(torch.Tensor, name, _new(getattr(torch.Tensor, name)))
-    torch.library.Library.impl = _impl(torch.library.Library.impl)  # type: ignore[method-assign]
-    torch.nn.Module.compile = _compile(torch.nn.Module.compile)  # type: ignore[method-assign]
-    torch.nn.Module.to_empty = _new(torch.nn.Module.to_empty)  # type: ignore[method-assign]

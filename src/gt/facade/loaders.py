@@ -14,7 +14,7 @@ from gt.facade.stand_ins import StandIn
 
 
 class DataLoader(data.DataLoader[Any], metaclass=StandIn, stands_for=data.DataLoader):
-    """Its batches are on the device: also what worker processes or NumPy arrays give."""
+    """A loader whose batches are on the device, also those from worker processes or NumPy arrays."""
 
     def __iter__(self) -> Any:
         if not self.num_workers:
@@ -28,7 +28,7 @@ class DataLoader(data.DataLoader[Any], metaclass=StandIn, stands_for=data.DataLo
 
 
 def to_local(value: Any) -> Any:
-    """The same with the remote tensors that a dataset holds, or datasets inside it, in this process's memory."""
+    """A copy of a dataset (or of what it holds) with its remote tensors in this process's memory."""
     if isinstance(value, torch.Tensor):
         return value.cpu()
     if isinstance(value, (list, tuple, dict)):
@@ -41,7 +41,7 @@ def to_local(value: Any) -> Any:
 
 
 def to_remote(batch: Any) -> Any:
-    """The same with its CPU tensors on the remote device; containers keep their types, as under `pin_memory`."""
+    """A batch with its CPU tensors moved to the remote device. Containers keep their types, as under `pin_memory`."""
     if isinstance(batch, torch.Tensor):
         return batch.to("remote")
     if isinstance(batch, MutableMapping):

@@ -1,6 +1,7 @@
-"""`import gt as torch`: every name of torch, its factories and modules remote by default, torch itself left as it was.
+"""The mirror of torch: every name of it, with factories and modules that are remote by default. torch itself stays as it
+is.
 
-Names resolve lazily (PEP 562). A submodule of torch has a `Mirror` here; module classes and tensor types have a stand-in.
+Names resolve lazily (PEP 562). A submodule of torch has a `Mirror`; module classes and tensor types have a stand-in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from gt.client.patches import default_generator
-from gt.facade import cpu_alias, overrides, stand_ins
+from gt.client.patches.patch import apply
+from gt.facade import overrides, stand_ins
+from gt.facade.table import PATCHES
 
 
 class Mirror(ModuleType):
@@ -41,7 +44,7 @@ class Mirror(ModuleType):
 
 
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
-    """What `mirror.name` is, `mirror` standing for the torch module `real`. A program that takes one is a ported one."""
+    """The value of `mirror.name`, where `mirror` stands for the torch module `real`. A program that asks is a ported one."""
     if hasattr(real, name) and not name.startswith("__"):
         default_generator.join()
     override = overrides.OVERRIDES.get(real.__name__, {})
@@ -66,7 +69,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         try:
             real = importlib.import_module("torch." + fullname.removeprefix("gt."))
         except ModuleNotFoundError as error:
-            if str(error.name).partition(".")[0] != "torch":  # a package that the module needs
+            if str(error.name).partition(".")[0] != "torch":  # another package, which the module needs
                 raise
             return None
         spec = importlib.machinery.ModuleSpec(fullname, self, is_package=hasattr(real, "__path__"))
@@ -82,6 +85,6 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install() -> None:
     """Make `import gt.X` work for every `torch.X`, and `"cpu"` mean the remote device in files that do."""
-    cpu_alias.install()
+    apply(PATCHES)
     overrides.install()
     sys.meta_path.append(Finder())

@@ -1,4 +1,4 @@
-"""What stands for torch's functions and classes where a mirror is not enough: the table `OVERRIDES`, and what is in it."""
+"""Overrides of torch's functions and classes in the mirror: the table `OVERRIDES` and its entries."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
             return factory(*args, **{**kwargs, "device": default_device()})
         except TypeError as error:
             refusal = error
-        factory(*args, **kwargs)  # which says it in words that do not speak of a device
+        factory(*args, **kwargs)  # raises the error in words that do not mention a device
         raise refusal
 
     return make
 
 
 def _chosen(device: Any) -> torch.device:
-    """The device that a program gave, or where its tensors are made."""
+    """The device given by the program, or else the default."""
     return default_device() if device is None else torch.device(placed(device))
 
 
 def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`as_tensor`, `asarray`: a tensor stays where it is, anything else becomes remote."""
+    """For `as_tensor` and `asarray`: a tensor stays where it is, anything else becomes remote."""
 
     @functools.wraps(function)
     def convert(data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`from_numpy` and the like: the result goes to the remote device (and so shares no memory with its source)."""
+    """For `from_numpy` and the like: the result is moved to the remote device, and shares no memory with its source."""
 
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -100,7 +100,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
 def _within(
     context: Callable[[], contextlib.AbstractContextManager[Any]], function: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A function of torch that makes tensors inside, or draws, which is to be done under a context."""
+    """A function of torch that makes tensors or draws inside, run under a context."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -136,7 +136,7 @@ def _load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
 
 
 def _restoring(map_location: Any) -> Callable[[Any, str], Any]:
-    """A function or a dict that says where each storage of a file goes: the CPU that it speaks of is the remote device."""
+    """A `map_location` function for one that a ported program gave (or a dict), in which the CPU means the remote device."""
     restore = torch.serialization.default_restore_location
 
     def put(storage: Any, location: str) -> Any:
@@ -152,7 +152,7 @@ def _restoring(map_location: Any) -> Callable[[Any, str], Any]:
 
 
 def _compile(model: Any = None, **options: Any) -> Any:
-    """Workers decide what to compile: the model runs as it is."""
+    """`torch.compile`: workers decide what to compile, the model runs as it is."""
     return (lambda m: m) if model is None else model
 
 
@@ -176,7 +176,7 @@ def _set_default_tensor_type(t: Any) -> None:
 
 
 class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn, stands_for=torch.quasirandom.SobolEngine):
-    """Its points are on the device."""
+    """A Sobol engine whose points are on the device."""
 
     draw = _moved(torch.quasirandom.SobolEngine.draw)
 
@@ -189,7 +189,7 @@ def _fork_rng(devices: Any = None, enabled: bool = True, *_: Any, **__: Any) -> 
 
 DLPACK = {"from_dlpack": _from_dlpack, "to_dlpack": _to_dlpack}
 QUANTIZATION = {
-    # they put modules in the place of others, whose initialisation draws
+    # they replace modules by new ones, whose initialisation draws
     name: _within(default_device, getattr(torch.ao.quantization, name))
     for name in ("prepare", "prepare_qat", "quantize", "quantize_qat", "fuse_modules", "fuse_modules_qat")
 }
@@ -241,10 +241,12 @@ for _module, _names in FACTORIES.items():
 
 def _timer(real: Any) -> Any:
     class Timer(real, metaclass=stand_ins.StandIn, stands_for=real):  # type: ignore[misc]
-        """It gives statements the name `torch`, which is what the file that they stand in means by it."""
+        """A timer whose statements see `torch` as the file means it: `gt`."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            if len(args) < 5 and "language" not in kwargs:  # it is Python, whose names are given by keyword if at all
+            if (
+                len(args) < 5 and "language" not in kwargs
+            ):  # the statements are Python, whose names are given as a keyword if at all
                 kwargs["globals"] = {"torch": sys.modules["gt"], **(kwargs.get("globals") or {})}
             super().__init__(*args, **kwargs)
 
@@ -252,11 +254,11 @@ def _timer(real: Any) -> Any:
 
 
 LATE = {("torch.utils.benchmark", "Timer"): _timer}
-"""Overrides in modules that `import torch` leaves out: what makes them of torch's own."""
+"""Overrides in modules that `import torch` does not import: functions that make them from torch's own."""
 
 
 def _name_as_torch() -> None:
-    """A function that is wrapped here is known by torch's own, under whatever names both have."""
+    """Wrapped functions are equal to torch's own and found by them, under every name."""
     made: dict[Any, Any] = {}
     for module, names in OVERRIDES.items():
         source = importlib.import_module(module)
@@ -268,7 +270,7 @@ def _name_as_torch() -> None:
 
 
 def _script_as_torch() -> None:
-    """In a scripted function, a name that is wrapped here is the operator, which knows no default but the CPU."""
+    """In a scripted function, a wrapped name is the operator itself, whose only default is the CPU."""
     for module, names in OVERRIDES.items():
         for name, value in names.items():
             operator = torch.jit._builtins._find_builtin(getattr(importlib.import_module(module), name))
@@ -277,6 +279,6 @@ def _script_as_torch() -> None:
 
 
 def install() -> None:
-    """Make torch itself take what stands for its names for its own."""
+    """Make torch itself recognise the overrides as its own functions."""
     _name_as_torch()
     _script_as_torch()

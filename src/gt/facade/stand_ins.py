@@ -1,9 +1,9 @@
-"""Classes that stand for torch's own under `import gt as torch`, and build on the remote device: modules, distributions,
+"""Stand-ins for torch's classes under `import gt as torch`, which build on the remote device: modules, distributions,
 tensor types.
 
-A stand-in is the real class to `isinstance`, `issubclass`, `==`, `hash`, pickle and whoever sets its attributes; calling it
-returns an instance of the real class. Only `is` can tell the two apart. `__subclasses__` of torch's classes, where libraries
-find what to patch, does not name it, but what a user derives from it.
+A stand-in is the real class to `isinstance`, `issubclass`, `==`, `hash`, pickle and code that sets its attributes; calling
+it returns an instance of the real class. Only `is` tells the two apart. `__subclasses__` of torch's classes, by which
+libraries find what to patch, does not list stand-ins, but the classes that users derive from them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def real_of(cls: Any) -> Any:
 
 
 def _is_own(cls: type, name: str) -> bool:
-    """Whether a stand-in does this itself."""
+    """Whether a stand-in defines this name itself."""
     return name in _dict_of(cls)["_gt_own"]
 
 
 def _seen(classes: tuple[type, ...]) -> tuple[type, ...]:
-    """Without the classes of torch that a stand-in among them takes the place of."""
+    """The classes without those of torch that are represented by a stand-in among them."""
     places = {real_of(c) for c in classes}
     return tuple(c for c in classes if real_of(c) or c not in places)
 
 
 def _attributes(cls: type) -> MappingProxyType[str, Any]:
-    """`__dict__` of the real class, with what the stand-in does itself."""
+    """`__dict__` of the real class, with the stand-in's own definitions."""
     own = _dict_of(cls)
     return MappingProxyType({**vars(real_of(cls)), **{name: own[name] for name in own["_gt_own"] if name in own}})
 
@@ -71,13 +71,13 @@ OF_TYPES = (
     "__subclasses__",
 )
 SEEN = {"__dict__": _attributes, **{name: _of_real(name) for name in OF_TYPES}}
-"""What `type` would tell of a stand-in itself."""
+"""Attributes that `type` would answer for the stand-in itself."""
 
 
 class Subclasses:
-    """`__subclasses__` of a class that has a stand-in: `type`'s own, without that.
+    """`__subclasses__` of a class that has a stand-in: `type`'s own result without the stand-in.
 
-    An instance answers too, which others do not: `dir` names it, and programs ask for all that `dir` names.
+    Unlike `type`'s, it can also be read from an instance: `dir` lists it, and programs read everything that `dir` lists.
     """
 
     def __get__(self, instance: Any, owner: type) -> Callable[[], list[type]]:
@@ -86,26 +86,28 @@ class Subclasses:
 
 
 def _of_module(body: dict[str, Any], frame: FrameType) -> dict[str, Any]:
-    """A class that is made by a call is of the module that calls, which Python takes `ABCMeta`'s for."""
+    """The body of a class made by a call, with the caller's module, for which Python would take `ABCMeta`'s."""
     return {"__module__": frame.f_globals["__name__"], **body}
 
 
 class Open(type(Protocol)):  # type: ignore[misc]
-    """Metaclass of classes that may have `ABC` and protocols for further bases, as those may whose metaclass is `type`."""
+    """The metaclass of classes that may also derive from `ABC` and protocols, as if their metaclass were `type`."""
 
-    __instancecheck__ = ABCMeta.__instancecheck__  # a protocol's own asks every class whether it is one
+    __instancecheck__ = ABCMeta.__instancecheck__  # a protocol's own check asks every class
 
     def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
         return super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
 
 
 class StandIn(Open):
-    """Metaclass of stand-ins: `class Name(real, metaclass=StandIn, stands_for=real)`; and of the classes that a user derives
-    from one, which inherit from the real class and, before it, from what the stand-in does itself.
+    """The metaclass of stand-ins: `class Name(real, metaclass=StandIn, stands_for=real)`.
+
+    It is also the metaclass of the classes that a user derives from one. They inherit from the real class and, before it,
+    from the stand-in's own definitions.
     """
 
     user_metaclass: type | None = None
-    """Metaclass of the classes that are derived from a stand-in, if not the same."""
+    """The metaclass of classes that are derived from a stand-in, if it is another one."""
     is_subclass = True
     """Whether the real class can be inherited from."""
 
@@ -156,7 +158,8 @@ class StandIn(Open):
 
 
 def _derive(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any], options: dict[str, Any]) -> Any:
-    """The class that a user derives from stand-ins: of torch's classes, and before one of what its stand-in does itself."""
+    """The class that a user derives from stand-ins: it derives from torch's classes, each after its stand-in's own
+    definitions."""
     kinds = {type(base) for base in bases if real_of(base)}
     real = tuple(real_of(base) or base for base in bases)
     if kinds == {metaclass} and metaclass.user_metaclass:
@@ -166,20 +169,21 @@ def _derive(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, 
 
 
 def _doing(real: type) -> tuple[type, ...]:
-    """A base, after its stand-in if that does anything itself."""
+    """A base, preceded by its stand-in's own definitions if there are any."""
     stand_in = _standing.get(real)
     return (stand_in, real) if stand_in is not None and _dict_of(stand_in)["_gt_own"] else (real,)
 
 
 def _reduce(cls: StandIn) -> Any:
-    """A stand-in is pickled as the class it stands for (which `copy` returns as it is), any other class by its name."""
+    """A stand-in is pickled as the class that it stands for (which `copy` returns unchanged), any other class by its
+    name."""
     return (copy.copy, (real_of(cls),)) if real_of(cls) else cls.__qualname__
 
 
 class FunctionStandIn(functools.partial[Any]):
-    """A function that stands for torch's own: equal to it, of its name, signature and text, and found by it when pickled.
+    """A function that stands for torch's own: equal to it, with its name, signature and text, and pickled as itself.
 
-    A partial, which costs a call the least. `place`: the module of `gt` and the name there.
+    It is a partial, which adds the least to a call. `place`: the module of `gt` and the name there.
     """
 
     place: tuple[str, str]
@@ -191,7 +195,7 @@ class FunctionStandIn(functools.partial[Any]):
         return made
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """As an attribute of a class it is a method where torch's own is: one written in Python."""
+        """As a class attribute it binds as a method if torch's own does: if that is written in Python."""
         is_method = instance is not None and isinstance(self.__wrapped__, FunctionType)
         return MethodType(self, instance) if is_method else self
 
@@ -219,7 +223,7 @@ def _found(module: str, name: str) -> Any:
 
 
 def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
-    """A class of `gt` that is constructed for the kind of a device; `defaults` are the CPU's, where the devices differ."""
+    """A class of `gt` whose constructor takes a device type; `defaults`: the CPU's defaults where the devices' differ."""
     construct = placing_kind(real.__init__, parameter, 1)
 
     @functools.wraps(real.__init__)
@@ -235,7 +239,7 @@ def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, An
 
 
 class RemoteByDefault(Open):
-    """Calling such a class builds under the remote device: metaclass of what a user derives from a module of `gt`."""
+    """The metaclass of classes that a user derives from a module of `gt`: calling one builds under the remote device."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = real_of(cls)
@@ -244,13 +248,13 @@ class RemoteByDefault(Open):
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """Of the constructor, for `inspect.signature`."""
+        """The constructor's signature, for `inspect.signature`."""
         whole = inspect.signature(cls.__init__)  # type: ignore[misc]
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
 class RemoteStandIn(StandIn, RemoteByDefault):
-    """Metaclass of the stand-ins themselves."""
+    """The metaclass of the stand-ins themselves."""
 
     user_metaclass = RemoteByDefault
 
@@ -260,9 +264,7 @@ BUILT_REMOTELY = {
     "torch.ao": torch.nn.Module,
     "torch.distributions": torch.distributions.Distribution,
 }
-"""Packages, and the base of the classes in them that have a stand-in."""
-for _base in BUILT_REMOTELY.values():
-    _base.__subclasses__ = Subclasses()  # type: ignore[assignment]
+"""Packages of torch, each with the base of those of its classes that have a stand-in."""
 
 
 def builds_remotely(value: Any) -> bool:
@@ -281,7 +283,7 @@ def of(real: type) -> Any:
 
 
 class TensorStandIn(StandIn, type(torch.Tensor)):  # type: ignore[misc]
-    """Metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
+    """The metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
 
 
 def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -292,14 +294,15 @@ def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
 
 def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
     real = real_of(cls) or cls
-    if args and isinstance(args[0], torch.Tensor):  # another name for the same elements, wherever they are
+    if args and isinstance(args[0], torch.Tensor):  # an alias of the same elements, wherever they are
         return torch.Tensor.__new__(real, *args, **kwargs)
     made = _new(torch.get_default_dtype(), args, kwargs)
     return made if real is torch.Tensor else made.as_subclass(real)
 
 
 class Apart(StandIn):
-    """Metaclass of stand-ins for classes of C, which has them made here and told apart by its own means."""
+    """The metaclass of stand-ins for classes defined in C, which construct and recognise their instances in their own
+    way."""
 
     is_subclass = False
 
@@ -308,7 +311,8 @@ class Apart(StandIn):
 
 
 class TensorType(Apart):
-    """Metaclass of `gt.FloatTensor` and the like, which tensors are converted to and told apart by, and which make them."""
+    """The metaclass of `gt.FloatTensor` and the like, which make tensors, and by which tensors are converted and
+    recognised."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return _new(cls.dtype, args, kwargs)
@@ -319,7 +323,8 @@ class TensorType(Apart):
 
 
 class GeneratorStandIn(Apart):
-    """Metaclass of `gt.Generator`: a generator for the remote device is one of the client's, which travels with a call."""
+    """The metaclass of `gt.Generator`: a generator for the remote device lives in the client, and its state travels with a
+    call."""
 
     def __call__(cls, device: Any = None) -> torch.Generator:
         return torch.Generator("cpu" if device is None or torch.device(device).type == "remote" else device)
@@ -328,7 +333,7 @@ class GeneratorStandIn(Apart):
 Generator = GeneratorStandIn("Generator", (), {}, stands_for=torch.Generator)
 Tensor = TensorStandIn("Tensor", (torch.Tensor,), {"__new__": _new_tensor}, stands_for=torch.Tensor)
 TENSOR_TYPES = {
-    # `x.type(...)` goes by the name, and PyTorch knows the device's types by these
+    # `x.type(...)` looks types up by name, and these are PyTorch's names for the device's
     name: TensorType(f"torch.remote.{name}", (), {}, stands_for=real)
     for name, real in vars(torch).items()
     if isinstance(real, type(torch.FloatTensor))

@@ -1,4 +1,5 @@
-"""Calls that inference lets pass and a worker may not take, so that PyTorch's error is raised at the call."""
+"""Calls that inference accepts and a worker may refuse. The worker is asked first, so that PyTorch's error is raised at the
+call."""
 
 from __future__ import annotations
 
@@ -14,18 +15,18 @@ from gt.client.stream.isolation import untraced
 
 Tensor = torch.Tensor
 TAKEN = (torch.float32, torch.float64)
-"""Dtypes of which nearly every operator takes any number, if they are the same."""
+"""Dtypes that nearly every operator accepts, if all operands have the same one."""
 NOT_OF_FLOATS = ("aten::bitwise_", "aten::__", "aten::gcd", "aten::lcm", "aten::masked_")
-"""How the names of operators begin that take no operands of floats alone, whatever inference says."""
+"""Prefixes of operators that refuse operands which are all floats, whatever inference says."""
 INDICES = {"index", "indices", "target", "targets"}
-"""Arguments whose values may be out of range, which is told when something that depends on it is fetched."""
+"""Arguments whose values may be out of range: the error is raised when something that depends on the call is fetched."""
 MAY_BE_NUMBERS = {"Tensor", "number", "Optional[number]"}
 NO_INDICES = ("aten::mse_", "aten::huber_", "aten::smooth_l1_", "aten::soft_margin_", "aten::binary_cross_entropy")
-"""How the names of operators begin whose targets are no indices, integers or not."""
+"""Prefixes of operators whose targets are not indices, even if they are integers."""
 
 
 def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The kind of call whose first one asks the worker whether it takes it. None: no doubt."""
+    """The kind of a call that is doubtful: the first call of a kind asks the worker. None if there is no doubt."""
     specs = [k for k in key if type(k) is TensorSpec]
     name = op._schema.name
     if not op._schema.returns:
@@ -37,23 +38,23 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     if any(0 in spec.size for spec in specs):
         return key
     dtypes = tuple([spec.dtype for spec in specs])
-    if name == "aten::convolution":  # one of each setting, were it for inputs of many sizes
+    if name == "aten::convolution":  # once for each setting, whatever the sizes of the inputs
         return (*dtypes, len(specs[0].size), *specs[0].size[1:2], *key[1:])
     numbers = _numbers(op, args)
     odd = any(d is not dtypes[0] or d not in TAKEN for d in dtypes) or bool in numbers or complex in numbers
     doubtful = (odd or name.startswith(NOT_OF_FLOATS)) and not _takes_indices(op, args, kwargs)
-    ones = tuple([n == 1 for n in specs[0].size])  # for which operators have short ways that check less
+    ones = tuple([n == 1 for n in specs[0].size])  # dims of size 1, for which operators have shortcuts that check less
     return (*dtypes, *numbers, ones) if doubtful else None
 
 
 def _numbers(op: OpOverload, args: tuple[Any, ...]) -> tuple[type, ...]:
-    """The kinds of the numbers of a call."""
+    """The types of the numbers of a call."""
     given = zip(op._schema.arguments, args, strict=False)
     return tuple([type(a) for p, a in given if not isinstance(a, Tensor) and str(p.type) in MAY_BE_NUMBERS])
 
 
 def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether asking the worker could find fault with values, of indices, instead of dtypes."""
+    """Whether the worker might refuse the values of indices rather than the dtypes."""
     if op._schema.name.startswith(NO_INDICES):
         return False
     given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
@@ -64,9 +65,10 @@ def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 @untraced
 def overlaps(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operand that is written may lie over another in a way that PyTorch refuses; one of them stands twice."""
+    """Whether a written operand may overlap another one in a way that PyTorch refuses. Called when one storage appears
+    twice."""
     if op._schema.name in dry_run.INDEXED:
-        return True  # these refuse to read what they write, were it the same tensor
+        return True  # these refuse to read what they write, even if it is the same tensor
     given = [operands.operand(t) for t in templates.tensors_in((*args, *kwargs.values()))]
     written = [operands.operand(t) for t in schemas.written(op, args, kwargs).values()]
     return any(a == b and _partly(one, other) for a, one, _ in written for b, other, _ in given)

@@ -1,4 +1,4 @@
-"""Asking the worker: calls whose results only it can tell, run at once, their geometries and values in its answer."""
+"""Queries: calls whose results only the worker knows. It runs them at once and answers with geometries and values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Tensor = torch.Tensor
 
 @untraced
 def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a call on the worker now and learn its results' geometries and values from the answer."""
+    """Run a call on the worker now, and build its results from the geometries and values in the answer.
+
+    Raises PyTorch's error for the call, and ProtocolError for an answer that does not fit the operator.
+    """
     args = tuple(lifted(op, args))
     kwargs = {k: lift(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     sent = [sparse_parts.apart(a) for a in args]
@@ -52,7 +55,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _built(results: _Results) -> Any:
-    """Raises ProtocolError for an answer that is none to its query."""
+    """Raises ProtocolError for an answer that does not fit its query."""
     try:
         return results.build()
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:
@@ -60,7 +63,7 @@ def _built(results: _Results) -> Any:
 
 
 class _Results:
-    """Puts an answer's geometries and values together as the operator returns them. `given`: the operands."""
+    """Builds what the operator returns from an answer's geometries and values. `given`: the operands."""
 
     def __init__(
         self, op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor], answer: messages.Answer
@@ -92,7 +95,7 @@ class _Results:
         return tuple(results) if len(self.returns) > 1 else results[0]
 
     def _written(self, index: int) -> Tensor | None:
-        """The caller's own tensor that a result is."""
+        """The caller's own tensor, for a result that is a written operand."""
         alias = self.returns[index].alias_info
         return self.written[frozenset(alias.before_set)] if alias is not None and alias.is_write else None
 
@@ -123,7 +126,7 @@ def _value(value: Any) -> Any:
 
 
 def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call with a generator of the client's: its state travels there and back, so that both sides agree."""
+    """Run a call with a `torch.Generator` of the client's: its state travels to the worker and back."""
     generator: torch.Generator = kwargs["generator"]
     if sequence.is_default(generator):
         sequence.to_worker()

@@ -1,6 +1,6 @@
-"""Inference on meta tensors, where the operator itself answers otherwise there than a worker: one row per operator.
+"""Corrections of inference: one row per operator whose meta kernel and whose kernel on a worker disagree.
 
-Meta tensors answer as an accelerator does; most rows are for workers that are CPUs.
+Meta kernels answer as an accelerator does; most rows are for workers that are CPUs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SHORT = (torch.float16, torch.bfloat16)
 
 
 def _norm(op: Infer, trains: bool | None = None) -> Infer:
-    """Saved statistics, the second and third result: of the input's dtype, or float32 where a parameter is; empty ones
-    where nothing is trained (None: the sixth argument tells)."""
+    """The saved statistics (second and third result) have the input's dtype, or float32 if a parameter has it; they are
+    empty if nothing is trained (`trains` None: the sixth argument says)."""
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         out, mean, deviation, *rest = op(*args, **kwargs)
@@ -37,7 +37,7 @@ def _norm(op: Infer, trains: bool | None = None) -> Infer:
 
 
 def _batch_norm(op: Infer, trains: bool | None = None) -> Infer:
-    """As `_norm`; the result lies contiguous, or channels last where the input does."""
+    """As `_norm`; the result is contiguous, or channels-last if the input is."""
     norm = _norm(op, trains)
 
     def infer(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,7 @@ def _batch_norm(op: Infer, trains: bool | None = None) -> Infer:
 
 
 def _as_suggested(out: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-    """Contiguous, or channels last where the input is."""
+    """An empty tensor like `out`: contiguous, or channels-last if the input is."""
     return torch.empty_like(out, memory_format=suggest_memory_format(input))
 
 
@@ -61,7 +61,7 @@ def _batch_norm_backward(op: Infer) -> Infer:
 
 
 def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
-    """Gradients of the input in its dtype, of weight and bias in the weight's."""
+    """The input's gradient has its dtype; those of weight and bias have the weight's."""
     found = aten.native_group_norm_backward.default(grad, input, *args)
     weight = args[2]
     kept = input.dtype if weight is None else weight.dtype
@@ -69,18 +69,18 @@ def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) ->
 
 
 def _loss_of_one_row(*args: Any) -> Any:
-    """The loss of one row [classes] has no dimension on a CPU, reduced or not."""
+    """The loss of a single row [classes] is a scalar on a CPU, reduced or not."""
     loss, is_target = aten.multilabel_margin_loss_forward.default(*args)
     return (loss if args[1].dim() > 1 else loss.new_empty(())), is_target
 
 
 def _of_input(op: Infer) -> Infer:
-    """The gradient of a loss: of the input's dtype, whatever the target's."""
+    """The gradient of a loss has the input's dtype, whatever the target's."""
     return lambda grad, input, *args: op(grad, input, *args).to(input.dtype)
 
 
 def _linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: list[bool]) -> Any:
-    """Only the gradients that are asked for; by columns where the products of a CPU make them so."""
+    """Only the gradients asked for, column-major where the CPU's products are."""
     columns = input.dim() == 2 and not input.is_contiguous() and input.t().is_contiguous()
     d_input = _by_columns(grad, input) if columns else grad.new_empty(input.shape)
     d_weight = grad.new_empty(weight.shape) if weight.is_contiguous() else _by_columns(grad, weight)
@@ -93,7 +93,7 @@ def _by_columns(grad: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
 
 
 def _index_put(op: Infer) -> Infer:
-    """Values that do not fit what the indices select are found out at once, where that does not depend on a mask."""
+    """Values that do not fit the selected elements are refused at once, unless their number depends on a mask."""
 
     def infer(self: torch.Tensor, indices: list[torch.Tensor | None], values: torch.Tensor, *rest: Any) -> Any:
         if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
@@ -104,7 +104,7 @@ def _index_put(op: Infer) -> Infer:
 
 
 def _scatter(part: Infer) -> Callable[[Infer], Infer]:
-    """What is written must be of the size of the part that it goes to, which there must be."""
+    """The part that is written must exist and have the source's size."""
 
     def row(op: Infer) -> Infer:
         def infer(self: torch.Tensor, src: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -118,20 +118,20 @@ def _scatter(part: Infer) -> Callable[[Infer], Infer]:
 
 
 def _attention(*args: Any, **kwargs: Any) -> Any:
-    """Weights (the eleventh argument asks for them) are no tensor at all where they are not wanted."""
+    """The weights (requested by the eleventh argument) are None if they are not wanted."""
     out, weights = aten._native_multi_head_attention.default(*args, **kwargs)
     return out, weights if kwargs.get("need_weights", args[10] if len(args) > 10 else True) else None
 
 
 def _bag_backward(*args: Any) -> Any:
-    """A gradient that is sparse (the tenth argument asks for it) has as many elements as the worker finds."""
+    """A sparse gradient (requested by the tenth argument) has a number of elements that only the worker knows."""
     if args[9]:
         raise NotImplementedError("a sparse gradient")
     return aten._embedding_bag_backward.default(*args)
 
 
 def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
-    """The result lies channels last where one of these operands [n, channels, (depth,) height, width] does."""
+    """The result is channels-last if one of these operands [n, channels, (depth,) height, width] is."""
 
     def row(op: Infer) -> Infer:
         def infer(*args: Any) -> Any:
@@ -145,7 +145,7 @@ def _laid_out_as(*positions: int) -> Callable[[Infer], Infer]:
 
 
 def _last_by_columns(op: Infer) -> Infer:
-    """The last result, matrices [..., n, m], lies column by column, as LAPACK makes it."""
+    """The last result, matrices [..., n, m], is column-major, as LAPACK makes it."""
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         *found, last = op(*args, **kwargs)
@@ -155,7 +155,7 @@ def _last_by_columns(op: Infer) -> Infer:
 
 
 def _as_a_sum(op: Infer) -> Infer:
-    """The result lies as the sum of its two operands does; inference in Python goes by the first that has all dims."""
+    """The result has the strides of the sum of its operands; PyTorch's inference follows the first one that has all dims."""
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         out = op(*args, **kwargs)
@@ -166,7 +166,7 @@ def _as_a_sum(op: Infer) -> Infer:
 
 
 def _contiguous(op: Infer) -> Infer:
-    """The first result is contiguous, however the operands lie."""
+    """The first result is contiguous, whatever the operands' strides."""
 
     def infer(*args: Any, **kwargs: Any) -> Any:
         found = op(*args, **kwargs)
@@ -185,16 +185,16 @@ def _complex_to_complex(self: torch.Tensor, dim: list[int], *args: Any) -> Any:
 
 
 def _complex_to_real(self: torch.Tensor, dim: list[int], normalization: int, last: int) -> Any:
-    """All dims but the last are transformed to complex numbers first."""
+    """All dims but the last are transformed to complex numbers first; the result has the strides of that."""
     out = aten._fft_c2r.default(self, dim, normalization, last)
     between = _complex_to_complex(self, dim[:-1], normalization, False) if len(dim) > 1 else self
     return _transformed(out, between, dim[-1:])
 
 
 def _transformed(out: torch.Tensor, self: torch.Tensor, dim: list[int]) -> torch.Tensor:
-    """Laid out as PyTorch has it made by MKL: other dims first, by stride, and these, as they come, last.
+    """With the strides that PyTorch's MKL code gives: the other dims first, by stride, then the transformed ones in order.
 
-    `_exec_fft` of ATen/native/mkl/SpectralOps.cpp; its `std::partition` fills the places of these dims from the end.
+    See `_exec_fft` in ATen/native/mkl/SpectralOps.cpp, whose `std::partition` fills the places of these dims from the end.
     """
     if not torch.backends.mkl.is_available():
         return out.new_empty(out.shape)
@@ -206,7 +206,7 @@ def _transformed(out: torch.Tensor, self: torch.Tensor, dim: list[int]) -> torch
 
 
 def _by_stride(self: torch.Tensor, dims: list[int]) -> list[int]:
-    """The largest stride first."""
+    """The dims, largest stride first."""
     strides = self.resolve_conj().stride()
     return sorted(dims, key=lambda d: -strides[d])
 
@@ -283,7 +283,7 @@ for _name in _SUMS:
 
 
 def corrected(name: str, op: Infer) -> Infer:
-    """What foresees the results of an operator, as this session's worker makes them."""
+    """The function that infers the results of an operator as this session's workers make them."""
     if name in CPU and process.session().welcome.worker.device == "cpu":
         return CPU[name]
     return EVERYWHERE.get(name, op)

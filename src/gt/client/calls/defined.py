@@ -1,4 +1,4 @@
-"""A defined call, as the kernels keep it: what it makes and what it returns."""
+"""Defined calls as the kernels keep them: what a call makes and what it returns."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class DefinedCall:
     number: int
     outs: Any
     single: TensorSpec | None
-    """The only result, where there is just one and it is fresh: the fast way."""
+    """The only result, if there is just one and it is fresh: the fast path."""
     returns: Any
-    """How the written operands and the fresh results make up what the operator returns."""
+    """How written operands and fresh results make up what the operator returns."""
     in_place: bool = False
-    """The call makes nothing and returns its first operand."""
+    """Whether the call makes nothing and returns its first operand."""
     plain: TensorSpec | None = field(init=False)
-    """`single`, where it is contiguous."""
+    """`single`, if it is contiguous."""
     writes: bool = field(init=False)
-    """It returns a written operand."""
+    """Whether it returns a written operand."""
 
     def __post_init__(self) -> None:
         self.plain = self.single if self.single is not None and self.single.contiguous else None
@@ -49,7 +49,7 @@ def _has_written(shape: Any) -> bool:
 
 
 class Unforeseen:
-    """Stands in a cache for a call whose results only the worker can tell."""
+    """The entry in a cache for a call whose results only the worker knows."""
 
     single = plain = None
 

@@ -1,6 +1,6 @@
-"""Calls that are tried in this process first, on small CPU tensors that stand for the operands.
+"""Dry runs: calls that are tried in this process first, on small CPU tensors in place of the operands.
 
-What fails here is asked of the worker at the call, whose word counts; nothing is refused for the trial's sake.
+What fails here is asked of the worker at the call, and its word counts; nothing is refused because of a dry run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INDEXED = _in_place_too(
         "bucketize",
     )
 }  # fmt: skip
-"""Operators with indices that a CPU checks thoroughly: they can be tried in this process without harm."""
+"""Operators whose indices a CPU checks thoroughly, so that they can be tried in this process without harm."""
 CHECKED = _in_place_too("bernoulli", "celu", "renorm", "mvlgamma") | {
     f"aten::{name}"
     for name in (
@@ -42,20 +42,20 @@ CHECKED = _in_place_too("bernoulli", "celu", "renorm", "mvlgamma") | {
         "linalg_lu", "linalg_lu_factor_ex",
     )
 }  # fmt: skip
-"""Operators whose numbers a CPU checks where inference does not."""
+"""Operators whose numbers a CPU checks and inference does not."""
 CONVERTING = _in_place_too("fill", "masked_fill", "index_fill", "scatter") | {
     f"aten::{name}" for name in ("full", "full_like", "new_full", "scalar_tensor", "constant_pad_nd", "linspace", "logspace")
 }
-"""Operators that write a number, for which the dtype may have no room."""
+"""Operators that write a number, which may not fit the dtype."""
 WIDE = {None, torch.bool, torch.int64, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
-"""Dtypes that have room for nearly every number of their kind; None: the one that a number has by itself."""
+"""Dtypes that hold nearly every number of their kind; None stands for a number's own dtype."""
 BOUNDS = {"from", "to", "low", "high"}
-"""Integers that size nothing."""
+"""Names of integer arguments that are not sizes."""
 LARGE = 1 << 12
 
 
 def of_numbers(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], bool] | None:
-    """Whether each number of such calls is to be tried; None where none of the operator's ever is."""
+    """A predicate: whether each number of a call must be tried. None if no number of the operator ever is."""
     if op._schema.name in CHECKED:
         return lambda args, kwargs: True
     converts = op._schema.name in CONVERTING and any(str(a.type) == "number" for a in op._schema.arguments)
@@ -63,16 +63,16 @@ def of_numbers(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], bo
 
 
 def _may_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the dtype that a converting operator writes may have no room for its number."""
+    """Whether a number may not fit the dtype that a converting operator writes."""
     dtype = kwargs.get("dtype") or (args[0].dtype if isinstance(args[0], Tensor) else None)
     return dtype not in WIDE or (dtype is torch.int64 and any(type(a) is float for a in args))
 
 
 @untraced
 def fails(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a CPU refuses small operands that stand for the real ones: their dtypes, and sizes in the same order.
+    """Whether a CPU refuses small operands in place of the real ones, with their dtypes and the order of their sizes.
 
-    What would make much here fails too.
+    A call that would make large tensors here counts as refused.
     """
     if _makes_much(op, args):
         return True
@@ -93,8 +93,8 @@ def _makes_much(op: OpOverload, args: tuple[Any, ...]) -> bool:
 
 
 def _standing_for(value: Any, small: dict[int, int]) -> Any:
-    """Zeros, which any index may be; ones of floats and masks, so that no weight and no dim vanishes; lists of sizes
-    that are as small."""
+    """A small value in place of an argument: zeros for integers (valid indices), ones for floats and masks (so that no
+    weight or dim vanishes), small numbers in lists of sizes."""
     if isinstance(value, Tensor):
         size = [small[n] for n in value.shape]
         one = value.dtype is torch.bool or value.is_floating_point()

@@ -1,4 +1,4 @@
-"""What an operator makes and changes in place, inferred on meta tensors, without asking the worker."""
+"""Inference on meta tensors: what an operator makes and what it changes in place, without asking the worker."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gt.client.stream.isolation import isolated
 
 @dataclass(slots=True)
 class Inferred:
-    """What a call does, found on meta tensors."""
+    """What a call makes and returns, as inferred."""
 
     outs: list[TensorSpec | None]
-    """Fresh results in order, None for an undefined one."""
+    """The fresh results in order; None for an undefined one."""
     shape: Any
     """What the operator returns: `Fresh` and `Written` in the nesting of its results."""
 
@@ -31,7 +31,8 @@ _prepare = functools.cache(uncompiled.install)
 
 
 def infer(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[TensorSpec]) -> Inferred:
-    """Run the operator on meta tensors. Raises whatever the operator raises there, and for operands that are resized."""
+    """Run the operator on meta tensors. Raises what it raises there, and NotImplementedError for operands that it
+    resizes."""
     _prepare()
     with torch.no_grad(), isolated():
         return _inferred(op, args, kwargs, specs)
@@ -61,7 +62,7 @@ def _inferred(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], spe
 
 
 def _wanted(op: OpOverload, args: tuple[Any, ...], result: Any) -> Any:
-    """Without the gradients that an `output_mask` leaves out, which inference makes all the same."""
+    """The results without the gradients that an `output_mask` leaves out, which inference makes anyway."""
     mask = next((a for p, a in zip(op._schema.arguments, args, strict=False) if p.name == "output_mask"), None)
     return result if mask is None else tuple(r if wanted else None for r, wanted in zip(result, mask, strict=True))
 
@@ -87,7 +88,7 @@ def _shape(result: Any, positions: dict[int, int], outs: list[TensorSpec | None]
 
 
 def _own_stride(result: torch.Tensor, spec: TensorSpec) -> tuple[int, ...]:
-    """A fresh result's strides; an expanded one (stride 0) gets elements of its own."""
+    """The strides of a fresh result. An expanded one (stride 0) gets contiguous elements of its own."""
     if any(s == 0 and n > 1 for n, s in zip(spec.size, spec.stride, strict=True)):
         return geometry.contiguous_stride(spec.size)
     return spec.stride

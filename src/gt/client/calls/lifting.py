@@ -1,4 +1,4 @@
-"""CPU tensors among a call's operands: which may be there, and how they become remote."""
+"""CPU tensors among a call's operands: which ones are allowed, and how they become remote."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ LOCAL_OPERANDS = {
     "aten::_unsafe_index_put", "aten::_pack_padded_sequence", "aten::_pack_padded_sequence_backward",
     "aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu",
 }  # fmt: skip
-"""Operators (all overloads) that take CPU tensors beside those of a device: indices, lengths of sequences."""
+"""Operators (all overloads) that accept CPU tensors of any size beside a device's: indices, lengths of sequences."""
 
 
 def lift(tensor: Tensor, any_size: bool = False) -> Tensor:
-    """A CPU tensor of no dimension, made remote: PyTorch lets it take part in an operation on any device."""
+    """A CPU scalar made remote (PyTorch allows one in operations on any device), or with `any_size` any CPU tensor.
+
+    Raises PyTorch's RuntimeError about mixed devices for any other tensor.
+    """
     if tensor.device.type == "remote":
         return tensor
     if any_size and tensor.device.type == "cpu":
@@ -34,7 +37,7 @@ def lift(tensor: Tensor, any_size: bool = False) -> Tensor:
 
 
 def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
-    """Positional arguments with their CPU tensors lifted. Raises PyTorch's error where one may not be there."""
+    """Positional arguments with their CPU tensors made remote. Raises PyTorch's error for one that is not allowed."""
     written = {i for i, a in enumerate(op._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
     any_size = op._schema.name in LOCAL_OPERANDS
 
@@ -48,3 +51,14 @@ def lifted(op: OpOverload, args: tuple[Any, ...]) -> list[Any]:
         return value
 
     return [one(i, a) for i, a in enumerate(args)]
+
+
+def lifted_named(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with their CPU tensors made remote. Raises PyTorch's error for one that is not allowed."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(v) for v in value]
+        return lift(value) if isinstance(value, Tensor) else value
+
+    return {name: one(value) for name, value in kwargs.items()}

@@ -1,7 +1,7 @@
-"""A sparse tensor as its parts: PyTorch's own container around dense remote tensors.
+"""Sparse tensors and their parts: PyTorch's own container around dense remote tensors.
 
-Workers keep dense tensors only. For a call they put the operands together from their parts, run PyTorch's kernel for sparse
-ones, and answer with the parts of what comes out, which only they can tell.
+Workers keep dense tensors only. For a call they build the sparse operands from their parts, run PyTorch's sparse kernel,
+and answer with the parts of the results, which only they know.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ COO, COMPRESSED = _keys("SparseMeta"), _keys("SparseCsrMeta")
 
 
 def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Indices [sparse dims, n] and values [n, dense sizes]; of a compressed layout, its two lists of indices and values."""
+    """Indices [sparse dims, n] and values [n, dense sizes]; for a compressed layout, its two lists of indices and the
+    values."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -37,7 +38,7 @@ def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def put_together(layout: torch.layout, parts: Sequence[Tensor], size: Sequence[int], coalesced: bool = False) -> Tensor:
-    """The sparse tensor of these parts, which it holds and does not copy."""
+    """A sparse tensor of these parts, which are not copied."""
     options = {"dtype": parts[-1].dtype, "layout": layout, "device": parts[-1].device}
     if layout is not torch.sparse_coo:
         return aten._sparse_compressed_tensor_unsafe.default(*parts, size, **options)  # type: ignore[no-any-return]
@@ -50,7 +51,7 @@ def put_together(layout: torch.layout, parts: Sequence[Tensor], size: Sequence[i
 
 
 def apart(value: Any) -> Any:
-    """An argument as it travels: a sparse tensor as its parts, in lists too."""
+    """An argument as it travels: sparse tensors (also in lists) are replaced by their parts."""
     if isinstance(value, Tensor) and value.layout in LAYOUTS:
         coalesced = value.layout is torch.sparse_coo and value.is_coalesced()
         return templates.SparseOperand(value.layout, parts_of(value), tuple(value.shape), coalesced)
@@ -58,6 +59,6 @@ def apart(value: Any) -> Any:
 
 
 def become(tensor: Tensor, result: Tensor) -> Tensor:
-    """Let the caller's own tensor hold a result."""
+    """Make the caller's own tensor hold a result."""
     operands.set_data(tensor, result)
     return tensor

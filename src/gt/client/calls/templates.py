@@ -1,4 +1,4 @@
-"""Defining a call for the worker: its template, in which operands and varying numbers are holes."""
+"""Defining a call for the worker: its template, with holes for operands and varying numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 
 CLIENT_ONLY = {"pin_memory", "non_blocking"}
-"""Keyword arguments that speak of the client's memory."""
+"""Keyword arguments about the client's memory, which are not sent."""
 
 
 def define(
@@ -30,7 +30,11 @@ def define(
     grad_mode: bool = False,
     name: str | None = None,
 ) -> int:
-    """Record the definition of a call and return its number."""
+    """Record the definition of a call and return its number.
+
+    `vary`: positions whose numbers each operation gives anew. `requires_grad` and `grad_mode`: for composites that the
+    worker runs under autograd. `name`: the operator's name on the wire, if it is not `op`'s.
+    """
     with recorder.lock:
         named = name or op_name(op)
         number = definitions.add(named, len(ins))
@@ -52,7 +56,7 @@ def define(
 
 
 class Template:
-    """Turns arguments into the template of a call, numbering operands and varying numbers in the order they are met."""
+    """Turns arguments into the template of a call. Operands and varying numbers are numbered in order of appearance."""
 
     def __init__(self, vary: frozenset[int] = frozenset()) -> None:
         self.operands = 0
@@ -81,14 +85,14 @@ class Template:
 
 @dataclass(slots=True, frozen=True)
 class GeneratorState:
-    """The state of a client's `torch.Generator` on its way, as an argument of a query."""
+    """The state of a client's `torch.Generator`, as an argument of a query."""
 
     state: torch.Tensor
 
 
 @dataclass(slots=True, frozen=True)
 class SparseOperand:
-    """A tensor of a sparse layout on its way, as an argument of a query: its parts are the operands."""
+    """A sparse tensor as an argument of a query: its parts are the operands."""
 
     layout: torch.layout
     parts: tuple[torch.Tensor, ...]

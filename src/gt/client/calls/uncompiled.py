@@ -1,8 +1,8 @@
 """PyTorch's inference in Python, without its compiler.
 
-Functions of `torch._refs` are marked as not to be compiled, and the first call of one imports `torch._dynamo` to say so: a
-second in which a program's first `x + 1` stands still. Nothing is compiled where nobody else has imported it, so that until
-then the functions are called as they are.
+Functions of `torch._refs` are marked as not to be compiled, and the first call of one imports `torch._dynamo` to say so,
+which would delay a program's first `x + 1` by a second. As long as nobody else has imported the compiler, nothing is
+compiled, so the functions are called as they are.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch._decomp import global_decomposition_table
 
 MARK = "__dynamo_disable"
-"""Where `torch._disable_dynamo` keeps the function that it calls in the place of a marked one."""
+"""The attribute in which `torch._disable_dynamo` keeps the function that it calls instead of a marked one."""
 _MARKED = torch._disable_dynamo(lambda: None).__code__
 
 
 def _marked(function: Any) -> Iterator[Any]:
-    """The functions marked among those that a function wraps."""
+    """The marked functions among those that a function wraps."""
     while hasattr(function, "__code__"):
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         inner = cells["fn"].cell_contents if "fn" in cells else None
@@ -42,7 +42,7 @@ def _calling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def install() -> None:
-    """Before the first inference; does nothing where the compiler was imported."""
+    """Called before the first inference; does nothing if the compiler has been imported."""
     if "torch._dynamo" in sys.modules:
         return
     references = [vars(module) for name, module in list(sys.modules.items()) if name.startswith("torch._refs")]

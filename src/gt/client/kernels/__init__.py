@@ -1,1 +1,1 @@
-"""What happens when PyTorch's dispatcher hands an ATen operator to the device."""
+"""The kernels of the device, which PyTorch's dispatcher calls for ATen operators."""

@@ -1,4 +1,4 @@
-"""Operators whose call is adjusted here before it is recorded."""
+"""Operators whose arguments or form are adjusted before they are recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from gt.client.calls.schemas import OpOverload, overload
-from gt.client.kernels.general import Kernel, kernel
+from gt.client.kernels.general import Kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.kernels.registry import Kernels
 from gt.client.stream.isolation import tracing
 
@@ -18,7 +19,8 @@ aten = torch.ops.aten
 
 
 def _apart_under_autocast(op: OpOverload) -> Kernel:
-    """For the kernels that call operators which autocast casts, below autograd: the worker knows of no autocast."""
+    """For CPU kernels that call operators which autocast casts: under autocast they are decomposed here, since workers have
+    no autocast."""
     whole, parts = kernel(op), torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -35,7 +37,8 @@ _convolve = kernel(aten.convolution.default)
 
 
 def convolution(*args: Any) -> Any:
-    """The tracer takes down the `_convolution` that PyTorch makes of it on its own devices, and the worker here."""
+    """The worker runs `convolution` itself; the tracer records the `_convolution` that PyTorch makes of it on its own
+    devices."""
     if tracing():
         return aten.convolution.default._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args)
     return _convolve(*args)
@@ -64,7 +67,7 @@ _observe = kernel(aten._fused_moving_avg_obs_fq_helper.default)
 def fused_moving_avg_obs_fq_helper(
     self: Tensor, observer_on: Tensor, fake_quant_on: Tensor, *state: Any, per_row_fake_quant: bool = False, **options: Any
 ) -> Any:
-    """What an observer keeps per channel begins empty, and gets its size here, as the operator would give it."""
+    """An observer's per-channel state begins empty; it is given its size here, as the operator itself would do."""
     *kept, average, low, high, axis = state[:8]
     per_row = bool(state[8]) if len(state) > 8 else per_row_fake_quant
     if per_row and not kept[0].numel():

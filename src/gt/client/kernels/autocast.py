@@ -1,6 +1,6 @@
-"""`torch.autocast("remote", dtype)`: the CPU's lists of operators, by the same casts.
+"""`torch.autocast("remote", dtype)`: the CPU's lists of operators, with the same casts.
 
-PyTorch's C++ tables exist for its own devices only; a Python device brings its casting kernels.
+PyTorch's C++ tables exist for its own devices only; a Python device brings its own casting kernels.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ PROMOTE = ["stack", "cat", "index_copy", "index_copy.dimname"]
 
 
 _kept: dict[tuple[int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
-"""Parameters and their casts, with and without a gradient, until the outermost region ends: where one is used twice, its
-gradients add up in the cast's dtype, as on the CPU."""
+"""Parameters and their casts, with and without gradient, until the outermost region ends: the gradients of one that is used
+twice add up in the cast's dtype, as on the CPU."""
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -167,7 +167,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _is_kept(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    """What C++ keeps on its own devices (`cached_cast`)."""
+    """Whether C++ would cache this cast on its own devices (`cached_cast`)."""
     trained = tensor.dtype == torch.float32 and tensor.requires_grad and tensor.is_leaf and not tensor._is_view()
     return trained and dtype == torch.get_autocast_dtype("remote") and torch.is_autocast_cache_enabled()
 
@@ -180,11 +180,13 @@ def _cast_once(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return found[1]
 
 
-def _forget_with(clear: Callable[[], None]) -> Callable[[], None]:
-    @functools.wraps(clear)
+def forgetting_casts(original: Callable[[], None]) -> Callable[[], None]:
+    """The patch of `torch.clear_autocast_cache`."""
+
+    @functools.wraps(original)
     def clear_autocast_cache() -> None:
         _kept.clear()
-        clear()
+        original()
 
     return clear_autocast_cache
 
@@ -213,8 +215,7 @@ def _kernel(name: str, policy: str) -> Any:
     return run
 
 
-def install(library: torch.library.Library, fallback: torch.library.Library) -> None:
-    torch.clear_autocast_cache = _forget_with(torch.clear_autocast_cache)
+def register(library: torch.library.Library, fallback: torch.library.Library) -> None:
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for names, policy in ((LOWER, "lower"), (FP32, "fp32"), (PROMOTE, "promote")):
         for name in names:

@@ -1,8 +1,8 @@
-"""Composite operators that travel whole: one instruction forward, one backward.
+"""Composite operators that are recorded whole: one instruction forward, one backward.
 
-PyTorch would take them apart on the client, by rules for its own accelerators, and the worker could not choose its best
-kernel (the bits would differ from CPU torch as well). The worker runs them under autograd instead and keeps the graph
-behind an opaque handle until the client's autograd lets go of it.
+PyTorch would decompose them on the client, by rules for its own accelerators, and the worker could not choose its best
+kernel (nor would the bits be the CPU's). Instead the worker runs them under autograd, and keeps the graph behind an opaque
+handle until the client's autograd releases it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ COMPOSITES: tuple[OpOverload, ...] = (
     aten.rnn_relu_cell.default,
 )
 RECURRENT = ("aten::lstm_cell", "aten::gru", "aten::rnn_")
-"""How the names of operators begin whose parts autocast casts: it does not know them as wholes."""
+"""Prefixes of operators that are decomposed under autocast, which casts their parts and not the composites."""
 HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
-"""What a saved graph looks like to the client: a tensor of nothing, whose end frees the graph."""
+"""A saved graph as the client sees it: a tensor without elements, whose end frees the graph."""
 
 
 def kernel(op: OpOverload) -> Callable[..., Any]:
@@ -78,12 +78,13 @@ def _drops(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
 
 
 def _wants_parts(tensors: list[torch.Tensor]) -> bool:
-    """Whether a transform of `torch.func`, forward-mode AD or a tracer is on, which look at the parts."""
+    """Whether a transform of `torch.func`, forward-mode AD or a tracer is active, which need the decomposed operators."""
     return torch.autograd.forward_ad._current_level >= 0 or is_transformed(tensors)
 
 
 def _step(op: OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> int:
-    """-1 where the last operand's gradient comes first, which tells in a sum of those of a tensor that stands twice."""
+    """The order of the operands' gradients: -1 for last first, which matters for the rounding when a tensor appears
+    twice."""
     repeated = len({id(t) for t in tensors}) < len(tensors)
     attends = repeated and op is aten.scaled_dot_product_attention.default
     return -1 if attends and not flop_counter.is_fused(args, kwargs) else 1
@@ -105,9 +106,9 @@ class _Forward:
         wanted: tuple[int, ...],
         grad_mode: bool,
     ) -> tuple[int, Any, torch.Tensor | None]:
-        """The number of the call, its results, and the handle of their graph where one is to be kept.
+        """Record the call. Returns its number, its results, and the handle of their graph if one is kept.
 
-        `wanted`: the operands that require gradients.
+        `wanted`: the positions of the operands that require gradients.
         """
         found = [operands.operand(t) for t in tensors]
         specs = [g for _, g, _ in found]
@@ -116,7 +117,7 @@ class _Forward:
         if call is None:
             call = self.cache[key] = self._define(args, kwargs, specs, wanted, grad_mode)
         outs = [operands.make(spec) for spec in call.outs]
-        # `templates.define` leaves these to each operation
+        # `templates.define` takes floats by keyword as numbers that each operation gives
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
         recording.record_op(call.number, outs, (*(i for i, _, _ in found), *numbers), sites.here(3))
         handle = outs.pop() if wanted and grad_mode else None
@@ -155,7 +156,7 @@ class _Forward:
 
 
 def _literals(values: Any) -> tuple[Any, ...]:
-    """What an argument list says besides its tensors, hashable, types told apart (`1`, `True`, `1.0`)."""
+    """The literals of an argument list as a hashable key that tells `1`, `True` and `1.0` apart."""
     found: list[Any] = []
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -169,8 +170,8 @@ def _literals(values: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _on_fakes() -> Iterator[None]:
-    """What is made here has no elements and goes the ways of a CPU. Its errors are raised, and not printed as well."""
-    # late import: 0.5 s that only programs with such operators need to spend
+    """Tensors made here have no elements and take the CPU's paths. Errors are raised and not logged as well."""
+    # late import: it takes 0.5 s, and only programs with such operators need it
     from torch._subclasses import fake_tensor
 
     logged, fake_tensor.log.disabled = fake_tensor.log.disabled, True
@@ -190,7 +191,7 @@ def _geometries(tensors: Any) -> list[TensorSpec]:
 
 
 def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[TensorSpec]) -> list[TensorSpec]:
-    """Geometries of the results, as a CPU lays them out."""
+    """The geometries of the results, with the CPU's strides."""
     if op._overloadname == "data":
         return _packed_results(args)
     with torch.no_grad(), _on_fakes():
@@ -200,7 +201,7 @@ def _results(op: OpOverload, args: Any, kwargs: Any, specs: list[TensorSpec]) ->
 
 
 def _gradients(op: OpOverload, ctx: Any, specs: list[TensorSpec], grads: list[torch.Tensor | None]) -> list[TensorSpec]:
-    """Geometries of the operands' gradients, as a CPU lays them out."""
+    """The geometries of the operands' gradients, with the CPU's strides."""
     if op._overloadname == "data":
         return [_gradient_of(specs[i]) for i in ctx.wanted]
     given = [None if g is None else operands.operand(g)[1] for g in grads]
@@ -220,7 +221,8 @@ def _gradients(op: OpOverload, ctx: Any, specs: list[TensorSpec], grads: list[to
 
 
 def _packed_results(args: Any) -> list[TensorSpec]:
-    """Results of a recurrent operator on packed data [elements, features]: the outputs, and each state as it came."""
+    """The results of a recurrent operator on packed data [elements, features]: the outputs, and states of the given
+    sizes."""
     data, states = args[0], args[2] if isinstance(args[2], (list, tuple)) else [args[2]]
     size = torch.Size((data.shape[0], states[0].shape[-1] * (2 if args[-1] else 1)))
     outs = geometry.intern(size, geometry.contiguous_stride(size), 0, data.dtype)
@@ -239,7 +241,7 @@ class _Composite(torch.autograd.Function):
     def forward(
         ctx: Any, forward: _Forward, args: Any, kwargs: Any, wanted: tuple[int, ...], step: int, *ordered: torch.Tensor
     ) -> Any:
-        """`ordered`: the operands, backwards where `step` is -1."""
+        """`ordered`: the operands, in reverse if `step` is -1."""
         tensors = ordered[::step]
         ctx.number, results, handle = forward.run(args, kwargs, list(tensors), wanted, True)
         ctx.call, ctx.args, ctx.kwargs = forward, _without_tensors(args), _without_tensors(kwargs)
@@ -262,7 +264,7 @@ class _Composite(torch.autograd.Function):
 
 
 class _Hole:
-    """Where a tensor stood: the saved ones are put back in order."""
+    """A placeholder for a tensor; the saved tensors are put back in order."""
 
 
 def _without_tensors(value: Any) -> Any:
@@ -286,9 +288,10 @@ def _with_tensors(value: Any, tensors: Any) -> Any:
 
 
 def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wanted: Sequence[int]) -> Any:
-    """Gradients that can be differentiated again: by the operator's own parts.
+    """Gradients that can be differentiated again, by way of the decomposed operator.
 
-    With respect to views, one for each operand, since a tensor may stand in several places or follow from another operand.
+    They are taken with respect to views, one for each operand, since a tensor may appear several times or be computed from
+    another operand.
     """
     tensors = [t.view_as(t) for t in tensors]
     pending = iter(tensors)

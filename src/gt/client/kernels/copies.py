@@ -1,5 +1,4 @@
-"""Operators with a kernel of their own, each for a reason: copies between devices, geometry in place, and what the
-client answers without a worker."""
+"""Copies between this process's memory and the worker's."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedTensorMixin
 
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.kernels.learning import shares_elements
 from gt.client.kernels.registry import Kernels
 from gt.client.session import recording
@@ -28,7 +27,7 @@ aten = torch.ops.aten
 def fetch(tensor: Tensor) -> Tensor:
     """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker.
 
-    Raises its errors, and ProtocolError where it sent another number of bytes: they are copied as they are.
+    Raises the worker's errors, and ProtocolError if it sent another number of bytes.
     """
     number, spec, _ = operands.operand(tensor)
     if not spec.size.numel():
@@ -38,7 +37,7 @@ def fetch(tensor: Tensor) -> Tensor:
         raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
     if isinstance(data, Shared):
         return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
-    made = torch.empty(spec.size, dtype=spec.dtype, device=CPU)  # whose memory is aligned as the kernels of a CPU expect it
+    made = torch.empty(spec.size, dtype=spec.dtype, device=CPU)  # its memory is aligned as CPU kernels expect
     ctypes.memmove(made.data_ptr(), data, made.nbytes)
     return made
 
@@ -50,7 +49,7 @@ _to_copy_remote = kernel(aten._to_copy.default)
 
 @KERNELS.of("copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
-    if not isinstance(src, Tensor):  # a number, which PyTorch hands on as such
+    if not isinstance(src, Tensor):  # a number, which PyTorch passes on as it is
         src = torch.tensor(src, dtype=WIDEST[type(src)], device=CPU)
     if self.device.type != "remote":
         return self.copy_(fetch(src))
@@ -66,7 +65,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 
 
 def _warn_of_what_is_lost(before: torch.dtype, after: torch.dtype) -> None:
-    """A CPU warns where it casts complex numbers to real ones: it does so here, of one of them."""
+    """A CPU warns when it casts complex numbers to real ones; here it is made to, by casting one."""
     if not after.is_complex:
         torch.zeros(1, dtype=before, device=CPU).to(after)
 
@@ -94,7 +93,7 @@ def to_copy(
     memory_format: torch.memory_format | None = None,
 ) -> Tensor:
     if isinstance(self, UninitializedTensorMixin):
-        self = self.data  # a lazy module's parameter tells its shape to nobody
+        self = self.data  # a lazy module's parameter hides its shape
     devices.check_index(device)
     options: dict[str, Any] = {}
     if dtype is not None and dtype is not self.dtype:

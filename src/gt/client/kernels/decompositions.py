@@ -1,4 +1,4 @@
-"""Operators that are made of others here: their gradients follow from the parts."""
+"""Operators that are decomposed into others here; their gradients follow from the parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from gt.client.calls.schemas import OpOverload
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 
 aten = torch.ops.aten
 
@@ -52,7 +52,8 @@ def lstm_cell(
     b_ih: torch.Tensor | None = None,
     b_hh: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`lstm_cell` from its parts. What PyTorch takes it apart to on accelerators adds the biases after autocast's casts."""
+    """`lstm_cell` from its parts. (PyTorch's own decomposition, for accelerators, adds the biases after autocast's
+    casts.)"""
     return fused_lstm_cell(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh), hx[1])[:2]
 
 
@@ -69,7 +70,7 @@ def gru_cell(
 
 
 CELLS: dict[str, Callable[..., Any]] = {"aten::lstm_cell": lstm_cell, "aten::gru_cell": gru_cell}
-"""What `whole` takes apart by these rules and not by PyTorch's."""
+"""Composites that are decomposed by these rules and not by PyTorch's."""
 
 
 def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -77,7 +78,7 @@ def _biased(gates: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 
 
 def tensor_split(self: torch.Tensor, tensor_indices_or_sections: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """The CPU reads the places to split from memory; here they are fetched."""
+    """The CPU reads the split positions from memory; here they are fetched."""
     return self.tensor_split(tensor_indices_or_sections.tolist(), dim)
 
 
@@ -85,7 +86,7 @@ _one_hot = kernel(aten.one_hot.default)
 
 
 def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
-    """On an accelerator PyTorch asks for the largest class only: negative ones would give nothing and no error."""
+    """With the CPU's checks. On an accelerator PyTorch looks at the largest class only, and negative ones pass unnoticed."""
     if num_classes < 1 and self.numel() and self.dtype is torch.int64:
         smallest, largest = torch.stack(torch.aminmax(self)).tolist()
         if smallest < 0:
@@ -97,7 +98,7 @@ def one_hot(self: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
 
 
 def _quantile(op: OpOverload) -> Callable[..., Any]:
-    """On an accelerator PyTorch does not look whether the quantiles that it is asked for are any."""
+    """With the CPU's check of the quantiles, which PyTorch leaves out on an accelerator."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
 
     def quantile(self: torch.Tensor, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

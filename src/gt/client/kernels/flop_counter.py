@@ -1,4 +1,4 @@
-"""`FlopCounterMode` counts the parts of an operator: while one counts, what travels whole is taken apart as on a CPU."""
+"""`FlopCounterMode` counts the parts of an operator: while one is active, composites are decomposed as on a CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend
-from torch.utils.flop_counter import FlopCounterMode
 
 from gt.client.calls import schemas
 from gt.client.calls.schemas import OpOverload
@@ -17,18 +16,18 @@ from gt.client.stream.isolation import isolated
 
 aten = torch.ops.aten
 FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
-"""Operators of `composites.WHOLE` that a CPU has a kernel for, which is not counted there either."""
+"""Composites for which a CPU has one kernel, which is not counted there either."""
 
 
 def wants_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a counter is on that would see the parts of this call on a CPU."""
+    """Whether an active counter would see the parts of this call on a CPU."""
     if not linear.registration.counters or schemas.op_name(op) in FUSED_ON_CPUS:
         return False
     return op is not aten.scaled_dot_product_attention.default or not is_fused(args, kwargs)
 
 
 def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a CPU has one kernel for this attention: it is asked with tensors whose elements are never looked at."""
+    """Whether a CPU has a fused kernel for this attention: PyTorch is asked, with tensors whose elements it never reads."""
 
     def stand_in(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -41,16 +40,21 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
 
 
-def _counted(function: Callable[..., Any], change: int) -> Callable[..., Any]:
-    @functools.wraps(function)
+def entering(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For `FlopCounterMode.__enter__`."""
+    return _counting(original, 1)
+
+
+def leaving(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For `FlopCounterMode.__exit__`."""
+    return _counting(original, -1)
+
+
+def _counting(original: Callable[..., Any], change: int) -> Callable[..., Any]:
+    @functools.wraps(original)
     def call(*args: Any) -> Any:
         linear.registration.counters += change
         linear.registration.update()
-        return function(*args)
+        return original(*args)
 
     return call
-
-
-def install() -> None:
-    FlopCounterMode.__enter__ = _counted(FlopCounterMode.__enter__, 1)  # type: ignore[method-assign]
-    FlopCounterMode.__exit__ = _counted(FlopCounterMode.__exit__, -1)  # type: ignore[method-assign]

@@ -1,16 +1,16 @@
-"""Learning a call that was not met before: it is inferred and defined once, or asked of the worker each time."""
+"""Learning new calls: a call is inferred and defined once, or becomes a query each time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from gt.client.calls import dry_run, inference, schemas, templates
-from gt.client.calls.asking import query
+from gt.client.calls import ask_first, dry_run, inference, schemas, templates
+from gt.client.calls.asking import query, with_generator
 from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, Written
 from gt.client.calls.schemas import OpOverload
+from gt.client.kernels.signature import varying
 from gt.client.stream import operands
 from gt.client.stream.definitions import LIMIT, definitions
 from gt.client.stream.isolation import untraced
@@ -18,61 +18,105 @@ from gt.client.stream.isolation import untraced
 Tensor = torch.Tensor
 
 
-VARYING = {"Tensor", "number", "float", "Optional[Tensor]", "Optional[number]", "Optional[float]", "List[number]"}
-
-
-SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten::arange.start_step"} | {
-    f"aten::_upsample_{kind}2d_aa{of}" for kind in ("bilinear", "bicubic", "lanczos") for of in ("", "_backward")
-}
-"""Operators whose numbers decide the size of the result, or have to fit it."""
 ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
-"""Operators whose results on a CPU have other sizes than inference says: the worker is asked each time."""
+"""Operators whose results have other sizes on a CPU than inference says: always queries."""
 
 
-def varying(op: OpOverload) -> frozenset[int]:
-    """Positions of the arguments that may be numbers of no influence on the result's shape."""
-    if op._schema.name in SHAPED_BY_NUMBERS:
-        return frozenset()
-    return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
+class Answered:
+    """The result of a new call that the worker has answered already."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
 
 
-@untraced
-def ask(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
-    """Let the worker say whether it takes a call of this kind at all. The result, and whether inference foretells it."""
-    given = templates.tensors_in((*args, *kwargs.values()))
-    before = [operands.operand(t)[1] for t in given]
-    result = query(op, args, kwargs)
-    fresh = [t.dtype for t in templates.tensors_in((result,)) if not any(t is g for g in given)]
-    try:
-        foretold = [spec.dtype for spec in inference.infer(op, args, kwargs, before).outs if spec is not None]
-    except Exception:
-        return result, False  # inference does not know this call
-    return result, fresh == foretold
+class Learner:
+    """Learns the calls of one operator. `cache`: the calls by their keys, which the kernel looks into first."""
 
+    def __init__(self, op: OpOverload, cache: dict[Any, Any]) -> None:
+        self._op = op
+        self._vary = varying(op)
+        self._cache = cache
+        self._trusted = definitions.new_cache()
+        """Kinds of doubtful calls that the worker has accepted."""
+        self._tries_numbers = dry_run.of_numbers(op)
+        self._tried_cache, self._tried = definitions.new_cache(), definitions.new_cache()
+        """For operators whose numbers a CPU may refuse: the calls by their keys, and by keys with numbers that were
+        tried."""
 
-@untraced
-def learn(
-    op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], vary: frozenset[int], cache: dict[Any, Any], key: Any
-) -> Any:
-    """Infer and define a call that was not met before."""
-    call: Any = UNFORESEEN
-    if not (unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, schemas.written(op, args, kwargs).values()))):
+    def meet(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> Any:
+        """A call that was not met before: a DefinedCall, UNFORESEEN, or an Answered."""
+        if args and isinstance(args[-1], torch.Generator):  # the few that take it by position take it last
+            return Answered(with_generator(self._op, args[:-1], {**kwargs, "generator": args[-1]}))
+        if self._tries_numbers is not None and self._tries_numbers(args, kwargs):
+            self._cache[key] = UNFORESEEN
+            return UNFORESEEN
+        doubt = ask_first.about(self._op, args, kwargs, key)
+        if doubt is None or doubt in self._trusted:
+            return self._learn(args, kwargs, self._cache, key)
+        result, foretold = self._ask(args, kwargs)
+        if foretold:
+            self._trusted[doubt] = True
+        else:
+            self._cache[key] = UNFORESEEN
+        return Answered(result)
+
+    def with_these_numbers(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...], numbers: list[Any]
+    ) -> Any:
+        """The call for these numbers, if a CPU accepts them (each is tried once); else UNFORESEEN."""
+        if self._tries_numbers is None:
+            return UNFORESEEN
+        tried = (key, *numbers)
+        call = self._tried.get(tried)
+        if call is None:
+            if dry_run.fails(self._op, args, kwargs):
+                return UNFORESEEN
+            if len(self._tried) >= LIMIT:
+                self._tried.clear()
+            known = self._tried_cache.get(key)
+            call = self._tried[tried] = known or self._learn(args, kwargs, self._tried_cache, key)
+        return call
+
+    @untraced
+    def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+        """Ask the worker whether it accepts a call of this kind. Returns the result, and whether inference agrees with
+        it."""
+        given = templates.tensors_in((*args, *kwargs.values()))
+        before = [operands.operand(t)[1] for t in given]
+        result = query(self._op, args, kwargs)
+        fresh = [t.dtype for t in templates.tensors_in((result,)) if not any(t is g for g in given)]
+        try:
+            inferred = inference.infer(self._op, args, kwargs, before)
+        except Exception:
+            return result, False  # inference does not know this call
+        return result, fresh == [spec.dtype for spec in inferred.outs if spec is not None]
+
+    @untraced
+    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[Any, Any], key: tuple[Any, ...]) -> Any:
+        """Infer and define a call."""
+        cache[key] = self._defined(args, kwargs)
+        return cache[key]
+
+    def _defined(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        op = self._op
+        written = schemas.written(op, args, kwargs).values()
+        if unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, written)):
+            return UNFORESEEN
         specs = [operands.operand(t)[1] for t in templates.tensors_in((*args, *kwargs.values()))]
         try:
             found = inference.infer(op, args, kwargs, specs)
         except Exception:
             # Either the worker finds the same fault, and its error is the one PyTorch's CPU gives, or inference does not
             # know this call and the worker does. Both are settled by asking.
-            cache[key] = UNFORESEEN
             return UNFORESEEN
-        number = templates.define(op, args, kwargs, specs, found.outs, vary)
-        call = _call(number, found, bool(args) and isinstance(args[0], Tensor))
-    cache[key] = call
-    return call
+        number = templates.define(op, args, kwargs, specs, found.outs, self._vary)
+        return _call(number, found, bool(args) and isinstance(args[0], Tensor))
 
 
 def _beyond(op: OpOverload, args: tuple[Any, ...]) -> bool:
-    """Whether the dim of a call is none of its first operand's: not all inference looks."""
+    """Whether the `dim` of a call is out of range for its first operand, which not all inference checks."""
     if not args or not isinstance(args[0], Tensor):
         return False
     dims = max(args[0].dim(), 1)
@@ -81,7 +125,7 @@ def _beyond(op: OpOverload, args: tuple[Any, ...]) -> bool:
 
 
 def shares_elements(written: Tensor) -> bool:
-    """Whether elements share memory: if an operator may write them, the worker says at the call, inference does not."""
+    """Whether elements share memory. Whether an operator may write such a tensor, only the worker knows."""
     return any(stride == 0 and n > 1 for n, stride in zip(written.shape, written.stride(), strict=True))
 
 
@@ -101,21 +145,3 @@ def _call(number: int, found: inference.Inferred, tensor_first: bool) -> Defined
     return DefinedCall(
         number, found.outs, single, found.shape, tensor_first and not found.outs and found.shape == Written(0)
     )
-
-
-def tried(op: OpOverload) -> Callable[..., Any]:
-    """Finds the call whose numbers a CPU may refuse, where the operands are taken: each number is tried once."""
-    vary, cache, tried = varying(op), definitions.new_cache(), definitions.new_cache()
-
-    def find(args: tuple[Any, ...], kwargs: dict[str, Any], packed: tuple[Any, ...], numbers: list[Any]) -> Any:
-        key = (packed, *numbers)
-        call = tried.get(key)
-        if call is None:
-            if dry_run.fails(op, args, kwargs):
-                return UNFORESEEN
-            if len(tried) >= LIMIT:
-                tried.clear()
-            call = tried[key] = cache.get(packed) or learn(op, args, kwargs, vary, cache, packed)
-        return call
-
-    return find

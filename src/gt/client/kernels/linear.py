@@ -1,11 +1,11 @@
-"""`linear`, whole: one instruction forward and one backward, on PyTorch's own autograd node for it.
+"""`linear` as one instruction forward and one backward, with PyTorch's own autograd node for it.
 
-PyTorch composes it of a transpose, a product and views: four calls forward and eight backward, where the node that it has
-for the backends with a kernel of their own makes one each. That node asks for `linear_backward`, which a CPU does not have:
-the worker has a row for it. Forward-mode AD does not know the node, so while a dual level is open the parts are used.
+PyTorch composes it of a transpose, a product and views: four calls forward and eight backward. The node that it has for
+backends with a kernel of their own makes one each. That node calls `linear_backward`, which a CPU does not have: the worker
+has an extra kernel for it. Forward-mode AD does not know the node, so the parts are used while a dual level is open.
 
 The node saves the weight itself, where the parts would save a view of its memory. So a weight whose memory was replaced
-since (`weight.data = ...`) is not what the forward pass saw, and its backward pass is refused.
+since (`weight.data = ...`) is not the one of the forward pass, and the backward pass is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
 
-from gt.client.kernels.general import kernel
+from gt.client.kernels.kernel import kernel
 from gt.client.stream import operands
 from gt.client.stream.isolation import is_transformed
 
@@ -29,7 +29,7 @@ _linear_backward = kernel(aten.linear_backward.default)
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad:
-        # so does `matmul` for a weight that is trained, and the bits depend on it
+        # as `matmul` does for a trained weight: the bits depend on it
         rows = _linear(input.reshape(-1, input.shape[-1]), weight)
         out = rows.view(*input.shape[:-1], *weight.shape[:-1])
         return out if bias is None else out.add_(bias)  # type: ignore[no-any-return]
@@ -37,7 +37,7 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: Sequence[bool]) -> Any:
-    """Below autograd but for a gradient that is to be differentiated again or counted, which is made of its parts."""
+    """One instruction, or the decomposed operator for a gradient that is differentiated again or counted."""
     if mask[0] and _replaced:
         _check_replaced(weight)
     if input.is_sparse or weight.is_sparse:
@@ -60,18 +60,18 @@ def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tenso
 # -- weights whose memory was replaced -----------------------------------------------------------------------------------
 
 _replaced = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-"""Tensor -> for each time its memory was replaced, the sequence number of autograd then, and the storage until then."""
+"""Tensor -> for each time its memory was replaced: autograd's sequence number then, and the storage until then."""
 KEPT = 16
 
 
 def note_replaced(tensor: torch.Tensor, before: int) -> None:
-    """The tensor's storage was `before` until now."""
+    """Note that the tensor's storage was `before` until now."""
     if tensor._use_count() == 1:  # type: ignore[attr-defined]  # no graph holds it
         _replaced.pop(tensor, None)
         return
     noted = [*_replaced.get(tensor, ()), (torch._C._autograd._get_sequence_nr(), before)]
     if len(noted) > KEPT:
-        noted = [(noted[-KEPT][0], 0), *noted[-KEPT + 1 :]]  # what was before is not known any more: no storage is 0
+        noted = [(noted[-KEPT][0], 0), *noted[-KEPT + 1 :]]  # what was before is not known any more; no storage has the id 0
     _replaced[tensor] = noted
 
 
@@ -86,17 +86,18 @@ def _check_replaced(weight: torch.Tensor) -> None:
 
 
 class Registration:
-    """The kernels of `linear`; none while a dual level is open, or operations are counted or traced."""
+    """The registration of the kernel of `linear`: withdrawn while a dual level is open, or operations are counted or
+    traced."""
 
     def __init__(self) -> None:
         self.counters = 0
-        """`FlopCounterMode`s that are on."""
+        """The number of active `FlopCounterMode`s."""
         self.tracers = 0
-        """Calls of `TRACERS` that go on."""
+        """The number of traces being made."""
         self._library: torch.library.Library | None = None
 
     def update(self) -> None:
-        """Register the kernels or take them back, as what is on now wants it."""
+        """Register the kernel or withdraw it, by the modes that are active now."""
         wanted = not (forward_ad._current_level >= 0 or self.counters or self.tracers)
         if wanted and self._library is None:
             self._library = torch.library.Library("aten", "IMPL")
@@ -109,34 +110,28 @@ class Registration:
 registration = Registration()
 
 
-def _watch(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+def watching_levels(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of the functions that open and close levels of forward-mode AD."""
+
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             registration.update()
 
     return call
 
 
-TRACERS = (
-    (torch._C, "_create_function_from_trace"),
-    (torch._C, "_create_function_from_trace_with_dict"),
-    (torch._C, "_create_graph_by_tracing"),
-    (torch._C.ScriptModule, "_create_method_from_trace"),
-    (torch._C.ScriptModule, "_create_method_from_trace_with_dict"),
-)
-"""Where `torch.jit.trace` begins, which cannot take down the mask of `linear_backward`."""
+def watching_tracers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of the entries of `torch.jit.trace`, which cannot record the mask of `linear_backward`."""
 
-
-def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         registration.tracers += 1
         registration.update()
         try:
-            return function(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             registration.tracers -= 1
             registration.update()
@@ -144,11 +139,7 @@ def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def install(library: torch.library.Library) -> None:
+def register(library: torch.library.Library) -> None:
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         library.impl("linear_backward", linear_backward, key, allow_override=True)
-    for name in ("enter_dual_level", "exit_dual_level"):
-        setattr(forward_ad, name, _watch(getattr(forward_ad, name)))
-    for owner, name in TRACERS:
-        setattr(owner, name, _tracing(getattr(owner, name)))
     registration.update()

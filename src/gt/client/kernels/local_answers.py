@@ -1,4 +1,4 @@
-"""What the client answers without a worker."""
+"""Operators that the client answers without a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def efficient_zeros(
     device: torch.device | None = None,
     pin_memory: bool | None = None,
 ) -> Tensor:
-    """Forward-mode AD asks for zeros without memory; here they are real."""
+    """Zeros without memory, for forward-mode AD; here they are ordinary zeros."""
     return torch.zeros(size, dtype=dtype, device=device or "remote")
 
 
@@ -43,13 +43,13 @@ _compatible = aten._has_compatible_shallow_copy_type.default._handle.redispatch_
 
 @KERNELS.of("_has_compatible_shallow_copy_type")
 def has_compatible_shallow_copy_type(self: Tensor, other: Tensor) -> bool:
-    """Whether `self.data = other` works: modules ask before they move their parameters."""
+    """Whether `self.data = other` works, which modules ask before they move their parameters."""
     return devices.crosses(self, other) or _compatible(operands.META, self, other)  # type: ignore[no-any-return]
 
 
 KERNELS["_pin_memory"] = lambda self, device=None: self.clone()
 CPU_KERNELS: dict[str, Kernel] = {"_pin_memory": KERNELS["_pin_memory"], "is_pinned": lambda self, device=None: False}
-"""Overrides on the CPU key: what PyTorch asks of pinned memory."""
+"""Kernels that override the CPU's: pinned memory."""
 
 
 class NestedError(RefusedError):

@@ -1,4 +1,4 @@
-"""Which kernels are registered for the device, and under which of PyTorch's dispatch keys."""
+"""Registers the kernels of the device under PyTorch's dispatch keys."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gt.client.kernels import (
     composites,
     copies,
     decompositions,
-    flop_counter,
     linear,
     local_answers,
     sparse,
     views,
 )
-from gt.client.kernels.general import Kernel, kernel
+from gt.client.kernels.general import Kernel
+from gt.client.kernels.kernel import kernel
 
 _libraries: list[torch.library.Library] = []
 """Kernels live as long as the library object that registered them."""
@@ -29,13 +29,14 @@ _libraries: list[torch.library.Library] = []
 KERNELS = {**copies.KERNELS, **views.KERNELS, **local_answers.KERNELS, **adjusted.KERNELS}
 OWN = {*KERNELS, *decompositions.PARTS, "linear_backward"}
 ALIASING = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "lift", "lift_fresh"}
-"""Operators that are views though their schema does not say so: PyTorch makes them from `view` and `as_strided`."""
+"""Operators that are views although their schema does not say so: PyTorch makes them from `view` and `as_strided`."""
 REFUSED = ("quantize_per", "_nested_from", "_nested_tensor_from_tensor", "_nested_view", "to_mkldnn")
-"""How the names of operators begin that make tensors of a kind that does not travel."""
+"""Prefixes of operators that make tensors of kinds which workers do not have."""
 
 
 def _kernels() -> list[tuple[str, Any]]:
-    """Every overload that needs a kernel: not one that a CPU composes too, not a view made from `as_strided`."""
+    """Every overload that needs a kernel: not those that a CPU decomposes too, nor views, which PyTorch makes from
+    `as_strided`."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     found = []
     for name in torch._C._dispatch_get_all_op_names():
@@ -58,7 +59,7 @@ def _computes(name: str) -> bool:
 
 
 def _is_view(op: OpOverload) -> bool:
-    """Results that alias operands which are not written."""
+    """Whether results alias operands that are not written."""
     schema = op._schema
     aliases = any(r.alias_info is not None for r in schema.returns)
     return aliases and not any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
@@ -93,9 +94,8 @@ def register() -> None:
         "QuantizedPrivateUse1",
     ):
         fallback.fallback(_refuse, key)
-    linear.install(library)
-    flop_counter.install()
-    autocast.install(library, fallback)
+    linear.register(library)
+    autocast.register(library, fallback)
     _libraries.extend((library, fallback))
 
 

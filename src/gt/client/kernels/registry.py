@@ -12,7 +12,7 @@ class Kernels(dict[str, Kernel]):
     """Overload name without `aten::` -> kernel on the device's key."""
 
     def of(self, *names: str) -> Callable[[Kernel], Kernel]:
-        """Adds a kernel for these overloads. While PyTorch traces, it reads sizes all the same."""
+        """Adds a kernel for these overloads. It reads plain sizes even while PyTorch traces."""
 
         def add(function: Kernel) -> Kernel:
             self.update(dict.fromkeys(names, untraced(function)))

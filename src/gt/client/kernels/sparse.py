@@ -1,8 +1,4 @@
-"""Tensors of sparse layouts on the device: PyTorch's own containers around remote tensors, their parts.
-
-Workers keep dense tensors only. For a call they put the operands together from their parts, run PyTorch's kernel for sparse
-ones, and answer with the parts of what comes out, which only they can tell.
-"""
+"""The kernels of sparse tensors: queries, and PyTorch's own for what concerns the containers alone."""
 
 from __future__ import annotations
 
@@ -29,13 +25,13 @@ CONTAINED = {
     "SparseCsr": (COMPRESSED, """crow_indices col_indices ccol_indices row_indices values _nnz sparse_dim dense_dim
         empty.memory_format resize_ resize_as_sparse_"""),
 }  # fmt: skip
-"""Overloads without `aten::` whose kernel of containers serves here, for each kind of container."""
+"""For each kind of container, the overloads whose PyTorch kernel for containers serves here."""
 
 
 def kernels(kind: str, ask: Callable[[OpOverload], Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """Overload name without `aten::` -> kernel, for every overload that a CPU has for this kind of container.
 
-    `ask` makes a kernel that asks the worker.
+    `ask` makes a kernel that queries the worker.
     """
     keys, contained = CONTAINED[kind]
     names = (n.removeprefix("aten::") for n in torch._C._dispatch_get_all_op_names() if n.startswith("aten::"))
@@ -49,7 +45,7 @@ def kernels(kind: str, ask: Callable[[OpOverload], Callable[..., Any]]) -> dict[
 
 
 def _copying(on_worker: Callable[..., Any]) -> Callable[..., Any]:
-    """`copy_`: on one device the worker's, between two by the parts."""
+    """`copy_`: a query on one device, by the parts between two."""
 
     def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Any:
         if self.device.type == src.device.type:

@@ -1,4 +1,4 @@
-"""Geometry in the client: views share their storage and send nothing; in place, the tensor that the caller holds changes."""
+"""Views, which share their storage and send nothing, and operators that change a tensor's geometry in place."""
 
 from __future__ import annotations
 

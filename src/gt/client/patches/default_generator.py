@@ -1,4 +1,5 @@
-"""torch's own generator in a ported program, joined with the worker's to one sequence: see `session.random_sequence`."""
+"""torch's default generator in a ported program, which forms one sequence with the worker's: see
+`session.random_sequence`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from gt.client.session.random_sequence import OWN, is_undisturbed, sequence
 
 
 class DefaultGenerator(torch.Generator):
-    """`torch.default_generator` of a joined program, for whoever seeds it, keeps its state, or draws from it by name."""
+    """`torch.default_generator` of a ported program, for code that seeds it, saves its state, or passes it to an
+    operator."""
 
     def manual_seed(self, seed: int) -> torch.Generator:
         OWN.manual_seed(seed)
@@ -52,26 +54,26 @@ class DefaultGenerator(torch.Generator):
 DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch.Generator.__module__, torch.Generator.__qualname__
 
 NEVER_DRAW = ("aten::_fused_sdp_choice", "aten::_scaled_dot_product_flash_attention_for_cpu")
-"""Operators that are marked as drawing, and whose kernels for a CPU never do."""
+"""Operators that are tagged as drawing although their CPU kernels never do."""
 _libraries: list[torch.library.Library] = []
 
 
 def join() -> None:
-    """Make what is drawn in this process and on the worker one sequence, from here on."""
+    """From now on draws in this process and on the worker form one sequence."""
     if sequence.joined:
         return
     sequence.joined = True
     torch.default_generator = torch.random.default_generator = DefaultGenerator()
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that these kernels stand before PyTorch's own
+        warnings.simplefilter("ignore")  # about kernels that override PyTorch's own
         for short in _drawing_on_a_cpu():
             library.impl(short, _drawing_here(f"aten::{short}"), "CPU", with_keyset=True, allow_override=True)
     _libraries.append(library)
 
 
 def _drawing_on_a_cpu() -> Iterator[str]:
-    """The overloads that draw in a kernel of the CPU's own; the others are made of them."""
+    """The overloads whose own CPU kernel draws; others are composed of these."""
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):
             short = name.removeprefix("aten::")
@@ -81,7 +83,7 @@ def _drawing_on_a_cpu() -> Iterator[str]:
 
 
 def _drawing_here(name: str) -> Callable[..., Any]:
-    """The CPU's kernel of an operator, before which the state comes here."""
+    """The CPU's kernel of an operator, which first fetches the state of the sequence."""
     kernel = torch.library.get_kernel(name, "CPU").call_boxed
 
     def run(keys: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ctrl-C in a destructor, which Python could only report, is raised again; what the destructor left undone is done."""
+"""Ctrl-C in a destructor, which Python could only report, is raised again, and the destructor's work is completed."""
 
 from __future__ import annotations
 
@@ -11,30 +11,25 @@ from gt.client.stream import operands
 from gt.client.stream.interrupts import interrupt_again
 from gt.client.stream.segment import recorder
 
-_other_hook = sys.unraisablehook
 
+def raising_again(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Nobody can catch an exception of a destructor, so a Ctrl-C that arrives in one would be lost: it is raised again.
 
-def _unraisable(
-    info: Any,
-    other: Any = _other_hook,
-    end_of_holder: Any = operands.Holder.__del__,
-    at_the_end: Callable[[], bool] = sys.is_finalizing,
-) -> None:
-    """A Ctrl-C that arrives in a destructor would be lost, since nobody can catch what that raises: it is raised again.
-
-    What it takes at its definition is there when the interpreter ends, which takes the names of modules away.
+    All that the hook needs is bound here, since the names in modules vanish first when the interpreter ends.
     """
-    of_holder = info.object is end_of_holder
-    if info.exc_type is KeyboardInterrupt:
-        number = getattr(info.exc_traceback.tb_frame.f_locals["self"], "id", None) if of_holder else None
-        if number is not None:
-            recorder.segment.append(number)  # perhaps once more: a storage that is gone cannot be freed
-        _thread.start_new_thread(interrupt_again, ())
-    elif not (of_holder and info.exc_type is AttributeError):  # it came before the holder had its id
-        if at_the_end() and "'remote' backend" in str(info.exc_value):
-            info.exc_value.args = ("a destructor computes with a remote tensor, and the session ended with the program",)
-        other(info)
+    end_of_holder, is_finalizing, start_thread = operands.Holder.__del__, sys.is_finalizing, _thread.start_new_thread
+    recording, interrupt = recorder, interrupt_again
 
+    def unraisable(info: Any) -> None:
+        of_holder = info.object is end_of_holder
+        if info.exc_type is KeyboardInterrupt:
+            number = getattr(info.exc_traceback.tb_frame.f_locals["self"], "id", None) if of_holder else None
+            if number is not None:
+                recording.segment.append(number)  # perhaps a second time, which does nothing
+            start_thread(interrupt, ())
+        elif not (of_holder and info.exc_type is AttributeError):  # it arrived before the holder had its id
+            if is_finalizing() and "'remote' backend" in str(info.exc_value):
+                info.exc_value.args = ("a destructor computes with a remote tensor, and the session ended with the program",)
+            original(info)
 
-def install() -> None:
-    sys.unraisablehook = _unraisable
+    return unraisable

@@ -1,8 +1,8 @@
 """Entering PyTorch's autograd engine: on the caller's thread, and with hooks that may raise.
 
-An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook
-that raises, or returns what PyTorch would raise a Python error about, keeps its exception here and returns what C++ itself
-rejects; where Python entered the engine, the kept exception is raised instead of the rejection.
+An exception inside a hook would end in `std::terminate` (a C++ destructor calls Python with the error set). So a hook that
+raises, or returns something that makes PyTorch raise a Python error, stores its exception here and returns something that
+C++ itself rejects. Where Python entered the engine, the stored exception replaces the rejection.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.autograd.graph as graph
-from torch.autograd.function import _HookMixin
 
 from gt.client.session.process import process
 from gt.client.stream import interrupts, sites
@@ -23,7 +21,7 @@ from gt.client.stream.segment import recorder
 
 
 class Running(threading.local):
-    """The engine runs that this thread has entered, innermost last: for each, the first exception of a hook."""
+    """The runs of the engine that this thread has entered, innermost last: for each, the first exception of a hook."""
 
     def __init__(self) -> None:
         self.kept: list[BaseException | None] = []
@@ -31,7 +29,7 @@ class Running(threading.local):
 
 _running = Running()
 _elsewhere: list[BaseException] = []
-"""Exceptions of hooks on threads of the engine's own, where it goes on once runs are nested sixty deep."""
+"""Exceptions of hooks on the engine's own threads, which it uses once runs are nested sixty deep."""
 
 
 def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +76,7 @@ def _expect_gradients(result: Any, given: tuple[Any, ...], *_: Any) -> None:
             _expect_gradient(value)
 
 
-def _wrong_size(gradient: torch.Tensor) -> torch.Tensor:
+def wrong_size(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.new_empty(tuple(n + 1 for n in gradient.shape) or (2,))
 
 
@@ -86,14 +84,14 @@ def _wrong_number(given: tuple[Any, ...], *_: Any) -> tuple[None, ...]:
     return (None,) * (len(given) + 1)
 
 
-def _no_tensor(*_: Any) -> str:
+def _not_a_tensor(*_: Any) -> str:
     return "rejected"
 
 
 # -- entering --------------------------------------------------------------------------------------------------------------
 
 
-def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
+def entering(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def entry(*args: Any, **kwargs: Any) -> Any:
         thread = threading.get_ident()
@@ -126,55 +124,44 @@ def _enter(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_on_a_cpu(error: BaseException) -> BaseException:
-    """The types of a CPU's tensors, which an error of the engine may name, have other names than the device's."""
+    """An error of the engine may name a tensor's type; it is given the name of the CPU's."""
     error.args = tuple(re.sub(r"\bremote(\w+)Type\b", r"torch.\1Tensor", a) if isinstance(a, str) else a for a in error.args)
     return error
 
 
 BOUNDARY = 64
-"""The end of a backward pass sends a segment that is at least this long; a shorter one waits for company."""
+"""The end of a backward pass sends a segment of at least this many instructions; a shorter one waits for more."""
 
 
 # -- where hooks are registered --------------------------------------------------------------------------------------------
 
 
-def _guard_tensor_hooks(name: str, reject: Callable[..., Any]) -> None:
-    original = getattr(torch.Tensor, name)
+def guarding_tensor_hook(reject: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def register(self: Any, hook: Callable[..., Any]) -> Any:
+            return original(self, _guard(hook, _expect_gradient, reject))
 
-    @functools.wraps(original)
-    def register(self: Any, hook: Callable[..., Any]) -> Any:
-        return original(self, _guard(hook, _expect_gradient, reject))
+        return register
 
-    setattr(torch.Tensor, name, register)
+    return wrap
 
 
-def _guard_node_hooks() -> None:
+def guarding_node_hook(original: Callable[..., Any]) -> Any:
     """Hooks and pre-hooks of autograd nodes of every kind: the one place where PyTorch's C++ registers them."""
-    original = _HookMixin._register_hook
 
     @functools.wraps(original)
     def register(hooks: Any, hook: Callable[..., Any]) -> Any:
         return original(hooks, _guard(hook, _expect_gradients, _wrong_number))
 
-    _HookMixin._register_hook = staticmethod(register)  # type: ignore[method-assign]
+    return staticmethod(register)
 
 
-def _guard_unpacking(owner: Any, name: str) -> None:
-    original = getattr(owner, name)
+def guarding_unpacking(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Hooks of saved tensors."""
 
     @functools.wraps(original)
     def take(self: Any, pack: Callable[..., Any], unpack: Callable[..., Any]) -> Any:
-        return original(self, pack, _guard(unpack, _anything, _no_tensor))
+        return original(self, pack, _guard(unpack, _anything, _not_a_tensor))
 
-    setattr(owner, name, take)
-
-
-def install() -> None:
-    _guard_tensor_hooks("register_hook", _wrong_size)
-    _guard_tensor_hooks("register_post_accumulate_grad_hook", _wrong_size)
-    _guard_node_hooks()
-    _guard_unpacking(graph.saved_tensors_hooks, "__init__")
-    _guard_unpacking(torch._C._autograd.SavedTensor, "register_hooks")
-    run = _enter(graph._engine_run_backward)
-    graph._engine_run_backward = run
-    torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]
+    return take

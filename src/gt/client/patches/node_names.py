@@ -1,4 +1,4 @@
-"""What a CPU calls the node that made a tensor, where here it is another: `grad_fn=<...>` prints the same."""
+"""Names of autograd nodes: where a remote tensor has another node than a CPU's, `grad_fn=<...>` prints the CPU's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW_DIMS = {
     (2, True): "AddmmBackward0",
     (2, False): "MmBackward0",
 }
-"""The last part of `linear`, by the dims of its result and whether there is a bias."""
+"""The node of the last part of `linear`, by the result's dims and whether there is a bias."""
 
 
 def _linear(made: Tensor, node: Any) -> str:
@@ -38,7 +38,7 @@ def _attention(made: Tensor, node: Any) -> str:
 
 
 def _recurrent(steps_first: str, batch_first: str) -> Callable[[Tensor, Any], str]:
-    """The outputs of a recurrent operator, by their layout (the last argument); its states are stacked."""
+    """The node of a recurrent operator's outputs depends on their layout (the last argument); its states are stacked."""
 
     def name(made: Tensor, node: Any) -> str:
         outputs = batch_first if node.args[-1] else "CatBackward0" if node.args[-2] else steps_first
@@ -62,7 +62,7 @@ COMPOSITES: dict[str, Callable[[Tensor, Any], str]] = {
 
 
 def _composite(made: Tensor, node: Any) -> str:
-    """Recurrent operators on packed data, which have no row, end in a concatenation of the steps."""
+    """The node of a composite. Recurrent operators on packed data have no row: they end in a concatenation of the steps."""
     name = COMPOSITES.get(node.call.op.name())
     return "CatBackward0" if name is None else name(made, node)
 
@@ -75,7 +75,7 @@ NODES: dict[str, Callable[[Tensor, Any], str]] = {
 
 
 def renamed(made: Tensor, text: str) -> str:
-    """The text of a tensor, with the name that its node has on a CPU."""
+    """The text of a tensor with the name of its node replaced by the CPU's."""
     for kind, name in NODES.items():
         if f"grad_fn=<{kind}>" in text:
             return text.replace(f"grad_fn=<{kind}>", f"grad_fn=<{name(made, made.grad_fn)}>")

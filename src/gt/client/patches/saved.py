@@ -1,9 +1,9 @@
-"""What is saved here loads anywhere: remote storages are the CPU's in the file, and a mark that PyTorch passes over says
-which they are, so that here they become remote again.
+"""Saved files load anywhere: remote storages are written as the CPU's, with a mark that PyTorch ignores and GT restores
+them by.
 
-The marks are numbers of storages, in the order in which a file first names them: an archive has a record of them, a file of
-the format before (which `pickle` goes by too) an entry in its dict about the system that wrote it. An exported program names
-a device for each tensor, which here is "cpu" for the client's and "cpu:0", the same to PyTorch, for a worker's.
+The marks are numbers of storages, in the order in which a file first names them. A zip archive has a record of them; a file
+of the older format (which `pickle` uses too) has an entry in its dict about the system that wrote it. An exported program
+names a device for each tensor: "cpu" for the client's, and "cpu:0", which PyTorch takes for the same, for a worker's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gt.client.patches import storages
 from gt.client.stream import devices
 
 MARK = "gt_remote"
-"""Name of the record, or of the entry."""
+"""The name of the record, or of the entry."""
 HEADER = 3
-"""Objects before the saved one, in the older format: a magic number, its version, the dict about the system."""
+"""The number of objects before the saved one in the older format: a magic number, its version, the dict about the system."""
 _now = threading.local()
-"""What this thread does: `met`, the storages of a file that it writes, by address, and whether they are remote; `marked`,
-the numbers of those that are, in a file that it is about to read."""
+"""State of this thread. `met`: the storages of the file being written, by address, and whether they are remote; `marked`:
+the numbers of the remote ones in the file being read."""
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _doing(**what: Any) -> Iterator[None]:
 
 
 def _location(saved: Any) -> str | None:
-    """Where PyTorch says that a storage was. Asked of every storage first, each time that one is met."""
+    """The location to write for a storage. PyTorch asks this first for every storage, each time it meets one."""
     is_remote = storages.is_remote(saved)
     met = getattr(_now, "met", None)
     if met is not None:
@@ -53,7 +53,7 @@ def _location(saved: Any) -> str | None:
 
 
 def _restore(loaded: Any, location: str) -> Any:
-    """Put a storage that was read from a file onto the worker. Earlier versions wrote this location."""
+    """Move a storage that was read from a file to the worker. (Earlier versions wrote this location.)"""
     if location.partition(":")[0] != "remote":
         return None
     devices.check_index(torch.device(location))
@@ -64,7 +64,7 @@ def _marked() -> list[int]:
     return [number for number, is_remote in enumerate(_now.met.values()) if is_remote]
 
 
-def _save(original: Callable[..., None]) -> Callable[..., None]:
+def saving(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def save(obj: Any, zip_file: Any, *args: Any, **kwargs: Any) -> None:
         with _doing(met={}):
@@ -76,7 +76,7 @@ def _save(original: Callable[..., None]) -> Callable[..., None]:
     return save
 
 
-def _load(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(zip_file: Any, *args: Any, **kwargs: Any) -> Any:
         text = zip_file.get_record(MARK).decode() if zip_file.has_record(MARK) else ""
@@ -86,7 +86,7 @@ def _load(original: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def _legacy_save(original: Callable[..., None]) -> Callable[..., None]:
+def saving_legacy(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def save(obj: Any, f: Any, pickle_module: Any, pickle_protocol: int) -> None:
         with _doing(met={}):
@@ -96,7 +96,7 @@ def _legacy_save(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
-    """A `pickle` that writes the object, for which the header must wait, when it knows which storages there are."""
+    """A `pickle` module that delays the header until the object is written and its storages are known."""
     header: list[Any] = []
     held = io.BytesIO()
 
@@ -118,7 +118,7 @@ def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
     return SimpleNamespace(Pickler=Pickler, dump=dump)
 
 
-def _legacy_load(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading_legacy(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         with _doing(marked=_marks_of_header(f)):
@@ -132,14 +132,14 @@ def _marks_of_header(file: Any) -> set[int]:
     try:
         *_, about = [torch._weights_only_unpickler.load(file) for _ in range(HEADER)]
         return set(about.get(MARK, ()))
-    except Exception:  # another format, or none: PyTorch says so
+    except Exception:  # another format, or none: PyTorch reports that
         return set()
     finally:
         file.seek(start)
 
 
-def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Marked storages are of the remote device, to PyTorch and to a `map_location` that is asked about each."""
+def restoring(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Marked storages have a remote location, for PyTorch and for a `map_location` function."""
 
     @functools.wraps(original)
     def get_restore_location(map_location: Any) -> Callable[[Any, str], Any]:
@@ -151,12 +151,12 @@ def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_restore_location
 
 
-def _naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.export.save` and `load`: the module that names devices is imported with them, not with torch."""
+def naming_devices(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.export.save` and `load`, which import the module that names devices."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # late import: of no use to those who do not export
+        # late import: only for programs that export
         from torch._export.serde import schema, serialize
         from torch.export.pt2_archive import _package  # late import: as above
 
@@ -176,18 +176,6 @@ def _device(named: Any) -> torch.device:
     return torch.device(named.type) if named.index is None else torch.device(named.type, named.index)
 
 
-PATCHES = {
-    "_save": _save,
-    "_load": _load,
-    "_legacy_save": _legacy_save,
-    "_legacy_load": _legacy_load,
-    "_get_restore_location": _restoring,
-}
-
-
-def install() -> None:
+def register() -> None:
+    """Register the locations of remote storages in files."""
     serialization.register_package(5, _location, _restore)
-    for name, wrap in PATCHES.items():
-        setattr(serialization, name, wrap(getattr(serialization, name)))
-    for name in ("save", "load"):
-        setattr(torch.export, name, _naming_devices(getattr(torch.export, name)))

@@ -1,4 +1,4 @@
-"""Graphs of TorchScript: the devices that they name, and their factories, which know no default but the CPU."""
+"""TorchScript graphs: the devices that they name, and their factories, whose only default is the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REMOTE = "remote:0"
 
 
 def make_remotely(scripted: Any) -> None:
-    """What a scripted function or module makes from nothing, or puts on the CPU by name, is to be on the remote device."""
+    """Make the factories of a scripted function or module, and its constants that name the CPU, use the remote device."""
     for graph in list(_graphs(scripted)):
         _rename(_named(graph, "cpu"), REMOTE)
         for node in _nodes(graph):
@@ -26,7 +26,7 @@ def make_remotely(scripted: Any) -> None:
 
 @contextlib.contextmanager
 def named_for_others(scripted: Any) -> Iterator[None]:
-    """The remote device is called the CPU meanwhile: others do not know it."""
+    """Name the remote device "cpu" inside this context, for readers that do not know it."""
     constants = [constant for graph in _graphs(scripted) for constant in _named(graph, REMOTE)]
     _rename(constants, "cpu")
     try:
@@ -36,7 +36,7 @@ def named_for_others(scripted: Any) -> Iterator[None]:
 
 
 def _named(graph: Any, device: str) -> list[Any]:
-    """The constants that are this device."""
+    """The constants that name this device."""
     devices = [c for c in graph.findAllNodes("prim::Constant") if c.output().type().kind() == "DeviceObjType"]
     return [c for c in devices if c.s("value") == device]
 
@@ -47,14 +47,15 @@ def _rename(constants: list[Any], device: str) -> None:
 
 
 def inline(scripted: ScriptModule) -> None:
-    """Put functions that a module brings from a file, to which there is no other way, into the graphs that call them."""
+    """Inline the functions that a module brings from a file, which cannot be reached otherwise, into the graphs that call
+    them."""
     for graph in _methods(scripted):
         if graph.findNode("prim::CallFunction") is not None:
             torch._C._jit_pass_inline(graph)
 
 
 def _graphs(scripted: Any) -> Iterator[Any]:
-    """Of a function or of all methods of a module, and of the functions that they call."""
+    """The graphs of a function, or of all methods of a module, and of the functions that they call."""
     waiting: list[Any] = [scripted.graph] if isinstance(scripted, ScriptFunction) else list(_methods(scripted))
     met: set[str] = set()
     while waiting:
@@ -81,7 +82,7 @@ def _nodes(block: Any) -> Iterator[Any]:
 
 @functools.cache
 def _device_of_factory(schema: str) -> int | None:
-    """The position of the device among the arguments of an operator that takes no tensor."""
+    """The position of the device argument of an operator without tensor arguments; None if it has none."""
     arguments = torch._C.parse_schema(schema).arguments
     if any("Tensor" in str(a.type) for a in arguments):
         return None

@@ -1,4 +1,4 @@
-"""TorchScript modules, whose parameters C++ holds: moving, saving and loading them, and compiling any module."""
+"""Patches of TorchScript, whose modules' parameters C++ holds: moving, saving and loading them, and compiling any module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch.jit import RecursiveScriptModule, ScriptFunction, ScriptModule
 
 from gt.client.patches import script_graphs
 
@@ -20,18 +19,24 @@ def _is_remote(module: Module) -> bool:
     return any(t.device.type == "remote" for t in chain(module.parameters(), module.buffers()))
 
 
-def _apply(self: Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Module:
-    """A parameter that changes its device is another one: C++ would not see that its Python object has changed."""
-    held = next(chain(self.parameters(), self.buffers()), None)
-    if held is None or fn(held.detach().reshape(-1)[:0]).device.type == held.device.type:
-        return Module._apply(self, fn, recurse)
-    moved: dict[torch.Tensor, torch.Tensor] = {}
-    for module in self.modules():
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                moved[tensor] = moved[tensor] if tensor in moved else _moved(tensor, fn)
-                module._c.setattr(name, moved[tensor])  # type: ignore[operator,union-attr]
-    return self
+def moving(original: Callable[..., Module]) -> Callable[..., Module]:
+    """A parameter that changes its device becomes a new tensor, since C++ would not notice that its Python object has
+    changed."""
+
+    @functools.wraps(original)
+    def _apply(self: Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Module:
+        held = next(chain(self.parameters(), self.buffers()), None)
+        if held is None or fn(held.detach().reshape(-1)[:0]).device.type == held.device.type:
+            return original(self, fn, recurse)
+        moved: dict[torch.Tensor, torch.Tensor] = {}
+        for module in self.modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    moved[tensor] = moved[tensor] if tensor in moved else _moved(tensor, fn)
+                    module._c.setattr(name, moved[tensor])  # type: ignore[operator,union-attr]
+        return self
+
+    return _apply
 
 
 def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -41,8 +46,8 @@ def _moved(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor]) -> 
     return made
 
 
-def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
-    """C++ writes what is in this process's memory, and a file speaks of no device that others do not know."""
+def saving(original: Callable[..., Any]) -> Callable[..., Any]:
+    """C++ writes what is in this process's memory, and a file must not name a device that others do not know."""
 
     @functools.wraps(original)
     def save(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +69,7 @@ def _check_constants(graph: Any) -> None:
             )
 
 
-def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
+def loading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         remote = map_location is not None and torch.device(map_location).type == "remote"
@@ -74,8 +79,8 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def _compiling(original: Callable[..., None]) -> Callable[..., None]:
-    """Workers decide what to compile: a remote module runs as it is."""
+def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
+    """A remote module is not compiled: workers decide what to compile."""
 
     @functools.wraps(original)
     def compile(self: Module, *args: Any, **kwargs: Any) -> None:
@@ -83,12 +88,3 @@ def _compiling(original: Callable[..., None]) -> Callable[..., None]:
             original(self, *args, **kwargs)
 
     return compile
-
-
-def install() -> None:
-    ScriptModule._apply = _apply  # type: ignore[method-assign]
-    kinds: list[Any] = [ScriptModule, RecursiveScriptModule, ScriptFunction]
-    for kind in kinds:
-        kind.save, kind.save_to_buffer = _saving(kind.save), _saving(kind.save_to_buffer)
-    torch.jit.load = _loading(torch.jit.load)
-    Module.compile = _compiling(Module.compile)  # type: ignore[method-assign]

@@ -1,20 +1,23 @@
-"""Storages of remote tensors answer what PyTorch's Python asks of a storage: size, address, copy, deepcopy, files.
+"""Patches of storages: those of remote tensors answer what PyTorch's Python asks: size, address, copy, deepcopy, files.
 
 In C++ they have 0 bytes and a null pointer; the worker has the bytes.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from gt.client.patches.patch import for_remote
 from gt.client.stream import geometry, operands
 from gt.errors import RefusedError
 
 Storage = torch.UntypedStorage
 ADDRESS = 1 << 60
-"""Addresses of remote storages start here and are this far apart: unique, and never those of this process's memory."""
+"""Addresses of remote storages start here, `SPACING` apart: unique, and never addresses of this process's memory."""
 SPACING = 1 << 36
 
 
@@ -23,7 +26,7 @@ def is_remote(storage: Storage) -> bool:
 
 
 def as_bytes(storage: Storage) -> torch.Tensor:
-    """The whole of a remote storage as a uint8 tensor that shares it."""
+    """A remote storage as a uint8 tensor that shares it."""
     count = storage.nbytes()
     return operands.over_storage(storage, geometry.intern(torch.Size((count,)), (1,), 0, torch.uint8))
 
@@ -40,7 +43,7 @@ def _remote_deepcopy(storage: Storage, memo: dict[Any, Any]) -> Storage:
 
 
 def _set_from_file(storage: Storage, *args: Any) -> Storage:
-    """Fill a storage from a file of the format before zip files (which `pickle` goes by too)."""
+    """Fill a storage from a file of the older format (which `pickle` uses too)."""
     local = Storage(storage.nbytes())
     local._set_from_file(*args)
     as_bytes(storage).copy_(_local_bytes(local))
@@ -48,7 +51,7 @@ def _set_from_file(storage: Storage, *args: Any) -> Storage:
 
 
 def _get(storage: Storage, index: Any) -> Any:
-    """A byte; of a slice, whose storage cannot share its memory with another here, a copy."""
+    """A byte, or a copy of a slice: storages cannot share memory here."""
     if not isinstance(index, int):
         return to_remote(storage.cpu()[index])
     count = storage.nbytes()
@@ -79,13 +82,13 @@ def _resize(storage: Storage, size: int) -> Storage:
 
 
 def _share(storage: Storage) -> Storage:
-    """Other processes share no remote memory; what the program said is kept."""
+    """Remote memory is not shared with other processes; only the request is noted."""
     storage._gt_shared = True  # type: ignore[attr-defined]
     return storage
 
 
 def _refuse_to_share(storage: Storage) -> Any:
-    """Other processes would go on with a copy, and a program that trains in several of them would not be told."""
+    """Another process would silently work on a copy."""
     raise RefusedError(
         "a remote tensor shares no memory with another process: send a copy that is on the CPU (tensor.cpu()), and move it"
         " to the device there"
@@ -104,7 +107,7 @@ def to_remote(storage: Storage) -> Storage:
     return _local_bytes(storage).to("remote").untyped_storage()
 
 
-_ANSWERS = {
+ANSWERS: dict[str, Callable[..., Any]] = {
     "nbytes": lambda storage: storage._gt.spec.size_bytes,
     "size": lambda storage: storage._gt.spec.size_bytes,
     "__len__": lambda storage: storage._gt.spec.size_bytes,
@@ -128,39 +131,28 @@ _ANSWERS = {
     "data_ptr": _address,
     "__deepcopy__": _remote_deepcopy,
 }
-"""Methods of UntypedStorage that have an answer of their own for a remote storage."""
+"""The answers of `UntypedStorage`'s methods for a remote storage."""
 
 
-def _answering(name: str, answer: Any) -> Any:
-    original = getattr(Storage, name)
-
-    def method(self: Storage, *args: Any, **kwargs: Any) -> Any:
-        return answer(self, *args, **kwargs) if is_remote(self) else original(self, *args, **kwargs)
-
-    method.__name__ = name
-    return method
+def answering(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with an answer of its own for a remote storage."""
+    return for_remote(lambda _, storage, *args, **kwargs: ANSWERS[original.__name__](storage, *args, **kwargs))(original)
 
 
-def _new_storage(cls: type[Storage], *args: Any, **kwargs: Any) -> Storage:
-    device = kwargs.get("device")
-    if device is not None and torch.device(device).type == "remote":
-        return torch.empty(args[0] if args else 0, dtype=torch.uint8, device=device).untyped_storage()
-    return _create(cls, *args, **kwargs)
+def new_storage(original: Callable[..., Storage]) -> Callable[..., Storage]:
+    """`UntypedStorage(..., device="remote")`."""
+
+    @functools.wraps(original)
+    def new(cls: type[Storage], *args: Any, **kwargs: Any) -> Storage:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "remote":
+            return torch.empty(args[0] if args else 0, dtype=torch.uint8, device=device).untyped_storage()
+        return original(cls, *args, **kwargs)
+
+    return new
 
 
-_create = Storage.__new__
-_tensor_data_ptr = torch.Tensor.data_ptr
-
-
-def _data_ptr(self: torch.Tensor) -> int:
-    if self.device.type != "remote":
-        return _tensor_data_ptr(self)
+@for_remote
+def data_ptr(original: Callable[..., int], self: torch.Tensor) -> int:
     offset = int(self.storage_offset()) * self.element_size()
     return _address(self.untyped_storage()) + offset if self.numel() else 0
-
-
-def install() -> None:
-    for name, answer in _ANSWERS.items():
-        setattr(Storage, name, _answering(name, answer))
-    Storage.__new__ = _new_storage  # type: ignore[method-assign,assignment]
-    torch.Tensor.data_ptr = _data_ptr  # type: ignore[assignment]

@@ -1,11 +1,10 @@
-"""Warnings are about a line of the user's, or of PyTorch's, and not about the one of GT that stands in between."""
+"""Warnings name a line of the user's or of PyTorch's, and not the line of GT in between."""
 
 from __future__ import annotations
 
 import functools
 import linecache
 import sys
-import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -14,11 +13,11 @@ from gt.client.calls import inference
 from gt.client.stream.sites import PACKAGE
 
 INFERENCE = inference.infer.__code__
-"""What PyTorch says inside it is about the operator that is inferred."""
+"""A warning from inside it is about the operator that is inferred."""
 
 
 def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
-    """The frame around what is about GT, where that is so; None where it is not, or nothing is around it."""
+    """The frame outside of GT that a warning about a line of GT should name; None for other warnings."""
     found = None
     while frame is not None:
         is_about = found is None and frame.f_code.co_filename == filename and filename.startswith(PACKAGE)
@@ -29,18 +28,15 @@ def _blamed(frame: FrameType | None, filename: str) -> FrameType | None:
     return found
 
 
-def _naming(show: Callable[[Any], None]) -> Callable[[Any], None]:
-    @functools.wraps(show)
+def naming_users_line(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The function that shows a warning, for Python's and C++'s alike, once it has passed the filters."""
+
+    @functools.wraps(original)
     def show_warning(message: Any) -> None:
         frame = _blamed(sys._getframe(1), message.filename)
         if frame is not None:
             message.filename, message.lineno = frame.f_code.co_filename, frame.f_lineno
             message.line = linecache.getline(message.filename, message.lineno)
-        show(message)
+        original(message)
 
     return show_warning
-
-
-def install() -> None:
-    """`_showwarnmsg` is where Python and C++ both hand over a warning that no filter holds back."""
-    warnings._showwarnmsg = _naming(warnings._showwarnmsg)  # type: ignore[attr-defined]

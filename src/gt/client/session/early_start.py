@@ -1,4 +1,4 @@
-"""Starts the embedded service before torch is imported, so that the children load it at the same time."""
+"""Starts the embedded service before torch is imported, so that the service's processes import it at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EarlyStart:
         self._service: embedded.Embedded | None = None
 
     def start(self) -> None:
-        """Start it where this process will want one: no address is set, and it is nobody's multiprocessing child.
+        """Start the service if this process will need one: no address is set, and it is not a child of `multiprocessing`.
 
         Raises ConfigError for a GT_ADDRESS that is not an address.
         """
@@ -30,7 +30,7 @@ class EarlyStart:
             self.take()
 
     def take(self) -> embedded.Embedded:
-        """The service of this process, started now if it was not."""
+        """The service of this process, started now if it has not been."""
         if self._service is None:
             self._service = embedded.start()
         return self._service
@@ -44,7 +44,7 @@ class EarlyStart:
             self._service = None
 
     def leave_to_parent(self) -> None:
-        """In a forked child."""
+        """In a forked child: the service is the parent's."""
         if self._service is not None:
             self._service.leave()
             self._service = None

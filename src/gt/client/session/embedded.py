@@ -27,7 +27,7 @@ class Embedded:
         self.folder = folder
         self.process = process
         self.said = said
-        """What the service prints. Open, since the service removes the folder when it ends."""
+        """The file that the service prints to. Kept open: the service removes its folder when it ends."""
         self.owner = os.getpid()
         self.address = _address(folder)
 
@@ -55,7 +55,7 @@ class Embedded:
             return
         self.process.stop(STOP_TIMEOUT_S)
         for line in self._said().splitlines():
-            if line.startswith("gt: GT_"):  # about a setting, such as a log that could not be written to its end
+            if line.startswith("gt: GT_"):  # about a setting, such as an instruction log that could not be completed
                 print(line, file=sys.stderr)
         self.said.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -66,7 +66,7 @@ def _address(folder: Path) -> str:
 
 
 def _place() -> str:
-    """A folder for the service's own. A Unix socket's path has at most 107 bytes, and TMPDIR may be a long one."""
+    """A folder in which the service may have its own. A Unix socket's path has at most 107 bytes, and TMPDIR may be long."""
     candidates = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/dev/shm")  # noqa: S108
     for folder in candidates:
         if folder and len(os.fsencode(folder)) <= MAX_FOLDER_BYTES and os.access(folder, os.W_OK | os.X_OK):

@@ -26,9 +26,9 @@ from gt.wire.transport import Transport, connect
 
 START_TIMEOUT_S = 60.0
 LOG_S = 10.0
-"""How long a program that ends waits for what it has recorded to be executed, and so to stand in the instruction log."""
+"""How long an ending program waits for its last instructions to be executed, and so to appear in the instruction log."""
 DRAIN_S = 1.0
-"""An idle client takes in what has arrived this often, in seconds."""
+"""Interval at which an idle client receives what has arrived."""
 
 
 class Process:
@@ -37,7 +37,7 @@ class Process:
     def __init__(self) -> None:
         self.opened: Session | None = None
         self.forked = False
-        """It is a child that was forked after the import, and has no session."""
+        """Whether this is a child that was forked after the import, which has no session."""
         self._flusher: threading.Thread | None = None
         """The thread of `_flush_aged`."""
         recorder.segment.limit = settings().segment_size
@@ -87,7 +87,7 @@ class Process:
             early.stop()  # the embedded service, which this process does not use any more
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
-        """A session on a connected transport. The first one owns what the process has recorded so far."""
+        """Open a session on a connected transport. The first one owns what the process has recorded so far."""
         segment = recorder.segment if self.opened is None else Segment(settings().segment_size)
         return Session(transport, address, timeout_s, segment)
 
@@ -107,7 +107,7 @@ class Process:
             self._flusher.start()
 
     def _flush_aged(self) -> None:
-        """An idle client's instructions do not wait for its next one: look every `segment_age_s` seconds."""
+        """Every `segment_age_s` seconds, send an idle client's instructions, which would otherwise wait for its next one."""
         age_s, seen, since = settings().segment_age_s, None, 0.0
         while True:
             time.sleep(age_s)
@@ -119,10 +119,10 @@ class Process:
             seen = head
 
     def flush(self) -> None:
-        """Send what was recorded, in a session that is opened if there is none."""
+        """Send what was recorded; opens a session if there is none."""
         shutdown.leave()
         if shutdown.program_ended.is_set() and self.opened is None:
-            recorder.segment.drop()  # of a destructor
+            recorder.segment.drop()  # recorded by a destructor
         else:
             self.session().flush()
 
@@ -133,7 +133,8 @@ class Process:
         early.stop()
 
     def _close_session(self, segment: Segment) -> None:
-        """Record into `segment` from now on: nothing that was meant for the session that ends runs in the next one."""
+        """Close the session and record into `segment` from now on: nothing meant for the old session runs in the next
+        one."""
         assert self.opened is not None
         if settings().instruction_log and early.is_running():
             self.opened.finish(LOG_S)
@@ -144,7 +145,7 @@ class Process:
         record_open_scopes()
 
     def _after_fork(self) -> None:
-        """In a forked child every operation must fail at once: a limit of 0 sends, and sending refuses."""
+        """In a forked child every operation fails at once: with a limit of 0 it sends, and sending raises ForkError."""
         recorder.lock = threading.RLock()
         recorder.segment.limit = 0
         self.forked = True

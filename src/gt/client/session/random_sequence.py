@@ -1,9 +1,9 @@
-"""One sequence of random numbers: torch's own generator and the worker's, whichever a program draws from.
+"""One sequence of random numbers, of torch's own generator and the worker's, whichever a program draws from.
 
-On a CPU a script and the libraries beside it draw from one generator. Here the script's tensors draw on the worker and a
-library's in this process, so the state of that one generator goes where the next number is drawn: to the worker as an
-instruction, back as an answer. After a seed both have it. Programs that say `import gt as torch` are joined so; in others
-the two are apart, as a CPU's and an accelerator's are.
+On a CPU a script and its libraries draw from one generator. Here the script's tensors draw on the worker and a library's in
+this process, so the state of that one generator moves to where the next number is drawn: to the worker as an instruction,
+back as an answer. After a seed both have it. This holds for programs that say `import gt as torch`; in others the two
+generators are independent, as a CPU's and an accelerator's are.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ OWN = torch._C.default_generator
 
 
 class RandomSequence:
-    """Where the state of the sequence is. Both `here` and `there`: nothing was drawn since it was seeded."""
+    """Where the state of the sequence is; both `here` and `there` until a number is drawn after a seed."""
 
     def __init__(self) -> None:
         self.here = True
         self.there = True
         self.joined = False
-        """Whether what is drawn in this process is of this sequence."""
+        """Whether numbers drawn in this process belong to the sequence."""
         os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
     def is_default(self, generator: Any) -> bool:
-        """Whether a generator given by a program is the sequence."""
+        """Whether a generator given by a program is the default one."""
         return self.joined and generator._cdata in (OWN._cdata, torch.default_generator._cdata)
 
     def is_shared(self) -> bool:
-        """Whether the worker's generator is of this process's kind: an accelerator's is not, and keeps its own numbers."""
+        """Whether the worker's generator is of the same kind as this process's. An accelerator's is not, and draws its own
+        numbers."""
         return process.opened is None or process.opened.welcome.worker.device == "cpu"
 
     def to_worker(self) -> None:
-        """Before an instruction that draws."""
+        """Called before an instruction that draws."""
         if not self.there:
             with recorder.lock, isolated():
                 process.session()
@@ -56,7 +57,7 @@ class RandomSequence:
         self.here = False
 
     def to_client(self, draw: bool = True) -> None:
-        """Before a number is drawn in this process, or its generator's state is asked for."""
+        """Called before a number is drawn in this process, or (`draw=False`) before its generator's state is read."""
         if not self.joined:
             return
         if not self.here:
@@ -84,23 +85,23 @@ class RandomSequence:
         self.here, self.there = False, True
 
     def _before_fork(self) -> None:
-        """A forked child goes on with the numbers that its parent would draw."""
+        """A forked child continues with the numbers that its parent would draw."""
         if not process.forked and process.opened is not None:
             self.to_client(draw=False)
 
     def _after_fork(self) -> None:
-        """The child draws in its own process alone."""
+        """The child draws only in its own process."""
         self.here = True
 
 
 sequence = RandomSequence()
 _undisturbed = threading.local()
-"""`now`: what this thread draws belongs to no sequence."""
+"""`now`: whether this thread's draws belong to no sequence."""
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """What is drawn in this process inside is no part of any sequence."""
+    """Numbers drawn in this process inside this context leave its generator as it was."""
     state, before = OWN.get_state(), is_undisturbed()
     _undisturbed.now = True
     try:

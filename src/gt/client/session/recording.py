@@ -1,4 +1,4 @@
-"""The one way for instructions into the segment, which is sent when it is full."""
+"""Recording an instruction: it goes into the segment, which is sent when it is full."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...]
 
 def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> None:
     """Record that the elements of a CPU tensor go into the storage `number`, seen through `spec`, in its dtype."""
-    with recorder.lock, interrupts.HeldBack():  # which would leave what was shared without an owner
+    with recorder.lock, interrupts.HeldBack():  # a Ctrl-C would leave the shared memory without an owner
         data = bytes_of(source.to(spec.dtype))
         segment = recorder.segment
         segment.append(wire.Upload(number, spec.to_wire(), segment.add_frame(data), site))

@@ -29,9 +29,9 @@ FORKED = (
     " Use them in the parent only, or start the child with the 'spawn' method"
 )
 FIRST_SEGMENT = 64
-"""Instructions that go to a worker that is known to be idle; each segment after it is twice as long."""
+"""The size of a segment for a worker that is known to be idle; each one after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
-"""Uploads of this many bytes may be on their way; a client that streams a model waits, and does not queue all of it."""
+"""The most bytes of uploads under way: a client that streams a model waits instead of queueing all of it."""
 _requests = itertools.count(1).__next__
 
 
@@ -45,17 +45,17 @@ class Session:
         self.seq = 0
         """The number of the batch that was sent last."""
         self.done = 0
-        """Of the last that a worker has executed, or that was lost."""
+        """The number of the last batch that a worker has executed, or that was lost."""
         self.epoch = 0
-        """Workers that died under this session. The dispatcher drops batches of an earlier one."""
+        """The number of workers that died under this session. The dispatcher drops batches of an earlier epoch."""
         self.closed = False
         self.unreported: GTError | None = None
-        """What went wrong while nobody was using the session."""
+        """An error from a time when nobody was using the session."""
         self._transport = transport
         self._heavy: deque[tuple[int, int]] = deque()
-        """Batches under way that carry bytes, and how many."""
+        """(Number, bytes) of the batches under way that carry uploads."""
         self._warnings: list[messages.Warned] = []
-        """What the worker's PyTorch said and the user was not told yet."""
+        """Warnings of the worker's PyTorch that the user has not been shown yet."""
         self._answers: dict[int, tuple[messages.Answer, bytes | Shared] | None] = {}
         self._welcome: messages.Welcome | None = None
         try:
@@ -77,7 +77,7 @@ class Session:
 
     @property
     def welcome(self) -> messages.Welcome:
-        """What the dispatcher said last of this session: its number, its worker, its credit."""
+        """The dispatcher's latest word on this session: its number, its workers, its credit."""
         assert self._welcome is not None
         return self._welcome
 
@@ -106,7 +106,7 @@ class Session:
             self._heavy.append((self.seq, sum(map(len, outgoing))))
 
     def _send(self, frames: list[Frame]) -> None:
-        """Where nobody takes it any more, what has arrived before may say why."""
+        """Send a message. If the peer is gone, messages that arrived before may tell why; then their error is raised."""
         try:
             self._transport.send(frames)
         except ConnectionLostError as error:
@@ -155,7 +155,7 @@ class Session:
         return answer, data
 
     def _receive(self, timeout_s: float | None) -> bool:
-        """Take in one message. False where there is none after `timeout_s` seconds, or for no reason."""
+        """Handle one message. Returns False if none has arrived after `timeout_s` seconds, or on a spurious wake-up."""
         if timeout_s != 0.0:
             with interrupts.LetThrough():
                 self._transport.wait(timeout_s)
@@ -180,7 +180,7 @@ class Session:
         return True
 
     def _hear(self, done: messages.Done, frames: list[Frame]) -> None:
-        """Raises ProtocolError for an answer whose bytes did not come with it."""
+        """Handle the report of a batch. Raises ProtocolError for an answer whose bytes did not come with it."""
         self.done = max(self.done, min(done.seq, self.seq))
         self._warnings += done.warnings
         for answer in done.answers:
@@ -191,7 +191,7 @@ class Session:
             self._answers[answer.request] = (answer, _kept(frames[answer.frame]) if answer.frame >= 0 else b"")
 
     def _lose(self, loss: messages.SessionLost) -> None:
-        """The worker died. What it held is gone; new tensors may live on another, where nothing is defined yet."""
+        """The worker died, with all its tensors. New ones may live on another worker, where nothing is defined yet."""
         self.done = self.seq
         self.epoch = loss.epoch
         definitions.forget()
@@ -211,7 +211,7 @@ class Session:
             raise ConnectionLostError(f"the session on {self.address} is closed; its tensors are gone")
 
     def idle(self) -> None:
-        """Send what has been lying in the segment, and take in what has arrived, unless the session is in use."""
+        """Send what waits in the segment and handle what has arrived, unless another thread is using the session."""
         if recorder.lock.acquire(blocking=False):
             try:
                 if not self.closed and self.pid == os.getpid():
@@ -233,15 +233,15 @@ class Session:
                 while self.done < self.seq and (left := deadline - time.monotonic()) > 0:
                     self._receive(left)
             except GTError:
-                pass  # what it had is gone, and the program ends
+                pass  # its tensors are gone, and the program ends
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the conversation is the parent's, and is to end with the parent."""
+        """In a forked child: the conversation is the parent's, and must end with the parent."""
         self.closed = True
         self._transport.leave_to_parent()
 
     def close(self) -> None:
-        """Say goodbye: the dispatcher frees all that this session had."""
+        """Say goodbye: the dispatcher frees everything that this session had."""
         with recorder.lock:
             if self.closed:
                 return
@@ -254,5 +254,6 @@ class Session:
 
 
 def _kept(frame: Frame) -> bytes | Shared:
-    """What a program may hold of a message, and drop when it likes: PyZMQ looks for signals when it frees one."""
+    """A copy of a frame that a program may keep and drop at any time: PyZMQ checks for signals when it frees one of its
+    own."""
     return frame if isinstance(frame, Shared) else bytes(frame)

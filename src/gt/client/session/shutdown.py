@@ -1,6 +1,6 @@
-"""The end of a program: the session ends last, when all handlers and finalizers that may use tensors have been called.
+"""The end of a program: the session ends last, after all handlers and finalizers that may use tensors.
 
-Threads that go on then leave at their next operation: Python would end them in the midst of C++.
+Threads that are still running then leave at their next operation; Python would end them in the middle of C++ code.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 GRACE_S = 0.05
-"""How long a program that ends waits for the threads that nobody waits for to come to their next operation."""
+"""How long an ending program waits for daemon threads to reach their next operation."""
 END_S = 10.0
-"""How long for one that is in the midst of an operation, which may be loading parts of PyTorch."""
+"""The same for a thread that is inside an operation, which may be importing parts of PyTorch."""
 
 
 program_ended = threading.Event()
-"""Set when the session has ended with the program. What is left then are threads that nobody waits for, and destructors."""
+"""Set when the session has ended with the program. After that only daemon threads and destructors run."""
 
 
 class Last:
-    """`Last(action)` does `action` when Python has called all handlers of `atexit`, those too that came before this one.
+    """`Last(action)` does `action` after Python has called all handlers of `atexit`, including those registered before.
 
-    Python calls them last in, first out. Only when it has called all does it let go of them: so not the call counts, but the
-    end of what was called. A program that clears its handlers has not ended.
+    Python calls handlers last in, first out, and lets go of them only when it has called them all. So the action is done
+    not when this object is called but when it dies after that. A program that clears its handlers has not ended.
     """
 
     def __init__(self, action: Callable[[], None]) -> None:
@@ -43,7 +43,9 @@ class Last:
         self._kernels = keep_kernels()
 
     def __del__(self) -> None:
-        if not self._called and not threading.main_thread().is_alive():  # registered by a handler, too late to be called
+        if (
+            not self._called and not threading.main_thread().is_alive()
+        ):  # registered by a handler: too late to be called itself
             self()
         if self._called:
             self._action()
@@ -51,7 +53,7 @@ class Last:
 
 
 def keep_kernels() -> list[weakref.finalize[[], Any]]:
-    """Kernels that Python code registered stay for now: `weakref` would take them back before handlers that may compute."""
+    """Keep kernels that Python code registered: `weakref` would remove them before handlers that may still compute."""
     finalizers = [*getattr(weakref.finalize, "_registry", ())]
     kept = [f for f in finalizers if (found := f.peek()) and isinstance(found[0], torch.library.Library)]
     for finalizer in kept:
@@ -67,13 +69,13 @@ def take_back(kernels: list[weakref.finalize[[], Any]]) -> None:
 
 
 def leave() -> None:
-    """What an operation does first on a thread that has outlived the program."""
+    """Called first by every operation: ends a thread that has outlived the program."""
     if program_ended.is_set() and threading.current_thread() is not threading.main_thread():
-        raise SystemExit  # which ends a thread, and nothing is said of it
+        raise SystemExit  # ends the thread silently
 
 
 def wait_for_threads(own: threading.Thread | None) -> None:
-    """Give daemon threads the time to leave. `own` is GT's, which never leaves."""
+    """Give daemon threads time to leave. `own` is GT's, which never does."""
     began = time.monotonic()
     for thread in threading.enumerate():
         if thread.daemon and thread is not own:
@@ -82,7 +84,7 @@ def wait_for_threads(own: threading.Thread | None) -> None:
 
 
 def _is_inside(thread: threading.Thread) -> bool:
-    """Whether a thread runs code of this package."""
+    """Whether a thread is running code of this package."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None and not frame.f_globals.get("__name__", "").startswith("gt."):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""What a worker reports of a call, as the user sees it: PyTorch's own exceptions and warnings, with the user's line."""
+"""A worker's reports as the user sees them: PyTorch's own exceptions and warnings, with the user's line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gt.wire import messages
 from gt.wire.text import printable
 
 NOT_RAISED = (StopIteration, StopAsyncIteration)
-"""A loop would end at them, and the program go on."""
+"""Exceptions that would silently end a loop of the program."""
 
 
 def exception(failure: messages.Failure) -> BaseException:
@@ -28,21 +28,21 @@ def exception(failure: messages.Failure) -> BaseException:
         return RuntimeError(text)
     try:
         return kind(text)
-    except TypeError:  # one that is made of more than a text, such as UnicodeDecodeError
+    except TypeError:  # it takes more than a text, such as UnicodeDecodeError
         return RuntimeError(f"{failure.kind}: {text}")
 
 
 _told: dict[str, dict[Any, Any]] = {}
-"""File -> what was said of its lines, as Python keeps it for each module."""
+"""File -> the registry of warnings already given for its lines, as Python keeps one per module."""
 
 
 _once: set[str] = set()
 SAID_AGAIN = "degrees of freedom is <= 0"
-"""Of what operators say, what PyTorch does not say just once to a process."""
+"""A part of those warnings of operators that PyTorch does not limit to one per process."""
 
 
 def warn(said: messages.Warned) -> None:
-    """Tell the user what PyTorch said on the worker."""
+    """Show the user a warning that PyTorch gave on the worker."""
     text = printable(said.message, kept="\n\t")
     if SAID_AGAIN not in said.message and not torch.is_warn_always_enabled():
         if said.message in _once:

@@ -1,1 +1,1 @@
-"""What a program records: instructions, and the tensors, geometries, lines and scopes that they speak of. Sends nothing."""
+"""Recording: instructions, and the tensors, geometries, source lines and scopes in them. Nothing here sends."""

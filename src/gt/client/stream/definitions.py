@@ -9,11 +9,11 @@ from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 
 LIMIT = 1 << 16
-"""Definitions that one session keeps; beyond it all are forgotten and made again when needed."""
+"""The most definitions that a session keeps; beyond it all are forgotten, and made again when needed."""
 
 
 class Definitions:
-    """What is defined for the worker of this process's session, and what was learnt of calls with it."""
+    """The calls defined for the worker of this process's session, and the caches of what was learnt about them."""
 
     def __init__(self) -> None:
         self._new_number = itertools.count(1).__next__
@@ -22,7 +22,7 @@ class Definitions:
         """Number -> the call's operator and how many operands it takes."""
 
     def new_cache(self) -> dict[Any, Any]:
-        """A dict that is emptied when the definitions are forgotten: for calls, by what identifies them."""
+        """A dict, for calls by their keys, that is emptied when the definitions are forgotten."""
         cache: dict[Any, Any] = {}
         self._caches.append(cache)
         return cache
@@ -36,7 +36,7 @@ class Definitions:
         return number
 
     def forget(self) -> None:
-        """Forget every definition: the table is full, the worker is another one, or the default dtype changed."""
+        """Forget every definition: the table is full, the worker has changed, or the default dtype has."""
         with recorder.lock:
             for cache in self._caches:
                 cache.clear()
@@ -45,7 +45,7 @@ class Definitions:
                 self._known.clear()
 
     def described(self, number: int) -> tuple[str, int]:
-        """A defined call's operator and how many operands it takes; `call N` and 0 where it was forgotten since."""
+        """A defined call's operator and its number of operands; `call N` and 0 if it has been forgotten since."""
         return self._known.get(number, (f"call {number}", 0))
 
 

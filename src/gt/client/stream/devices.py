@@ -1,4 +1,4 @@
-"""What is said of tensors on devices that do not exist, or do not go together."""
+"""Errors about devices: one that does not exist, or two that do not go together."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def mixed_devices(tensor: torch.Tensor) -> str:
 
 
 def crosses(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether one tensor is remote and the other local, both of plain memory: PyTorch lets its own devices mix here."""
+    """Whether one tensor is remote and the other on the CPU, both strided: `tensor.data = other` may change the device."""
     kinds = {one.device.type, other.device.type}
     return kinds == {"remote", "cpu"} and one.layout is torch.strided and other.layout is torch.strided

@@ -14,7 +14,7 @@ _interned: dict[tuple[object, ...], TensorSpec] = {}
 class TensorSpec:
     """Sizes, strides and offset (in elements), dtype, and the conjugate and negative bits of a tensor.
 
-    Two objects may stand for equal geometries after the table was cleared: that costs a second definition, no more.
+    Two objects may be equal after the table was cleared; that costs a second definition, nothing else.
     """
 
     __slots__ = ("_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
@@ -24,7 +24,8 @@ class TensorSpec:
     ) -> None:
         self.size, self.stride, self.offset, self.dtype, self.conj, self.neg = size, stride, offset, dtype, conj, neg
         self.contiguous = offset == 0 and stride == contiguous_stride(size) and (0 not in size or len(size) == 1)
-        """As the device makes a new tensor, which gives an empty one of several dims other strides than PyTorch does."""
+        """It has the strides of a new tensor. (PyTorch's `empty` gives one without elements, of several dims, other
+        strides.)"""
         self.size_bytes = self.extent() * dtype.itemsize
         self._wire: wire.Geometry | None = None
 
@@ -35,13 +36,13 @@ class TensorSpec:
         return self._wire
 
     def extent(self) -> int:
-        """Elements from the start of the storage to the end of the last one."""
+        """The number of elements from the start of the storage to the end of the last one."""
         if 0 in self.size:
             return 0
         return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
 
     def meta(self) -> torch.Tensor:
-        """A meta tensor of this geometry, its storage just large enough."""
+        """A meta tensor of this geometry over a storage that is just large enough."""
         if self.contiguous:
             out = torch.empty(self.size, dtype=self.dtype, device="meta")
         else:

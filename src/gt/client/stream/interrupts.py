@@ -1,9 +1,9 @@
-"""Ctrl-C: what it must not cut in half, and what must not swallow it.
+"""Ctrl-C: what it must not interrupt, and what must not swallow it.
 
-Python raises KeyboardInterrupt between any two bytecodes of the main thread. A message that is half sent, or taken from the
-socket and not yet looked at, would leave the session out of step with the dispatcher; and C++ aborts the process where
-Python raises and it may not: in destructors of autograd's engine, and in a device's guard wherever PyTorch asks it. All
-three are held back from it. Waiting never is. docs/decisions/007-interrupts.md.
+Python raises KeyboardInterrupt between any two bytecodes of the main thread. A message that is half sent, or was received
+and not yet handled, would leave the session out of step with the dispatcher. And C++ aborts the process when Python raises
+where it must not: in destructors of autograd's engine, and in a device's guard wherever PyTorch consults it. In all three
+places Ctrl-C is held back; waiting is always interrupted. See docs/decisions/007-interrupts.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 
 _NAMES = ("INT", "ALRM", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "VTALRM", "PROF", "WINCH", "CONT", "TSTP", "IO")
 HELD = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES)
-"""Signals for which programs have handlers of their own, which may raise and may use the session: Ctrl-C, the alarm that
-limits how long something takes, the one that says: save what you have."""
+"""Signals that programs handle, in handlers that may raise and may use the session: Ctrl-C, an alarm that limits a
+duration, a scheduler's request to save a checkpoint."""
 _main = threading.main_thread().ident
 
 
 class HeldBack:
-    """`with HeldBack():` signals that have handlers are handled at its end. Does nothing on other threads."""
+    """`with HeldBack():` delays the handlers of signals until its end. Does nothing off the main thread."""
 
     __slots__ = ("_arrived", "_handlers", "_holds", "_leaves", "_outer")
     innermost: ClassVar[HeldBack | None] = None
@@ -78,7 +78,7 @@ class HeldBack:
 
     @classmethod
     def takes(cls, number: int) -> bool:
-        """Whether a signal is held back now."""
+        """Note a signal if it is held back now; returns whether it is."""
         held = cls.innermost
         while held is not None and not held._holds:
             held = held._outer
@@ -88,7 +88,8 @@ class HeldBack:
 
 
 class LetThrough:
-    """`with LetThrough():` inside a `HeldBack`: here an exception can be borne, and it may take long."""
+    """`with LetThrough():` inside a `HeldBack` lets signals through, around code that may take long and may be
+    interrupted."""
 
     __slots__ = ("_held",)
 
@@ -105,7 +106,7 @@ class LetThrough:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """The handler of Ctrl-C where a program has none of its own: Python's, which waits until it may raise."""
+    """The handler of Ctrl-C in a program without one of its own: Python's, delayed until it may raise."""
     if HeldBack.takes(number):
         return
     if _is_asked_by_torch():
@@ -115,11 +116,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 _USUAL = [_interrupt if number == signal.SIGINT else _signal.SIG_DFL for number in HELD]
-"""The handlers in a program that has none of its own."""
+"""The handlers of a program that installs none."""
 
 
 def _is_asked_by_torch() -> bool:
-    """Whether PyTorch's C++ looks up a method of a Python object just now, as it does of a device's guard."""
+    """Whether PyTorch's C++ is looking up a method of a Python object, as it does for a device's guard."""
     return any("(PyObject_Str+" in callee and "libtorch_python" in caller for callee, caller in pairwise(_native_stack()))
 
 
@@ -138,6 +139,6 @@ def interrupt_again() -> None:
 
 
 def install() -> None:
-    """Take the place of Python's own handler."""
+    """Replace Python's own handler."""
     with HeldBack():
         pass

@@ -1,7 +1,8 @@
-"""What the client works out for itself is the same whatever the program has switched on, and nothing of it is seen there.
+"""Isolates the client's own computations from the program's modes: neither affects the other.
 
 PyTorch's tracer makes tensors of the sizes that Python reads, modes and transforms see what is computed on stand-ins,
-autocast casts it, hooks are handed what it saves: none of that may enter what is learnt of a call, which outlives it.
+autocast casts it, hooks are handed what it saves. None of that may enter what is learnt about a call, which outlives the
+mode.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 tracing = torch._C._is_tracing
-"""Whether `torch.jit.trace` is at work."""
+"""Whether `torch.jit.trace` is running."""
 
 
 def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """For what reads sizes: while PyTorch traces they would be tensors, and nodes of the graph."""
+    """For functions that read sizes: under PyTorch's tracer these would be tensors, and nodes of its graph."""
 
     @functools.wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -39,7 +40,8 @@ _TRACER = torch._C._dispatch_key_parse("Tracer")
 
 @contextmanager
 def _without_tracing() -> Iterator[None]:
-    """The tracer may not be told so where PyTorch itself holds it back: that is lifted first, and put back last."""
+    """Where PyTorch itself excludes the tracer's dispatch key, the state cannot be set: the exclusion is lifted
+    meanwhile."""
     state = torch._C._get_tracing_state()
     held_back = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
     torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
@@ -59,7 +61,7 @@ _AUTOCAST = functools.reduce(
 
 @contextmanager
 def _without_hooks() -> Iterator[None]:
-    """Hooks on what autograd saves are not called, as while PyTorch traces."""
+    """Hooks on tensors that autograd saves are not called, as under PyTorch's tracer."""
     before = torch._C._autograd._saved_tensors_hooks_set_tracing(True)
     try:
         yield
@@ -76,12 +78,12 @@ SWITCHED_ON: tuple[tuple[Callable[[], Any], Callable[[], AbstractContextManager[
     (_len_torch_dispatch_stack_pre_dispatch, _disable_current_modes),
     (lambda: torch._C._autograd._top_saved_tensors_default_hooks(True), _without_hooks),
 )
-"""What a program may have switched on: whether it is, and what keeps it from seeing and changing what is computed."""
+"""Modes that a program may be in: a test for each, and a context that keeps it from seeing and changing what is computed."""
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """For computing with stand-ins of remote tensors."""
+    """For computing with stand-ins of remote tensors: no mode, transform, hook or tracer of the program's takes part."""
     with ExitStack() as stack:
         for is_on, without in SWITCHED_ON:
             if is_on():
@@ -90,12 +92,13 @@ def isolated() -> Iterator[None]:
 
 
 _INFRASTRUCTURE = tuple(torch._C._TorchDispatchModeKey.__members__.values())
-"""The modes by which PyTorch takes programs down: fake tensors, proxies, functional tensors."""
+"""PyTorch's modes for tracing programs: fake tensors, proxies, functional tensors."""
 _PLAIN = torch.Tensor.__torch_dispatch__
 
 
 def is_transformed(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether operators are being taken down as a graph, or called with stand-ins: neither sees what is done below them."""
+    """Whether operators are being traced, transformed or called with fake tensors, none of which sees what happens below an
+    operator."""
     if tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     if torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _INFRASTRUCTURE)):

@@ -28,7 +28,7 @@ restride = torch.ops.aten.as_strided.default._handle.redispatch_boxed
 
 
 class Holder(msgspec.Struct, gc=False):
-    """Rides on a storage object; its end is the storage's end."""
+    """An attribute of a storage object, which it tells the worker about when it dies."""
 
     id: int
     spec: TensorSpec
@@ -38,11 +38,15 @@ class Holder(msgspec.Struct, gc=False):
 
 
 torch.Tensor._gt = (0, None, 0)  # type: ignore[attr-defined]
-"""The cached operand. On the class one that is nobody's, so that every tensor has one: raising costs a microsecond."""
+"""The cached operand; the class has an invalid one, since a lookup that raises AttributeError costs a microsecond."""
 
 
 def operand(tensor: torch.Tensor) -> Operand:
-    """A tensor's operand: the cached one, or found by its storage and then kept on the tensor."""
+    """A tensor's operand: the cached one, or the one found by its storage, which is then cached.
+
+    Raises RuntimeError for a tensor on another device or one that reaches beyond its storage, and RefusedError for one that
+    has no strided storage on a worker.
+    """
     cached: Operand = tensor._gt  # type: ignore[attr-defined]
     if cached[2] == id(tensor):
         return cached
@@ -59,7 +63,7 @@ def operand(tensor: torch.Tensor) -> Operand:
             ' out or take backend="eager" (`import gt as torch` leaves it out); elsewhere it was made by C++ code'
         ) from None
     spec = geometry.of(tensor)
-    if spec.size_bytes > holder.spec.size_bytes:  # only `as_strided` goes so far; checked there it would slow down all views
+    if spec.size_bytes > holder.spec.size_bytes:  # only `as_strided` can do this; a check there would slow down every view
         raise RuntimeError(
             f"setStorage: sizes {list(spec.size)}, strides {list(spec.stride)}, storage offset {spec.offset}, and itemsize"
             f" {spec.dtype.itemsize} requiring a storage size of {spec.size_bytes} are out of bounds for storage of size"
@@ -71,7 +75,7 @@ def operand(tensor: torch.Tensor) -> Operand:
 
 
 QUERY_IDS = 1 << 40
-"""Results of queries are numbered from here, `QUERY_RESULTS` to a request: how many there are, only the worker knows."""
+"""The ids of queries' results start here, `QUERY_RESULTS` reserved for each: only the worker knows how many there are."""
 
 
 def query_id(request: int) -> int:
@@ -80,12 +84,12 @@ def query_id(request: int) -> int:
 
 
 def free_results(request: int) -> None:
-    """Free whatever a query makes, where nobody waits for it any more: the stream is in order, so this comes after it."""
+    """Free the results of a query that nobody waits for any more. Instructions run in order, so this follows the query."""
     recorder.segment.extend(range(query_id(request), query_id(request + 1)))
 
 
 def forget_operand(tensor: torch.Tensor) -> None:
-    """Drop the cached operand, after the tensor's geometry or storage was changed in place."""
+    """Drop the cached operand of a tensor whose geometry or storage was changed in place."""
     tensor.__dict__.pop("_gt", None)
 
 
@@ -101,7 +105,7 @@ def make(spec: TensorSpec) -> torch.Tensor:
 
 
 def adopt(number: int, spec: TensorSpec) -> torch.Tensor:
-    """A tensor over the storage `number` that an instruction already named."""
+    """A new tensor over the storage `number`, which an instruction has already named."""
     tensor = _create(spec.size, spec.dtype)
     tensor.untyped_storage()._gt = Holder(number, spec)
     if not spec.contiguous:
@@ -114,13 +118,13 @@ def adopt(number: int, spec: TensorSpec) -> torch.Tensor:
 
 
 def regeometry(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """Give the tensor that the caller holds another geometry over its own storage."""
+    """Give a tensor another geometry over its own storage, in place."""
     set_data(tensor, over_storage(grown(tensor.untyped_storage(), spec), spec))
     return tensor
 
 
 def grown(storage: torch.UntypedStorage, spec: TensorSpec) -> torch.UntypedStorage:
-    """A storage that has room for `spec`; the worker's grows when it sees the geometry."""
+    """The storage, grown to hold `spec`; the worker grows its own when it meets the geometry."""
     if spec.size_bytes > storage._gt.spec.size_bytes:  # type: ignore[attr-defined]
         storage._gt.spec = spec  # type: ignore[attr-defined]
     return storage

@@ -6,14 +6,14 @@ from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 
 _open: list[scope] = []
-"""The process's, outermost first, since what all its threads record is one stream."""
+"""The open scopes of the process, outermost first: all its threads record one stream."""
 
 
 class scope:  # noqa: N801
     """`with gt.scope("encoder"):` names what is recorded inside, for logs and placement. Results never depend on it.
 
-    Whatever the process records meanwhile is inside, on whichever thread. Scopes may end in any order, as they do in
-    generators and threads: each takes its own name out of the path. Raises TypeError for a name that is not a string.
+    It covers whatever the process records meanwhile, on every thread. Scopes may end in any order, as they do in generators
+    and threads: each removes its own name from the path. Raises TypeError for a name that is not a string.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,11 +34,11 @@ class scope:  # noqa: N801
 
 
 def _record_path() -> None:
-    """Nothing is sent here, so that no scope begins or ends with another operation's error."""
+    """Record the path of names. Sends nothing, so that no scope begins or ends with another operation's error."""
     recorder.segment.append(wire.Scope("/".join(one.name for one in _open)))
 
 
 def record_open_scopes() -> None:
-    """For a worker or a service that has heard nothing yet."""
+    """Record the open scopes, for a worker or a service that knows none yet."""
     if _open:
         _record_path()

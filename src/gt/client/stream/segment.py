@@ -1,4 +1,4 @@
-"""The segment: what a program has recorded and not yet sent."""
+"""The segment: the instructions that a program has recorded and not yet sent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from gt.wire.shared import Frame
 
 
 class Segment(list[wire.Instruction]):
-    """Instructions in program order, which the session that owns the segment sends and removes.
+    """Instructions in program order. The session that owns the segment sends and removes them.
 
-    A storage's end stands in it where the program let go of the storage, so that a worker holds no more than a local
-    process.
+    The end of a storage is recorded at the point where the program let go of it, so that a worker holds no more than a
+    local process would.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
-        """Instructions that make it full: whoever records one more sends it."""
+        """The number of instructions that make it full: whoever records the last of them sends the segment."""
         self.frames: list[Frame] = []
-        """The bytes of its uploads; changes together with the instructions, under the recorder's lock."""
+        """The bytes of its uploads. Changed together with the instructions, under the recorder's lock."""
         self.sent: list[wire.Instruction] = []
-        """What was sent last."""
+        """The instructions that were sent last."""
 
     def is_full(self) -> bool:
         return len(self) >= self.limit
@@ -33,26 +33,26 @@ class Segment(list[wire.Instruction]):
         return len(self.frames) - 1
 
     def mark_sent(self, items: list[wire.Instruction]) -> None:
-        """Remove what was sent. Others may have recorded more meanwhile, behind it."""
+        """Remove what was sent; others may have recorded more behind it meanwhile."""
         del self[: len(items)]
         self.sent = items
         self.frames.clear()
 
     def drop(self) -> None:
-        """Forget what was recorded: it was meant for a worker that is gone."""
+        """Discard what was recorded for a worker that is gone."""
         self.clear()
         self.frames.clear()
 
 
 class Recorder:
-    """Where this process records: the segment of its session, or the one that its next session will own."""
+    """The place where this process records: the segment of its session, or the one that its next session will own."""
 
     __slots__ = ("lock", "segment")
 
     def __init__(self) -> None:
         self.segment = Segment(limit=0)
         self.lock = threading.RLock()
-        """Guards what must change together: a segment with its frames and definitions, and everything a flush does."""
+        """Guards what changes together: a segment with its frames and definitions, and all that a flush does."""
 
 
 recorder = Recorder()

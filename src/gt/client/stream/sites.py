@@ -1,8 +1,8 @@
-"""Where in the user's program an instruction was issued.
+"""Sites: where in the user's program an instruction was issued.
 
-Every code object of a user has a range of numbers, one for each of its bytes; a site is the number of the instruction at
-which the innermost frame stands that is neither PyTorch's nor GT's. It travels with the instruction and comes back with its
-error; only then is it turned into a file and a line.
+Each code object of the user has a range of numbers, one per byte of its bytecode. A site is the number of the bytecode at
+which the innermost frame outside of PyTorch and GT stands. It travels with the instruction and comes back with its error;
+only then is it turned into a file and a line.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ PACKAGE = os.path.dirname(errors.__file__) + os.sep
 """The folder of GT's own code."""
 _INTERNAL = (os.path.dirname(torch.__file__) + os.sep, PACKAGE, "<frozen")
 LIMIT = 1 << 17
-"""Code objects that are known; what was made after them has no line."""
+"""The most code objects in the table; later ones have no lines."""
 
 _first: dict[int, int] = {}
 """id(code) -> the number of its first byte; 0 for code of PyTorch or GT."""
 _starts: list[int] = []
 _codes: list[CodeType] = []
-"""The code objects by their first numbers, `_starts`. That they are kept lets their ids stay theirs."""
+"""The code objects by their first numbers, `_starts`. Keeping them alive keeps their ids unique."""
 _learning = threading.Lock()
 _getframe = sys._getframe
 
 
 fixed: dict[int, int] = {}
-"""Thread -> the site of all that it records while an engine of PyTorch runs on it: found once, not per instruction."""
+"""Thread -> the site of everything that it records while PyTorch's autograd engine runs on it: looked up once."""
 
 
 def here(depth: int = 2) -> int:
-    """The site of the caller's caller, or of the first frame outside of PyTorch and GT above it. 0 where there is none."""
+    """The site of the caller's caller, or of the first frame above it that is neither PyTorch's nor GT's; 0 if there is
+    none."""
     if fixed and (site := fixed.get(get_ident())):
         return site
     try:
@@ -63,7 +64,7 @@ def _find(frame: FrameType | None) -> int:
 
 
 def _learn(code: CodeType) -> int | None:
-    """Give a code object its numbers. None where there are too many."""
+    """Give a code object its numbers. Returns the first one, 0 for internal code, or None if the table is full."""
     with _learning:
         if len(_codes) < LIMIT and id(code) not in _first:
             start = _starts[-1] + len(_codes[-1].co_code) if _codes else 1
@@ -80,7 +81,7 @@ def describe(site: int) -> str:
 
 
 def line_of(site: int) -> tuple[str, int] | None:
-    """The file and the line of a site."""
+    """The file and the line of a site; None if it has none."""
     if site <= 0 or not _codes:
         return None
     index = bisect_right(_starts, site) - 1

@@ -1,0 +1,42 @@
+"""Patches of printing: a remote tensor prints as on the CPU, from one fetch; its device, the default, is not named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gt.client.patches import node_names
+
+Tensor = torch.Tensor
+
+
+def elements(original: Callable[[Tensor, int], str]) -> Callable[[Tensor, int], str]:
+    def tensor_str(self: Tensor, indent: int) -> str:
+        return original(self.detach().cpu() if self.device.type == "remote" else self, indent)
+
+    return tensor_str
+
+
+def text(original: Callable[..., str]) -> Callable[..., str]:
+    def str_intern(inp: Tensor, *, tensor_contents: str | None = None) -> str:
+        if inp.device.type != "remote":
+            return original(inp, tensor_contents=tensor_contents)
+        default = torch._C._get_default_device
+        torch._C._get_default_device = lambda: "remote"
+        try:
+            return node_names.renamed(inp, original(inp, tensor_contents=tensor_contents))
+        finally:
+            torch._C._get_default_device = default
+
+    return str_intern
+
+
+def without_device(original: Callable[[Any], str]) -> Callable[[Any], str]:
+    """`extra_repr` of lists and dicts of parameters."""
+
+    def extra_repr(self: Any) -> str:
+        return original(self).replace(" (remote:0)", "").replace("torch.remote.", "torch.")
+
+    return extra_repr

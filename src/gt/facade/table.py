@@ -1,0 +1,69 @@
+"""The table of patches about the name "cpu" in files that say `import gt as torch`: see `client/patches/table.py`."""
+
+from __future__ import annotations
+
+import torch
+
+from gt.client.patches.patch import Patch
+from gt.facade import cpu_alias, stand_ins
+
+SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
+
+PATCHES = (
+    Patch(
+        "torch.Tensor torch.nn.Module",
+        "to",
+        cpu_alias.to_device,
+        '`.to("cpu")` in a ported file means the remote device',
+        f"{SCRIPT}[one_device]",
+    ),
+    Patch(
+        "torch.Tensor",
+        "type",
+        cpu_alias.type_of,
+        "the names of a CPU's types have no device in them",
+        f"{SCRIPT}[tensor_types]",
+    ),
+    Patch(
+        "torch.nn.parameter.UninitializedTensorMixin",
+        "_allowed_methods",
+        lambda allowed: [*allowed, torch.Tensor.to],
+        "a lazy module's parameters go by a list of methods, in which the patched `to` must be",
+        "tests/oracle/test_modules.py::test_a_lazy_module_moves_before_it_knows_its_shapes",
+    ),
+    Patch(
+        "torch.Tensor",
+        "new_tensor new_empty new_empty_strided new_full new_ones new_zeros",
+        cpu_alias.new_like,
+        'so does `device="cpu"` here',
+        f"{SCRIPT}[one_device]",
+    ),
+    Patch(
+        "torch.nn.Module",
+        "to_empty",
+        cpu_alias.new_like,
+        'so does `device="cpu"` here',
+        f"{SCRIPT}[modules_of_torch]",
+    ),
+    Patch(
+        "torch.library.Library",
+        "impl",
+        cpu_alias.kernel_for_both,
+        "a kernel for the CPU is one for the device that takes the CPU's part as well",
+        f"{SCRIPT}[custom_operators]",
+    ),
+    Patch(
+        "torch.nn.Module",
+        "compile",
+        cpu_alias.not_compiling,
+        "workers decide what to compile",
+        f"{SCRIPT}[modules_of_torch]",
+    ),
+    Patch(
+        "torch.nn.Module torch.distributions.Distribution",
+        "__subclasses__",
+        lambda original: stand_ins.Subclasses(),
+        "a library that patches all subclasses must not meet stand-ins",
+        f"{SCRIPT}[patched]",
+    ),
+)

@@ -1,0 +1,101 @@
+"""Whether each patch of PyTorch is still needed: its test must fail without it.
+
+    python -m tests.patches            # every row: some minutes
+    python -m tests.patches numpy      # the rows that patch a name with this in it
+    python -m tests.patches --page     # docs/patches.md, from the rows
+
+A row is left out by an import hook, which the processes that a test starts inherit too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gt.client.patches import table as device
+from gt.client.patches.patch import Patch
+from gt.facade import table as facade
+
+ROOT = Path(__file__).parent.parent
+PATCHES = (*device.PATCHES, *facade.PATCHES)
+TIMEOUT_S = 300
+WITHOUT = """
+import importlib.abc, importlib.util, os, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name not in ("gt.client.patches.table", "gt.facade.table"):
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            left_out = os.environ["LEFT_OUT"]
+            module.PATCHES = tuple(p for p in module.PATCHES if f"{p.owners}: {p.names}" != left_out)
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Without())
+"""
+HEAD = """# What GT changes in PyTorch
+
+A device that is written in Python meets code in PyTorch's own Python that reads a CPU's memory, names devices, or reaches
+for C++ hooks that it cannot give. These are all the changes that `import gt` makes; for tensors that are not remote, each
+of them gives PyTorch's own answer. The rows are in `src/gt/client/patches/table.py` and `src/gt/facade/table.py`. The
+command `python -m tests.patches` runs the test of each row without its patch, and expects it to fail.
+
+| what | since torch | why | the test that notices |
+|---|---|---|---|
+"""
+
+
+def name(patch: Patch) -> str:
+    return f"{patch.owners}: {patch.names}"
+
+
+def page() -> str:
+    rows = []
+    for patch in PATCHES:
+        what = "<br>".join(f"`{owner}.{n}`" for owner in patch.owners.split() for n in patch.names.split())
+        rows.append(f"| {what} | {patch.since} | {patch.why} | `{patch.test.removeprefix('tests/')}` |\n")
+    return HEAD + "".join(rows)
+
+
+def is_noticed(patch: Patch) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "sitecustomize.py").write_text(WITHOUT)
+        path = os.pathsep.join([folder, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", str(TIMEOUT_S), patch.test]
+        environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "LEFT_OUT": name(patch)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1):  # such as a test that does not exist
+        print(done.stdout[-2000:], done.stderr[-2000:])
+    return done.returncode == 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.patches", description=__doc__.partition("\n")[0])
+    parser.add_argument("part", nargs="?", default="", help="only rows with this in the names that they patch")
+    parser.add_argument("--page", action="store_true", help="print docs/patches.md")
+    options = parser.parse_args()
+    if options.page:
+        print(page(), end="")
+        return 0
+    unnoticed = 0
+    for patch in PATCHES:
+        if options.part in name(patch):
+            noticed = is_noticed(patch)
+            unnoticed += not noticed
+            print("needed   " if noticed else "UNNOTICED", name(patch)[:100], flush=True)
+    print(f"{unnoticed} rows whose test passes without them")
+    return unnoticed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
