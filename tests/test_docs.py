@@ -51,14 +51,16 @@ def test_the_picture_names_files_that_exist() -> None:
 
 
 def test_a_ported_script_prints_what_the_local_one_prints(run_python: Run) -> None:
-    local, facade, device = side_by_side(*(lambda s=s: run_python(s, **OFFLINE) for s in (LOCAL, FACADE, DEVICE)))  # type: ignore[misc]
+    local, facade, device = side_by_side(
+        *(lambda s=s: run_python(s, timeout_s=240, **OFFLINE) for s in (LOCAL, FACADE, DEVICE))
+    )  # type: ignore[misc]
     assert local.returncode == 0, local.stderr
     assert facade.stdout == local.stdout, facade.stderr
     assert device.stdout == local.stdout, device.stderr
 
 
 def test_weights_are_loaded_by_the_worker(run_python: Run) -> None:
-    done = run_python(LOADING, **OFFLINE)
+    done = run_python(LOADING, timeout_s=240, **OFFLINE)
     assert done.stdout == "remote:0\n", done.stderr
 
 
