@@ -32,6 +32,7 @@ class FakeClock:
         self.now = 0.0
 
     def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
         self.now += seconds
 
 
@@ -45,11 +46,13 @@ class FakeTransport:
         self.closed = False
 
     def send(self, frames: Sequence[Frame]) -> None:
+        """Put a message into the dispatcher's inbox. Raises ConnectionLostError if closed."""
         if self.closed:
             raise ConnectionLostError("fake: this transport is closed")
         self.system.inbox.append((self.peer, [memoryview(bytes(f)) for f in mapped(frames)]))
 
     def wait(self, timeout_s: float | None) -> None:
+        """Let the system work until a message has arrived. Raises ConnectionLostError if none ever will."""
         self.system.settle()
         if self.arrived:
             return
@@ -58,10 +61,12 @@ class FakeTransport:
         self.system.clock.advance(timeout_s)
 
     def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message; None if none has arrived within `timeout_s` seconds of the fake clock."""
         self.wait(timeout_s)
         return self.arrived.popleft() if self.arrived else None
 
     def leave_to_parent(self) -> None:
+        """In a forked child: stop using the transport."""
         self.closed = True
 
     def close(self) -> None:
@@ -85,6 +90,7 @@ class System:
             self.add_worker(f"worker{index}")
 
     def add_worker(self, name: str) -> None:
+        """Register a new worker on the CPU."""
         peer = name.encode()
         self.workers[peer] = Worker("cpu", name=name)
         self.queues[peer] = deque()
@@ -98,6 +104,7 @@ class System:
         self.act(core.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
+        """The transport of a new client."""
         peer = f"client{len(self.clients)}".encode()
         self.clients[peer] = FakeTransport(self, peer)
         return self.clients[peer]

@@ -31,6 +31,7 @@ def in_loader_process() -> bool:
 
 
 def names_the_cpu(device: Any) -> bool:
+    """Whether a device, or its name, is the CPU."""
     if isinstance(device, torch.device):
         return device.type == "cpu"
     return isinstance(device, str) and device.partition(":")[0] == "cpu"

@@ -40,6 +40,7 @@ class Mirror(ModuleType):
         return sorted({*dir(self.__dict__["_real"]), *self.__dict__})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """A few names of torch are both a module and a function."""
         return self.__dict__["_real"](*args, **kwargs)
 
 
@@ -64,6 +65,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of `gt.X` for an existing `torch.X`. Raises ModuleNotFoundError if that needs a package that is
+        missing."""
         if not fullname.startswith("gt."):
             return None
         try:
@@ -77,9 +80,11 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """The mirror of the torch module that `find_spec` found."""
         return Mirror(spec.name, spec.loader_state)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Does nothing: a mirror's names resolve lazily."""
         return None
 
 

@@ -53,6 +53,8 @@ FACTORIES = {
 
 
 def remote_by_default(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory that makes its tensor on the default device of a ported file, if it is given none."""
+
     @functools.wraps(factory)
     def make(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.get("device")

@@ -96,6 +96,7 @@ class Open(type(Protocol)):  # type: ignore[misc]
     __instancecheck__ = ABCMeta.__instancecheck__  # a protocol's own check asks every class
 
     def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+        """Make a class in the caller's module."""
         return super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
 
 
@@ -114,6 +115,7 @@ class StandIn(Open):
     def __new__(
         mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], *, stands_for: Any = None, **options: Any
     ) -> Any:
+        """Make a stand-in (`stands_for` given), or a class that a user derives from one."""
         if stands_for is None:
             return _derive(mcls, name, bases, _of_module(body, sys._getframe(1)), options)
         own = frozenset(body) - {"__module__", "__qualname__", "__doc__", "__classcell__", "__orig_bases__"}
@@ -189,6 +191,7 @@ class FunctionStandIn(functools.partial[Any]):
     place: tuple[str, str]
 
     def __new__(cls, function: Callable[..., Any], real: Callable[..., Any], module: str, name: str) -> Any:
+        """A stand-in for `real` that calls `function`."""
         made = super().__new__(cls, function)
         functools.update_wrapper(made, real)
         made.place = (module, name)
@@ -242,6 +245,7 @@ class RemoteByDefault(Open):
     """The metaclass of classes that a user derives from a module of `gt`: calling one builds under the remote device."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Construct under the remote device, unless the user chose another."""
         real = real_of(cls)
         with contextlib.nullcontext() if device_chosen() else REMOTE:
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
@@ -315,6 +319,7 @@ class TensorType(Apart):
     recognised."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make a tensor of this type on the default device."""
         return _new(cls.dtype, args, kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
@@ -327,6 +332,7 @@ class GeneratorStandIn(Apart):
     call."""
 
     def __call__(cls, device: Any = None) -> torch.Generator:
+        """Make a generator. One for the remote device is a CPU generator of this process."""
         return torch.Generator("cpu" if device is None or torch.device(device).type == "remote" else device)
 
 

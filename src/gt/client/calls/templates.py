@@ -63,6 +63,8 @@ class Template:
         self.numbers = 0
 
     def arg(self, value: Any, vary: bool) -> Any:
+        """The template of one argument; `vary`: it may be a number that each operation gives. Raises TypeError for other
+        types."""
         kind = type(value)
         if vary and (kind is float or kind is int or kind is complex):
             self.numbers += 1
@@ -101,6 +103,7 @@ class SparseOperand:
 
 
 def layout_name(layout: torch.layout) -> str:
+    """`sparse_coo` for `torch.sparse_coo`."""
     return str(layout).removeprefix("torch.")
 
 

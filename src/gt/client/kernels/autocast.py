@@ -216,6 +216,7 @@ def _kernel(name: str, policy: str) -> Any:
 
 
 def register(library: torch.library.Library, fallback: torch.library.Library) -> None:
+    """Register the casting kernels, and a fallthrough for all other operators."""
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for names, policy in ((LOWER, "lower"), (FP32, "fp32"), (PROMOTE, "promote")):
         for name in names:

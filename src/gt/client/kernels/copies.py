@@ -49,6 +49,7 @@ _to_copy_remote = kernel(aten._to_copy.default)
 
 @KERNELS.of("copy_")
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    """Upload, download or copy on the worker, by where the two tensors are."""
     if not isinstance(src, Tensor):  # a number, which PyTorch passes on as it is
         src = torch.tensor(src, dtype=WIDEST[type(src)], device=CPU)
     if self.device.type != "remote":
@@ -72,11 +73,13 @@ def _warn_of_what_is_lost(before: torch.dtype, after: torch.dtype) -> None:
 
 @KERNELS.of("_copy_from")
 def copy_from(src: Tensor, dst: Tensor, non_blocking: bool = False) -> Tensor:
+    """`copy_` with the operands exchanged, which PyTorch calls between devices."""
     return copy_(dst, src)
 
 
 @KERNELS.of("_copy_from_and_resize")
 def copy_from_and_resize(src: Tensor, dst: Tensor) -> Tensor:
+    """`copy_from` into a tensor that takes the source's sizes."""
     dst.resize_(src.shape)
     return copy_(dst, src)
 
@@ -92,6 +95,7 @@ def to_copy(
     non_blocking: bool = False,
     memory_format: torch.memory_format | None = None,
 ) -> Tensor:
+    """A copy with another dtype, layout, device or memory format, with the strides that the CPU gives."""
     if isinstance(self, UninitializedTensorMixin):
         self = self.data  # a lazy module's parameter hides its shape
     devices.check_index(device)
@@ -127,4 +131,5 @@ def _sent(local: Tensor) -> Tensor:
 
 @KERNELS.of("_local_scalar_dense")
 def local_scalar_dense(self: Tensor) -> Any:
+    """The one element as a Python number (`item`)."""
     return fetch(self).item()

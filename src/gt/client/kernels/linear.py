@@ -28,6 +28,7 @@ _linear_backward = kernel(aten.linear_backward.default)
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`linear`, one instruction; with a trained weight and a strided input, as `matmul` composes it."""
     if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad:
         # as `matmul` does for a trained weight: the bits depend on it
         rows = _linear(input.reshape(-1, input.shape[-1]), weight)
@@ -140,6 +141,7 @@ def watching_tracers(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def register(library: torch.library.Library) -> None:
+    """Register the kernels of `linear` and its backward."""
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         library.impl("linear_backward", linear_backward, key, allow_override=True)
     registration.update()

@@ -30,11 +30,13 @@ def efficient_zeros(
 
 @KERNELS.of("is_pinned")
 def is_pinned(self: Tensor, device: torch.device | None = None) -> bool:
+    """No remote tensor is in pinned memory."""
     return False
 
 
 @KERNELS.of("record_stream")
 def record_stream(self: Tensor, stream: Any) -> None:
+    """Does nothing: there are no streams."""
     return None
 
 
@@ -58,4 +60,5 @@ class NestedError(RefusedError):
 
 @KERNELS.of("_nested_tensor_from_mask")
 def nested_tensor_from_mask(t: Tensor, mask: Tensor, mask_check: bool = True) -> Tensor:
+    """Raises NestedError."""
     raise NestedError("nested tensors of the strided layout are not carried to workers; pad them instead")

@@ -66,6 +66,7 @@ def _is_view(op: OpOverload) -> bool:
 
 
 def register() -> None:
+    """Register every kernel of the device. The libraries that hold them live as long as the process."""
     library = torch.library.Library("aten", "IMPL")
     fallback = torch.library.Library("_", "IMPL")
     for short, op in _kernels():

@@ -52,6 +52,7 @@ for _name in (
 
 @KERNELS.of("t_")
 def t_(self: Tensor) -> Tensor:
+    """Transpose [n, m] in place. Raises PyTorch's RuntimeError for more than two dims."""
     if self.dim() > 2:
         raise RuntimeError(f"t_() expects a tensor with <= 2 dimensions, but self is {self.dim()}D")
     return self.transpose_(0, 0 if self.dim() < 2 else 1)
@@ -59,6 +60,7 @@ def t_(self: Tensor) -> Tensor:
 
 @KERNELS.of("set_.source_Storage_storage_offset")
 def set_storage(self: Tensor, source: Any, offset: int, size: list[int], stride: tuple[int, ...] = ()) -> Tensor:
+    """`set_` to a part of a storage; sizes, strides and offset in elements."""
     storage = getattr(source, "_untyped_storage", source)
     strides = tuple(stride) or geometry.contiguous_stride(tuple(size))
     spec = geometry.intern(torch.Size(size), strides, offset, self.dtype)
@@ -68,17 +70,20 @@ def set_storage(self: Tensor, source: Any, offset: int, size: list[int], stride:
 
 @KERNELS.of("set_.source_Storage")
 def set_whole_storage(self: Tensor, source: Any) -> Tensor:
+    """`set_` to all of a storage, as one dim."""
     storage = getattr(source, "_untyped_storage", source)
     return set_storage(self, storage, 0, [storage.nbytes() // self.element_size()], (1,))
 
 
 @KERNELS.of("set_.source_Tensor")
 def set_tensor(self: Tensor, source: Tensor) -> Tensor:
+    """`set_` to another tensor's storage and geometry."""
     operands.set_data(self, source.detach())
     return self
 
 
 @KERNELS.of("set_")
 def set_empty(self: Tensor) -> Tensor:
+    """`set_` to no elements."""
     operands.set_data(self, torch.empty(0, dtype=self.dtype, device=self.device))
     return self

@@ -56,6 +56,7 @@ def to_dlpack(original: Callable[..., Any], self: Tensor, **options: Any) -> Any
 
 @for_remote
 def dlpack_device(original: Callable[..., Any], self: Tensor) -> Any:
+    """The CPU, where the copy for another library is."""
     return original(torch.empty(0, device="cpu"))
 
 

@@ -19,6 +19,7 @@ class DefaultGenerator(torch.Generator):
     operator."""
 
     def manual_seed(self, seed: int) -> torch.Generator:
+        """Seed both this process's generator and the worker's."""
         OWN.manual_seed(seed)
         if not process.forked:
             sequence.seed_worker(OWN.initial_seed())
@@ -26,19 +27,23 @@ class DefaultGenerator(torch.Generator):
         return self
 
     def seed(self) -> int:
+        """Seed with a random number, which is returned."""
         self.manual_seed(OWN.seed())
         return OWN.initial_seed()
 
     def initial_seed(self) -> int:
+        """The seed that was set last."""
         return OWN.initial_seed()
 
     def get_state(self) -> torch.Tensor:
+        """The state of the sequence, as uint8 on the CPU."""
         if not sequence.is_shared():
             return sequence.worker_state()
         sequence.to_client(draw=False)
         return OWN.get_state()
 
     def set_state(self, new_state: torch.Tensor) -> torch.Generator:
+        """Set the state of the sequence (uint8)."""
         if sequence.is_shared():
             OWN.set_state(new_state.cpu())
             sequence.here, sequence.there = True, False
@@ -47,6 +52,7 @@ class DefaultGenerator(torch.Generator):
         return self
 
     def clone_state(self) -> torch.Generator:
+        """A generator of this process with the same state."""
         sequence.to_client(draw=False)
         return OWN.clone_state()
 

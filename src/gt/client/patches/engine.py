@@ -77,6 +77,7 @@ def _expect_gradients(result: Any, given: tuple[Any, ...], *_: Any) -> None:
 
 
 def wrong_size(gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient that C++ rejects: of another size."""
     return gradient.new_empty(tuple(n + 1 for n in gradient.shape) or (2,))
 
 
@@ -92,6 +93,8 @@ def _not_a_tensor(*_: Any) -> str:
 
 
 def entering(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of the function by which Python enters the engine."""
+
     @functools.wraps(run)
     def entry(*args: Any, **kwargs: Any) -> Any:
         thread = threading.get_ident()
@@ -137,6 +140,8 @@ BOUNDARY = 64
 
 
 def guarding_tensor_hook(reject: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The patch of a method that registers a tensor's hook; `reject` makes a result that C++ rejects."""
+
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def register(self: Any, hook: Callable[..., Any]) -> Any:

@@ -32,6 +32,7 @@ class Patch:
     since: str = OLDEST
 
     def apply(self) -> None:
+        """Replace the names."""
         for owner, name in self.targets():
             setattr(owner, name, self.wrap(getattr(owner, name)))
 

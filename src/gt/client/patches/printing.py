@@ -13,6 +13,8 @@ Tensor = torch.Tensor
 
 
 def elements(original: Callable[[Tensor, int], str]) -> Callable[[Tensor, int], str]:
+    """The patch of the function that prints elements."""
+
     def tensor_str(self: Tensor, indent: int) -> str:
         return original(self.detach().cpu() if self.device.type == "remote" else self, indent)
 
@@ -20,6 +22,8 @@ def elements(original: Callable[[Tensor, int], str]) -> Callable[[Tensor, int], 
 
 
 def text(original: Callable[..., str]) -> Callable[..., str]:
+    """The patch of the function that prints all of a tensor."""
+
     def str_intern(inp: Tensor, *, tensor_contents: str | None = None) -> str:
         if inp.device.type != "remote":
             return original(inp, tensor_contents=tensor_contents)

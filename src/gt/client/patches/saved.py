@@ -65,6 +65,8 @@ def _marked() -> list[int]:
 
 
 def saving(original: Callable[..., None]) -> Callable[..., None]:
+    """The patch that writes the record of marks into a zip archive."""
+
     @functools.wraps(original)
     def save(obj: Any, zip_file: Any, *args: Any, **kwargs: Any) -> None:
         with _doing(met={}):
@@ -77,6 +79,8 @@ def saving(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch that reads the record of marks."""
+
     @functools.wraps(original)
     def load(zip_file: Any, *args: Any, **kwargs: Any) -> Any:
         text = zip_file.get_record(MARK).decode() if zip_file.has_record(MARK) else ""
@@ -87,6 +91,8 @@ def loading(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def saving_legacy(original: Callable[..., None]) -> Callable[..., None]:
+    """The patch that writes the marks into the header of the older format."""
+
     @functools.wraps(original)
     def save(obj: Any, f: Any, pickle_module: Any, pickle_protocol: int) -> None:
         with _doing(met={}):
@@ -119,6 +125,8 @@ def _holding_back(pickle_module: Any, file: Any) -> SimpleNamespace:
 
 
 def loading_legacy(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch that reads the marks from the header of the older format."""
+
     @functools.wraps(original)
     def load(f: Any, *args: Any, **kwargs: Any) -> Any:
         with _doing(marked=_marks_of_header(f)):

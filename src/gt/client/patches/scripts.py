@@ -70,6 +70,8 @@ def _check_constants(graph: Any) -> None:
 
 
 def loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """C++ reads into this process's memory; from there the module is moved."""
+
     @functools.wraps(original)
     def load(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         remote = map_location is not None and torch.device(map_location).type == "remote"

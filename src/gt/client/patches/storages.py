@@ -22,6 +22,7 @@ SPACING = 1 << 36
 
 
 def is_remote(storage: Storage) -> bool:
+    """Whether a storage is on the remote device."""
     return storage.device.type == "remote"
 
 
@@ -104,6 +105,7 @@ def _local_bytes(storage: Storage) -> torch.Tensor:
 
 
 def to_remote(storage: Storage) -> Storage:
+    """A copy of a CPU storage on the remote device."""
     return _local_bytes(storage).to("remote").untyped_storage()
 
 
@@ -154,5 +156,6 @@ def new_storage(original: Callable[..., Storage]) -> Callable[..., Storage]:
 
 @for_remote
 def data_ptr(original: Callable[..., int], self: torch.Tensor) -> int:
+    """An address by which programs tell tensors apart; 0 for one without elements. Nothing can be read there."""
     offset = int(self.storage_offset()) * self.element_size()
     return _address(self.untyped_storage()) + offset if self.numel() else 0

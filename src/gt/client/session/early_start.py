@@ -36,9 +36,11 @@ class EarlyStart:
         return self._service
 
     def is_running(self) -> bool:
+        """Whether this process has a service."""
         return self._service is not None
 
     def stop(self) -> None:
+        """End the service, if there is one."""
         if self._service is not None:
             self._service.stop()
             self._service = None

@@ -51,6 +51,7 @@ class Embedded:
         self.process.leave()
 
     def stop(self) -> None:
+        """End the service and remove its folder; prints what it said about a setting."""
         if self.owner != os.getpid():
             return
         self.process.stop(STOP_TIMEOUT_S)

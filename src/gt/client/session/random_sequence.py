@@ -75,12 +75,14 @@ class RandomSequence:
         return torch.frombuffer(bytearray(inline(state)), dtype=torch.uint8)
 
     def set_worker_state(self, state: torch.Tensor) -> None:
+        """Record that the worker's generator takes this state (uint8 on the CPU)."""
         with recorder.lock:
             segment = recorder.segment
             segment.append(wire.SetRandomState(segment.add_frame(bytes_of(state))))
         self.here, self.there = False, True
 
     def seed_worker(self, seed: int) -> None:
+        """Record that the worker's generator is seeded."""
         record(wire.Seed(seed & 0xFFFF_FFFF_FFFF_FFFF))
         self.here, self.there = False, True
 
@@ -112,4 +114,5 @@ def undisturbed() -> Iterator[None]:
 
 
 def is_undisturbed() -> bool:
+    """Whether this thread is inside `undisturbed`."""
     return getattr(_undisturbed, "now", False)

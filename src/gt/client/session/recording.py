@@ -17,6 +17,7 @@ UPLOAD_AT_ONCE_BYTES = 1 << 20
 
 
 def record(instruction: wire.Instruction) -> None:
+    """Append an instruction; sends the segment if that makes it full. Raises what `Session.flush` raises."""
     segment = recorder.segment
     segment.append(instruction)
     if segment.is_full():

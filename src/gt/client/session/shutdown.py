@@ -39,6 +39,7 @@ class Last:
         atexit.register(self)
 
     def __call__(self) -> None:
+        """Called among the handlers of `atexit`: only notes that the end has begun."""
         self._called = True
         self._kernels = keep_kernels()
 
@@ -62,6 +63,7 @@ def keep_kernels() -> list[weakref.finalize[[], Any]]:
 
 
 def take_back(kernels: list[weakref.finalize[[], Any]]) -> None:
+    """Remove the kernels that `keep_kernels` kept."""
     for finalizer in reversed(kernels):
         if found := finalizer.detach():
             _, function, arguments, named = found

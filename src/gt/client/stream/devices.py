@@ -14,6 +14,7 @@ def check_index(device: torch.device | None) -> None:
 
 
 def mixed_devices(tensor: torch.Tensor) -> str:
+    """PyTorch's error text for operands on two devices, with a hint."""
     text = f"Expected all tensors to be on the same device, but found at least two devices, remote:0 and {tensor.device}!"
     if isinstance(tensor, torch.nn.Parameter):
         text += (

@@ -30,6 +30,7 @@ class TensorSpec:
         self._wire: wire.Geometry | None = None
 
     def to_wire(self) -> wire.Geometry:
+        """The same as instructions carry it."""
         if self._wire is None:
             name = dtype_name(self.dtype)
             self._wire = wire.Geometry(tuple(self.size), self.stride, self.offset, name, self.conj, self.neg)
@@ -62,12 +63,14 @@ def contiguous_stride(size: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 def intern(
     size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool = False, neg: bool = False
 ) -> TensorSpec:
+    """The one object for a geometry; strides and offset in elements."""
     key = (size, stride, offset, dtype, conj, neg)
     found = _interned.get(key)
     if found is None:
@@ -78,6 +81,7 @@ def intern(
 
 
 def of(tensor: torch.Tensor) -> TensorSpec:
+    """The geometry of a tensor."""
     if tracing():
         return _of_traced(tensor)
     return intern(
@@ -89,5 +93,6 @@ _of_traced = untraced(of)
 
 
 def from_wire(geometry: wire.Geometry) -> TensorSpec:
+    """The geometry that an answer names."""
     dtype: torch.dtype = getattr(torch, geometry.dtype)
     return intern(torch.Size(geometry.size), geometry.stride, geometry.offset, dtype, geometry.conj, geometry.neg)

@@ -53,6 +53,7 @@ class HeldBack:
                 HeldBack.innermost = self._outer
 
     def hold(self) -> None:
+        """Replace the program's handlers by ones that note a signal."""
         found = [*map(_signal.getsignal, HELD)]
         for number, handler in zip(HELD, found, strict=True) if found != _USUAL else ():
             if handler is signal.default_int_handler:
@@ -63,6 +64,7 @@ class HeldBack:
         self._holds = True
 
     def let_through(self) -> None:
+        """Restore the handlers, and raise the noted signals again."""
         if self._handlers:
             handlers, self._handlers = self._handlers, []
             for number, handler in handlers:
@@ -134,6 +136,7 @@ def _native_stack(depth: int = 64) -> list[str]:
 
 
 def interrupt_again() -> None:
+    """On another thread: interrupt the main thread a moment later."""
     time.sleep(0.001)  # the main thread leaves the hook, from where it could not raise either
     _thread.interrupt_main()
 

@@ -146,5 +146,6 @@ _data = torch._C.TensorBase.data
 
 
 def set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """PyTorch's own `tensor.data = value`, with the cached operand dropped."""
     forget_operand(tensor)
     _data.__set__(tensor, value)  # type: ignore[attr-defined]

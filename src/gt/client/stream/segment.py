@@ -25,6 +25,7 @@ class Segment(list[wire.Instruction]):
         """The instructions that were sent last."""
 
     def is_full(self) -> bool:
+        """Whether it has reached its limit and is to be sent."""
         return len(self) >= self.limit
 
     def add_frame(self, data: Frame) -> int:
