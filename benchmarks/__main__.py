@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="benchmarks to run (default: all)")
     names = parser.parse_args().names or list(BENCHMARKS)
-    threads = int(gt.debug.stats()["threads"])
+    threads = gt.debug.stats().threads
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {threads} threads on each side; GT, local PyTorch, GT / local")
     for name in names:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -116,9 +115,8 @@ def main(name: str, device: str) -> None:
     steps = trainer(PRESETS[name], device)
     for _ in range(3):
         steps()
-    stats: dict[str, Any] = gt.debug.stats() if device == "remote" else {}
     local = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(stats.get("peak_rss_bytes", local))
+    print(gt.debug.stats().peak_rss_bytes if device == "remote" else local)
 
 
 if __name__ == "__main__":

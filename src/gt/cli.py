@@ -15,34 +15,35 @@ from gt.worker import openmp
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     top = argparse.ArgumentParser(prog="gt", description="PyTorch whose tensors live on a shared pool of workers.")
     top.add_argument("--version", action="version", version=f"gt {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _serve_arguments(commands.add_parser("serve", help="run a dispatcher and local workers"))
     _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
     _log_arguments(commands.add_parser("log", help="print an instruction log, filtered"))
-    commands.add_parser("config", help="print every setting, its value and where that comes from")
+    commands.add_parser("config", help="print every setting, its value and its origin")
     return top
 
 
 def _serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--address", required=True, help="tcp://127.0.0.1:PORT or ipc://PATH; workers use the next port")
-    serve.add_argument("--workers", type=_count, help="local workers (default: one a visible GPU, else one)")
-    serve.add_argument("--device", help="their device, as in torch.device (default: cuda where there is one, else cpu)")
+    serve.add_argument("--workers", type=_count, help="local workers (default: one per visible GPU, else one)")
+    serve.add_argument("--device", help="their device, as in torch.device (default: cuda if there is one, else cpu)")
     serve.add_argument("--data", nargs="*", metavar="DIR", help="folders that workers may read and write (default: GT_DATA)")
     serve.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers")
     return int(text)
 
 
 def _worker_arguments(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--connect", required=True, metavar="ADDRESS", help="the service's address, as clients use it")
-    worker.add_argument("--device", help="as in torch.device (default: cuda where there is one, else cpu)")
-    worker.add_argument("--name", help="how messages name this worker (default: host and process id)")
+    worker.add_argument("--device", help="as in torch.device (default: cuda if there is one, else cpu)")
+    worker.add_argument("--name", help="the worker's name in messages (default: host and process id)")
     worker.add_argument("--data", nargs="*", metavar="DIR", help="folders that it may read and write (default: GT_DATA)")
     worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
 
@@ -55,10 +56,11 @@ def _log_arguments(show: argparse.ArgumentParser) -> None:
     show.add_argument("--id", type=int, help="instructions that touch this storage")
     show.add_argument("--since", type=float, metavar="SECONDS", help="since the epoch")
     show.add_argument("--until", type=float, metavar="SECONDS", help="since the epoch")
-    show.add_argument("--json", action="store_true", help="as they stand in the file")
+    show.add_argument("--json", action="store_true", help="as in the file, one JSON object per line")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command (default: of `sys.argv`); returns its exit status. Errors are one line on standard error."""
     given = parser().parse_args(arguments)
     try:
         return COMMANDS[given.command](given)
@@ -83,7 +85,7 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _folders(given: list[str] | None) -> list[str]:
-    """Raises ConfigError for a folder that does not exist: a typing error would silently slow down loading."""
+    """Raises ConfigError for a folder that does not exist: a typo would silently slow down loading."""
     folders = given if given is not None else [d for d in settings().data_dirs.split(os.pathsep) if d]
     for folder in folders:
         if not os.path.isdir(folder):

@@ -1,4 +1,4 @@
-"""Every setting of GT: one table. A value comes from its environment variable, else from its default."""
+"""Every setting of GT, in one table. A value comes from its environment variable, else from its default."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ RESERVED = {"GT_CONFIG": "sharding files are not supported yet; unset it to run 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values in force. Times in seconds."""
+    """The values in force; times in seconds."""
 
     address: str
     instruction_log: str
@@ -68,7 +68,7 @@ class Settings:
 
 
 def read(environment: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
-    """Settings from an environment, and where each comes from. Raises ConfigError for a name or value it cannot use."""
+    """Settings from an environment, and the origin of each. Raises ConfigError for an unknown name or an unusable value."""
     _refuse_unknown(environment)
     values = {row.name: _value(row, environment) for row in TABLE}
     origins = {row.name: row.env if environment.get(row.env) else "default" for row in TABLE}
@@ -88,7 +88,7 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: {RESERVED[name]}")
         if name.startswith("GT_") and name not in known and name not in RESERVED:
             near = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _value(row: Setting, environment: Mapping[str, str]) -> Any:
@@ -104,12 +104,12 @@ def _value(row: Setting, environment: Mapping[str, str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{row.env}={text}: expected a number of seconds")
     if row.least is not None and value < row.least:
-        raise ConfigError(f"{row.env}={text}: the least is {row.least:g}")
+        raise ConfigError(f"{row.env}={text}: the minimum is {row.least:g}")
     return value
 
 
 def markdown() -> str:
-    """The table as Markdown, as `docs/settings.md` holds it."""
+    """The table as Markdown, as in `docs/settings.md`."""
     lines = ["# Settings", "", "| variable | default | what it is |", "|---|---|---|"]
     shown = (
         f"| `{r.env}` | `{r.default}` | {r.help} |" if r.default != "" else f"| `{r.env}` | | {r.help} |" for r in TABLE

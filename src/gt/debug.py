@@ -1,4 +1,4 @@
-"""Looking inside: what was recorded, what the worker counts, where a tensor lives. Frozen copies; nothing is disturbed."""
+"""Looking inside: recorded instructions, the worker's counters, where a tensor lives. Frozen copies; it disturbs nothing."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from gt.client.stream import geometry, operands, sites
 from gt.client.stream.definitions import definitions
 from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
-from gt.wire.messages import WorkerInfo
+from gt.wire.messages import WorkerInfo, WorkerStats
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lives. `size_bytes` is its storage's."""
+    """Where a tensor lives: on `workers`, of which there is one until tensors are sharded.
+
+    `storage` is the id of its storage, `size_bytes` the storage's size.
+    """
 
     session: int
-    worker: WorkerInfo
+    workers: tuple[WorkerInfo, ...]
     storage: int
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """An instruction. `op` is an ATen overload or what else the worker is told (`Upload`, `Free`, ...), `outs` and `ins` are
-    ids of storages, `line` is the user's (`FILE:LINE`, empty where it has none)."""
+    """An instruction. `op` is an ATen overload, or for other instructions their kind (`Upload`, `Free`, ...).
+
+    `outs` and `ins` are ids of storages; `line` is the user's line that issued it (`FILE:LINE`, empty if unknown).
+    """
 
     op: str
     outs: tuple[int, ...] = ()
@@ -38,7 +43,7 @@ class Recorded:
 
 
 def tape() -> tuple[Recorded, ...]:
-    """The instructions that were recorded last, in program order: the segment that was sent last, and what waits."""
+    """The most recent instructions, in program order: the segment sent last, and those recorded since."""
     with recorder.lock:
         return tuple(map(_recorded, (*recorder.segment.sent, *recorder.segment)))
 
@@ -61,18 +66,17 @@ def _recorded(item: wire.Instruction) -> Recorded:
     return Recorded(type(item).__name__)
 
 
-def stats() -> dict[str, int | float | str]:
-    """What the worker counts for this session: storages, bytes, operations, errors, definitions, memory (bytes)."""
-    answer, _ = process.session().ask(wire.Stats)
-    return answer.stats
+def stats() -> WorkerStats:
+    """What the worker counts for this session, once everything recorded so far is done."""
+    return process.session().worker_stats()
 
 
 def where(tensor: torch.Tensor) -> Place:
-    """Where a remote tensor lives. Raises ValueError for a local one, and what a fetch raises where it has no value."""
+    """Where a remote tensor lives. Raises ValueError for a local one, and like a fetch if computing its value failed."""
     if tensor.device.type != "remote":
         raise ValueError(f"a tensor on {tensor.device} lives in this process (pid {os.getpid()})")
     storage, spec, _ = operands.operand(tensor)
     nothing = geometry.intern(torch.Size((0,)), (1,), 0, spec.dtype).to_wire()
-    process.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # the worker says whether it has it
+    process.session().ask(lambda number: wire.Fetch(number, storage, nothing))  # fails if the worker does not have it
     welcome = process.session().welcome
-    return Place(welcome.session, welcome.worker, storage, tensor.untyped_storage().nbytes())
+    return Place(welcome.session, welcome.workers, storage, tensor.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""Every exception GT raises by itself.
+"""The exceptions of GT's own.
 
     GTError
     ├── ConfigError            a setting or a file of settings is wrong            (also ValueError)
@@ -7,7 +7,7 @@
     │   └── ForkError          a forked child touched a tensor of its parent
     ├── WorkerLostError        a worker died; its tensors are gone                 (also RuntimeError)
     ├── StartError             the embedded service did not start                  (also RuntimeError)
-    └── RefusedError           GT cannot do this right, so it does not do it       (also NotImplementedError)
+    └── RefusedError           GT cannot do this correctly, so it refuses          (also NotImplementedError)
 
 Mistakes in a user's program keep PyTorch's own exception type. Where such an error surfaces later than the line that
 caused it, the message ends with `issued at FILE:LINE`.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 
 class GTError(Exception):
-    """Base of every exception that GT raises by itself."""
+    """Base of GT's own exceptions."""
 
 
 class ConfigError(GTError, ValueError):

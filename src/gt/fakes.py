@@ -16,7 +16,8 @@ from typing import Self
 
 from gt.client.session.process import process
 from gt.client.session.random_sequence import undisturbed
-from gt.dispatcher import core
+from gt.dispatcher import events
+from gt.dispatcher.core import Dispatcher
 from gt.errors import ConnectionLostError, ProtocolError
 from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline, mapped
@@ -26,7 +27,7 @@ Message = list[Frame]
 
 
 class FakeClock:
-    """A clock that moves when it is told to; seconds."""
+    """A clock that only moves when told to, in seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -73,7 +74,7 @@ class FakeTransport:
         """The peer is gone, as a killed process is."""
         self.closed = True
         self.system.settle()
-        self.system.act(core.ClientGone(self.peer))
+        self.system.act(events.ClientGone(self.peer))
 
 
 class System:
@@ -81,7 +82,7 @@ class System:
 
     def __init__(self, workers: int = 1, worker_batch_size: int = 512, credit: int = 64) -> None:
         self.clock = FakeClock()
-        self.dispatcher = core.Dispatcher(worker_batch_size, credit)
+        self.dispatcher = Dispatcher(worker_batch_size, credit)
         self.inbox: deque[tuple[bytes, Message]] = deque()
         self.clients: dict[bytes, FakeTransport] = {}
         self.workers: dict[bytes, Worker] = {}
@@ -95,13 +96,13 @@ class System:
         self.workers[peer] = Worker("cpu", name=name)
         self.queues[peer] = deque()
         register = messages.Register(messages.PROTOCOL, self.workers[peer].info())
-        self.act(core.FromWorkerEvent(peer, register, []))
+        self.act(events.FromWorkerEvent(peer, register, []))
 
     def kill_worker(self, name: str) -> None:
         """The worker is gone with all that it held."""
         peer = name.encode()
         del self.workers[peer], self.queues[peer]
-        self.act(core.WorkerGone(peer))
+        self.act(events.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
         """The transport of a new client."""
@@ -120,9 +121,9 @@ class System:
             peer, frames = self.inbox.popleft()
             try:
                 message = codec.from_client(inline(frames[0] if frames else b""))
-                self.act(core.FromClientEvent(peer, message, frames[1:]))
+                self.act(events.FromClientEvent(peer, message, frames[1:]))
             except ProtocolError:
-                self.act(core.Malformed(peer))
+                self.act(events.Malformed(peer))
             return True
         worked = [self._work(peer) for peer in list(self.workers)]
         return any(worked)
@@ -135,16 +136,18 @@ class System:
         if isinstance(message, messages.Execute):
             with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
                 done, data = self.workers[peer].take(message, frames[1:])
-            self.act(core.FromWorkerEvent(peer, done, data))
+            self.act(events.FromWorkerEvent(peer, done, data))
         elif isinstance(message, messages.EndSession):
             self.workers[peer].end_session(message.session)
         return True
 
-    def act(self, event: core.Event) -> None:
+    def act(self, event: events.Event) -> None:
         """Let the dispatcher decide on an event, and deliver its messages."""
         for action in self.dispatcher.step(event):
+            if isinstance(action, events.SessionEnded):
+                continue
             frames: Message = [memoryview(f) for f in mapped([codec.encode(action.message), *action.frames])]
-            if isinstance(action, core.TellWorker):
+            if isinstance(action, events.TellWorker):
                 if action.peer in self.queues:
                     self.queues[action.peer].append(frames)
             elif not self.clients[action.peer].closed:

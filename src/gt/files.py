@@ -1,6 +1,6 @@
 """Tensors between files and workers, without a copy of the model in the client.
 
-Where a worker sees the file it maps it into memory itself; otherwise the client streams it, in chunks.
+A worker that sees the file maps it into memory itself; otherwise the client streams it in chunks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gt.client.session import recording
 from gt.client.session.process import process
 from gt.client.stream import geometry, operands, sites
 from gt.wire import instructions as wire
+from gt.wire.messages import WorkerInfo
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -30,15 +31,15 @@ DTYPES = {
 }  # fmt: skip
 """dtype names of the safetensors format (github.com/huggingface/safetensors, `Dtype`)."""
 PACKED = {"F4": 2}
-"""Elements of the format's, in the last dim, to one of PyTorch's."""
+"""How many of the format's elements, in the last dim, make one of PyTorch's."""
 CHUNK_BYTES = 16 << 20
 
 
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, on the worker; all of them, or those in `names`.
+    """Load the tensors of a safetensors file onto the worker; all of them, or those in `names`.
 
-    Raises OSError (nothing is there, or no regular file), safetensors.SafetensorError (not a safetensors file, or cut
-    short), KeyError (no such name) or TypeError (a dtype that PyTorch does not have) at the call.
+    Raises at the call: OSError (nothing is there, or it is not a regular file), safetensors.SafetensorError (not a
+    safetensors file, or cut short), KeyError (no such name), TypeError (a dtype that PyTorch does not have).
     """
     path = Path(path).resolve()
     with regular.held(path) as held, safetensors.safe_open(held, framework="pt") as file:  # type: ignore[no-untyped-call]
@@ -46,14 +47,14 @@ def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None =
         missing = sorted(set(wanted) - set(file.keys()))
         if missing:
             raise KeyError(f"{path}: no tensor named {missing[0]!r}")
-        mapped = _worker_sees(path)
+        mapped = _workers_see(path)
         return {name: _load(file, path, name, mapped) for name in wanted}
 
 
 def save_safetensors(
     tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write remote tensors to a safetensors file: all of it or nothing. The worker writes where it sees the folder.
+    """Write remote tensors to a safetensors file, all or nothing. The worker writes it if it sees the folder.
 
     Raises TypeError for a dtype that the format does not have.
     """
@@ -65,12 +66,12 @@ def save_safetensors(
         raise FileNotFoundError(f"{path.parent}: no such folder")
     if path.exists():
         regular.check(path.stat().st_mode, path)
-    if _worker_sees(path.parent):
+    if _workers_see(path.parent):
         found = {name: operands.operand(t) for name, t in tensors.items()}
         named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
         process.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
         return
-    from safetensors.torch import save_file  # late import: only where the worker cannot write
+    from safetensors.torch import save_file  # late import: only needed if the worker cannot write
 
     partial = path.with_name(path.name + ".partial")
     plain = {name: t.detach().cpu().resolve_conj().resolve_neg().contiguous() for name, t in tensors.items()}
@@ -95,7 +96,7 @@ def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> t
 
 
 def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
-    """The tensor, read and sent in pieces of `CHUNK_BYTES` along its first dim."""
+    """The tensor, read and sent in chunks of `CHUNK_BYTES` along its first dim."""
     dtype = DTYPES[view.get_dtype()]
     made = torch.empty(size, dtype=dtype, device="remote")
     rows = max(1, CHUNK_BYTES * size[0] // max(1, made.numel() * dtype.itemsize))
@@ -104,9 +105,11 @@ def _streamed(view: Any, size: torch.Size) -> torch.Tensor:
     return made
 
 
-def _worker_sees(path: Path) -> bool:
-    """Whether the worker is on this machine and may use the path."""
-    worker = process.session().welcome.worker
-    if worker.host != socket.gethostname():
-        return False
+def _workers_see(path: Path) -> bool:
+    """Whether every worker of the session is on this machine and may use the path."""
+    here = socket.gethostname()
+    return all(w.host == here and _may_use(w, path) for w in process.session().welcome.workers)
+
+
+def _may_use(worker: WorkerInfo, path: Path) -> bool:
     return worker.data_dirs is None or any(path.is_relative_to(folder) for folder in worker.data_dirs)

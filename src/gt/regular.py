@@ -1,4 +1,4 @@
-"""Files that strangers may have put there: opening one neither waits, as for a named pipe, nor wakes a device."""
+"""Opening files that strangers may have put there, without waiting, as for a named pipe, or waking a device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 KINDS: tuple[tuple[Callable[[int], bool], int, str], ...] = (
     (stat.S_ISDIR, errno.EISDIR, os.strerror(errno.EISDIR)),
-    (stat.S_ISFIFO, errno.EINVAL, "a pipe, and no regular file"),
-    (stat.S_ISSOCK, errno.EINVAL, "a socket, and no regular file"),
-    (lambda mode: not stat.S_ISREG(mode), errno.EINVAL, "a device, and no regular file"),
+    (stat.S_ISFIFO, errno.EINVAL, "a pipe, not a regular file"),
+    (stat.S_ISSOCK, errno.EINVAL, "a socket, not a regular file"),
+    (lambda mode: not stat.S_ISREG(mode), errno.EINVAL, "a device, not a regular file"),
 )
 
 
 def check(mode: int, path: str | os.PathLike[str]) -> None:
-    """Raises OSError for what `stat` says is no regular file."""
+    """Raises OSError if the mode from `stat` is not that of a regular file."""
     for is_kind, number, what in KINDS:
         if is_kind(mode):
             raise OSError(number, what, os.fspath(path))
@@ -26,10 +26,10 @@ def check(mode: int, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def held(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A name for the regular file that is at `path` now, and for none that takes its place.
+    """A name for the regular file that is at `path` now, never for one that takes its place.
 
-    `O_PATH` holds a file without opening it (man 2 open); the name opens that very file. Raises OSError, also where it may
-    not be read.
+    `O_PATH` holds a file without opening it (man 2 open); the name opens that very file. Raises OSError, also for a file
+    that may not be read.
     """
     file = os.open(path, os.O_PATH | os.O_CLOEXEC)
     name = f"/proc/self/fd/{file}"
@@ -44,7 +44,7 @@ def held(path: str | os.PathLike[str]) -> Iterator[str]:
 
 @contextmanager
 def held_folder(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The same for a folder."""
+    """A name for the folder that is at `path` now. Raises OSError."""
     folder = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}"
@@ -53,7 +53,7 @@ def held_folder(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def reading(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, or the pipe of a process that this one was given (`<(zcat ...)`, `/dev/stdin`), open for reading."""
+    """Open for reading a regular file, or a pipe this process was given (`<(zcat ...)`, `/dev/stdin`). Raises OSError."""
     if os.path.exists(path) and not os.path.exists(os.path.realpath(path)):
         return open(path, "rb")
     with held(path) as name:
@@ -61,7 +61,7 @@ def reading(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def appending(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, new where there is none, open for appending. Raises OSError."""
+    """Open for appending a regular file, created if there is none. Raises OSError."""
     if os.path.exists(path):
         check(os.stat(path).st_mode, path)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)

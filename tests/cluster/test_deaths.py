@@ -12,8 +12,8 @@ from tests.conftest import Run
 
 
 def test_a_killed_client_frees_all_it_had(either: Service) -> None:
-    hold = "import gt, time\nx = gt.ones(1000, 1000)\nprint(gt.debug.stats()['sessions'])\ntime.sleep(60)"
-    watch = "import gt, time\nwhile True:\n    print(gt.debug.stats()['sessions'])\n    time.sleep(0.05)"
+    hold = "import gt, time\nx = gt.ones(1000, 1000)\nprint(gt.debug.stats().sessions)\ntime.sleep(60)"
+    watch = "import gt, time\nwhile True:\n    print(gt.debug.stats().sessions)\n    time.sleep(0.05)"
     watcher = start(watch, GT_ADDRESS=either.address)
     assert line(watcher) == "1"
     holder = start(hold, GT_ADDRESS=either.address)
@@ -40,7 +40,7 @@ m.sum().item()
     assert [line(client), line(client)] == ["begun", "queued"]
     client.kill()
     began = time.monotonic()
-    after = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=either.address, GT_CONNECT_TIMEOUT_S="60")
+    after = start("import gt\nprint(gt.debug.stats().sessions)", GT_ADDRESS=either.address, GT_CONNECT_TIMEOUT_S="60")
     assert line(after) == "1"
     imports = start("import gt\nprint(1)", GT_ADDRESS=either.address)
     took, began = time.monotonic() - began, time.monotonic()

@@ -89,7 +89,7 @@ time.sleep(60)
     assert line(client) == "3.0"
     child = int(line(client))
     client.kill()
-    watch = start("import gt\nprint(gt.debug.stats()['sessions'])", GT_ADDRESS=service.address)
+    watch = start("import gt\nprint(gt.debug.stats().sessions)", GT_ADDRESS=service.address)
     assert line(watch) == "1"
     assert alive(child)
     os.kill(child, signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_wrong_options_are_refused_in_a_line() -> None:
     wrong = {
         ("serve", "--address", "tcp://127.0.0.1:70000"): "a port from 1 to 65534",
         ("serve", "--address", "tcp://10.0.0.1:7000"): "only loopback addresses",
-        ("serve", "--address", "tcp://127.0.0.1:7000", "--workers", "-1"): "no number of workers",
+        ("serve", "--address", "tcp://127.0.0.1:7000", "--workers", "-1"): "not a number of workers",
         ("serve", "--address", "ipc:///tmp/socket"): "must exist and be private",
         ("log", "/nowhere"): "gt: /nowhere: No such file or directory",
         ("log", "/"): "gt: /: Is a directory",
@@ -221,7 +221,7 @@ def test_a_service_on_two_ctrl_cs_leaves_no_worker() -> None:
 def test_the_choice_of_gpus_means_nothing_where_there_is_no_driver(run_python: Run) -> None:
     if Path("/proc/driver/nvidia").is_dir():
         pytest.skip("this machine has a GPU")
-    done = run_python("import gt\nprint(gt.debug.where(gt.ones(3)).worker.device)", CUDA_VISIBLE_DEVICES="0")
+    done = run_python("import gt\nprint(gt.debug.where(gt.ones(3)).workers[0].device)", CUDA_VISIBLE_DEVICES="0")
     assert done.stdout == "cpu\n", done.stderr
 
 

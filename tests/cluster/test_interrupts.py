@@ -58,7 +58,7 @@ for _ in range(ROUNDS):
     assert x.tolist() == [float(n)] * 4, (x, n)
 found = b = s = l = w.grad = None
 gc.collect()
-print(torch.debug.stats()["storages"], len(os.listdir("/proc/self/fd")) - files)
+print(torch.debug.stats().storages, len(os.listdir("/proc/self/fd")) - files)
 """
 ROUNDS = 50
 

@@ -80,11 +80,11 @@ def test_a_pipe_and_a_device_in_the_data_folder_hold_up_no_worker(tmp_path: Path
 def test_a_log_that_would_wait_for_a_reader_is_refused_and_the_program_hears_of_it(tmp_path: Path, run_python: Run) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = run_python("import gt\ngt.ones(3).sum().item()", GT_INSTRUCTION_LOG=str(tmp_path / "pipe"), timeout_s=60)
-    assert f"GT_INSTRUCTION_LOG={tmp_path}/pipe: a pipe, and no regular file" in done.stderr
+    assert f"GT_INSTRUCTION_LOG={tmp_path}/pipe: a pipe, not a regular file" in done.stderr
     shown = subprocess.run(
         [sys.executable, "-m", "gt", "log", str(tmp_path / "pipe")], capture_output=True, text=True, timeout=60
     )
-    assert (shown.returncode, shown.stderr) == (1, f"gt: {tmp_path}/pipe: a pipe, and no regular file\n")
+    assert (shown.returncode, shown.stderr) == (1, f"gt: {tmp_path}/pipe: a pipe, not a regular file\n")
 
 
 def test_what_is_no_address_is_one_line_wherever_it_is_given(run_python: Run) -> None:

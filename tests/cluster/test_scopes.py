@@ -24,7 +24,7 @@ mark(1)
 with gt.scope("a"):
     mark(2)
     x = gt.ones(3)
-    os.kill(gt.debug.where(x).worker.pid, signal.SIGKILL)
+    os.kill(gt.debug.where(x).workers[0].pid, signal.SIGKILL)
     try:
         while True:
             mark(3)

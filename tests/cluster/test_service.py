@@ -25,7 +25,7 @@ for i in range(count // 4):
     x = x - 1
     if i % 1000 == 0:
         assert x.tolist() == [float(start)] * 8, (i, x)
-print(x.tolist() == [float(start)] * 8, torch.rand(1).item(), torch.debug.stats()["storages"])
+print(x.tolist() == [float(start)] * 8, torch.rand(1).item(), torch.debug.stats().storages)
 """
 
 
@@ -271,7 +271,7 @@ def loop(n):
     return y.sum().item()
 for count in (100_000, 900_000):
     loop(count)
-    print(torch.debug.stats()["storages"])
+    print(torch.debug.stats().storages)
     input()
 """
     client = start(source, GT_ADDRESS=service.address)

@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 import gt  # noqa: F401 - registers the device
 
 DTYPES = (torch.float32, torch.int64, torch.bool)
+oracle = torch.device("cpu")
+"""Where local PyTorch computes what is expected."""
 UNDEFINED = (
     "empty",
     "empty_like",
@@ -76,6 +78,15 @@ def _copy(value: Any) -> Any:
     return value.detach().clone().requires_grad_(value.requires_grad)
 
 
+def _to_oracle(value: Any) -> Any:
+    if isinstance(value, torch.device) or value == "cpu":
+        return oracle
+    copied = _copy(value)
+    if not isinstance(value, torch.Tensor) or oracle.type == "cpu":
+        return copied
+    return copied.detach().to(oracle).requires_grad_(value.requires_grad)
+
+
 def compare(expected: Any, got: Any, values: bool = True) -> None:
     """Raises AssertionError if results differ."""
     wanted, found = tree_leaves(expected), tree_leaves(got)
@@ -85,7 +96,7 @@ def compare(expected: Any, got: Any, values: bool = True) -> None:
             assert isinstance(b, torch.Tensor), f"{type(b)} where a tensor was expected"
             assert (a.shape, a.dtype) == (b.shape, b.dtype), f"{b.dtype}{b.shape}, expected {a.dtype}{a.shape}"
             if values:
-                _close(a.detach(), b.detach().cpu())
+                _close(a.detach().cpu(), b.detach().cpu())
         else:
             assert a == b or a != a, f"{b!r}, expected {a!r}"
 
@@ -103,7 +114,7 @@ def _differentiable(value: Any) -> list[torch.Tensor]:
 def check_sample(entry: Any, sample: Any, with_gradients: bool) -> str | None:
     """Compare one sample. Returns the last direction compared, None if the CPU itself raises."""
     arguments = ((sample.input, *sample.args), sample.kwargs)
-    local_args, local_kwargs = tree_map(_copy, arguments)
+    local_args, local_kwargs = tree_map(_to_oracle, arguments)
     torch.manual_seed(7)
     try:
         expected = entry(*local_args, **local_kwargs)
@@ -129,7 +140,7 @@ def _check_gradients(expected: Any, got: Any, local: Any, remote: Any) -> str:
     generator = torch.Generator().manual_seed(3)
     grads = [torch.randn(o.shape, dtype=o.dtype, generator=generator) for o in outs]
     try:
-        wanted = torch.autograd.grad(outs, ins, grads, allow_unused=True)
+        wanted = torch.autograd.grad(outs, ins, [g.to(oracle) for g in grads], allow_unused=True)
     except Exception:
         return "forward"
     try:

@@ -58,6 +58,15 @@ def test_the_peak_of_memory_is_counted_and_can_be_reset() -> None:
     assert torch.accelerator.max_memory_allocated() == resting
 
 
+def test_the_dict_of_memory_stats_has_pytorchs_names_and_the_workers_figures() -> None:
+    held = gt.ones(1 << 16)
+    stats = torch.accelerator.memory_stats()
+    assert stats["allocated_bytes.all.current"] == torch.accelerator.memory_allocated() >= held.nbytes
+    assert stats["allocated_bytes.all.peak"] == torch.accelerator.max_memory_allocated()
+    assert stats["storages"] == gt.debug.stats().storages
+    assert None not in stats.values()
+
+
 def test_another_index_than_the_one_device_has_is_an_error() -> None:
     torch.accelerator.set_device_index(0)
     for choose in (torch.accelerator.set_device_index, torch.accelerator.memory_allocated, torch.remote.set_device):  # type: ignore[attr-defined]

@@ -141,7 +141,7 @@ def test_annotations_change_nothing() -> None:
     with gt.scope("a"), gt.scope("b"):
         inside = gt.ones(3) * 2
     assert inside.tolist() == [2.0, 2.0, 2.0]
-    assert gt.debug.where(inside).worker.device == "cpu"
+    assert gt.debug.where(inside).workers[0].device == "cpu"
 
 
 def test_the_tape_says_what_was_recorded_and_by_which_line() -> None:
@@ -195,7 +195,7 @@ def test_what_was_saved_is_loaded_where_nobody_knows_of_the_remote_device(run_py
 
 @pytest.mark.parametrize("worker_sees", [True, False])
 def test_files_hold_every_dtype_of_the_format(worker_sees: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gt.files, "_worker_sees", lambda path: worker_sees)
+    monkeypatch.setattr(gt.files, "_workers_see", lambda path: worker_sees)
     raw = torch.arange(128, dtype=torch.uint8)
     of = {name: raw.clone().view(dtype).reshape(-1, 4) for name, dtype in gt.files.DTYPES.items() if dtype is not torch.bool}
     of |= {"BOOL": torch.eye(2) > 0, "number": torch.tensor(3), "conj": torch.tensor([1 + 2j]), "neg": torch.tensor([2.0])}

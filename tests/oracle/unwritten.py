@@ -4,7 +4,7 @@
 
 Each operator that a sample reaches, forward and backward, runs twice: on fresh memory full of zeros and on memory full of
 junk. Bytes of a result's storage that differ were not written. Workers that have had several sessions zero memory for the
-operators that `gt.worker.zeroing.fills` does not know to write everything.
+operators that `gt.worker.operators.facts.fills` does not know to write everything.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gt.wire import instructions as wire
 from gt.worker import zeroing
+from gt.worker.operators import facts
 
 DTYPES = (torch.float32, torch.int64, torch.complex64, torch.bool, torch.bfloat16)
 SAMPLES = 6
@@ -64,7 +65,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def fills(name: str) -> bool:
-    return zeroing.fills(wire.Define(0, name, [], {}, [], []))
+    return facts.fills(wire.Define(0, name, [], {}, [], []))
 
 
 class Observed(TorchDispatchMode):

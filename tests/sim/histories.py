@@ -18,7 +18,10 @@ import msgspec
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from gt.dispatcher import core
+from gt.dispatcher import events
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.state import SessionState
+from gt.errors import ProtocolError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from tests.sim import invariants
@@ -139,7 +142,7 @@ class Worker:
         last = self.held.setdefault(message.session, 0)
         try:
             items = codec.unpack(message.items)
-        except core.ProtocolError:
+        except ProtocolError:
             self.mail.append((messages.Done(message.session, message.seq, malformed=True), []))
             return
         asked = [item.request for item in items if isinstance(item, wire.Synchronize)]
@@ -163,7 +166,7 @@ class World:
 
     def __init__(self, history: bytes) -> None:
         self.pick = Picks(history)
-        self.dispatcher = core.Dispatcher(WORKER_BATCH_SIZE, CREDIT, expected_workers=self.pick.below(2))
+        self.dispatcher = Dispatcher(WORKER_BATCH_SIZE, CREDIT, expected_workers=self.pick.below(2))
         self.clients: dict[bytes, Client | None] = {}
         self.workers: dict[bytes, Worker | None] = {}
         self.names = self.tags = self.steps = 0
@@ -180,18 +183,20 @@ class World:
 
     # -- the dispatcher --------------------------------------------------------------------------------------------------
 
-    def step(self, event: core.Event) -> None:
+    def step(self, event: events.Event) -> None:
         self.steps += 1
         actions = self.dispatcher.step(event)
         invariants.check(self.dispatcher)
-        honest = not isinstance(event, core.FromWorkerEvent) or self.workers[event.peer] is not None
+        honest = not isinstance(event, events.FromWorkerEvent) or self.workers[event.peer] is not None
         for action in actions:
+            if isinstance(action, events.SessionEnded):
+                continue
             frames: Any = list(action.frames)
-            if isinstance(action, core.TellWorker):
+            if isinstance(action, events.TellWorker):
                 if (worker := self.workers[action.peer]) is not None:
                     worker.inbox.append((action.message, frames))
                 elif isinstance(action.message, messages.Execute | messages.EndSession):
-                    assert action.peer in self.dispatcher.workers
+                    assert action.peer in self.dispatcher.state.workers
             elif (client := self.clients[action.peer]) is not None:
                 client.hear(action.message, frames, honest)
 
@@ -199,7 +204,7 @@ class World:
         """The dispatcher receives the next message of an honest peer."""
         if (sender := self.clients.get(peer) or self.workers.get(peer)) and sender.mail:
             message, frames = sender.mail.popleft()
-            event = core.FromClientEvent if isinstance(sender, Client) else core.FromWorkerEvent
+            event = events.FromClientEvent if isinstance(sender, Client) else events.FromWorkerEvent
             self.step(event(peer, message, list(frames)))
 
     # -- possible events -------------------------------------------------------------------------------------------------
@@ -242,39 +247,39 @@ class World:
         if self.clients:
             peer = self.pick.one(list(self.clients))
             if self.pick.below(2):
-                self.step(core.FromClientEvent(peer, messages.Goodbye(), []))
-            self.step(core.ClientGone(peer))
+                self.step(events.FromClientEvent(peer, messages.Goodbye(), []))
+            self.step(events.ClientGone(peer))
             del self.clients[peer]
 
     def worker_dies(self) -> None:
         if self.workers:
             peer = self.pick.one(list(self.workers))
-            self.step(core.WorkerGone(peer))
+            self.step(events.WorkerGone(peer))
             del self.workers[peer]
 
     def expect(self) -> None:
-        self.step(core.Expect(self.pick.below(2)))
+        self.step(events.Expect(self.pick.below(2)))
 
     def malformed(self) -> None:
         before = self.dispatcher.stats().malformed
-        self.step(core.Malformed(b"?"))
+        self.step(events.Malformed(b"?"))
         assert self.dispatcher.stats().malformed == before + 1
 
     def rogue_client(self) -> None:
         if rogues := [name for name, client in self.clients.items() if client is None]:
             self.step(self.rogue_client_event(self.pick.one(rogues)))
 
-    def rogue_client_event(self, peer: bytes) -> core.FromClientEvent:
+    def rogue_client_event(self, peer: bytes) -> events.FromClientEvent:
         frames: Any = [b"", bytes(8), b"x"][: self.pick.below(4)]
-        return core.FromClientEvent(peer, self.pick.one(FROM_ROGUE_CLIENTS)(self), frames)
+        return events.FromClientEvent(peer, self.pick.one(FROM_ROGUE_CLIENTS)(self), frames)
 
     def rogue_worker(self) -> None:
         if rogues := [name for name, worker in self.workers.items() if worker is None]:
             self.step(self.rogue_worker_event(self.pick.one(rogues)))
 
-    def rogue_worker_event(self, peer: bytes) -> core.FromWorkerEvent:
+    def rogue_worker_event(self, peer: bytes) -> events.FromWorkerEvent:
         frames: Any = [b"", bytes(8)][: self.pick.below(3)]
-        return core.FromWorkerEvent(peer, self.pick.one(FROM_ROGUE_WORKERS)(self, peer), frames)
+        return events.FromWorkerEvent(peer, self.pick.one(FROM_ROGUE_WORKERS)(self, peer), frames)
 
     def rogue_fails(self) -> None:
         """As if `step` had raised on an event."""
@@ -282,16 +287,16 @@ class World:
         if rogues := [name for name, peer in names.items() if peer is None]:
             peer = self.pick.one(rogues)
             event = self.rogue_client_event if peer in self.clients else self.rogue_worker_event
-            self.step(core.Failed(event(peer), "a bug"))
+            self.step(events.Failed(event(peer), "a bug"))
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Once the rogues have gone, the honest peers get all their answers, and leave nothing behind."""
         for peer in [name for name, client in self.clients.items() if client is None]:
-            self.step(core.ClientGone(peer))
+            self.step(events.ClientGone(peer))
         for peer in [name for name, worker in self.workers.items() if worker is None]:
-            self.step(core.WorkerGone(peer))
+            self.step(events.WorkerGone(peer))
             del self.workers[peer]
         self.join_worker()
         self.rest()
@@ -302,13 +307,13 @@ class World:
         self.rest()
         for client in clients:
             assert (list(client.sent), client.asked) == ([], set())
-            self.step(core.ClientGone(client.peer))
+            self.step(events.ClientGone(client.peer))
         self.rest()
-        assert (self.dispatcher.sessions, self.dispatcher.clients) == ({}, {})
+        assert (self.dispatcher.state.sessions, self.dispatcher.state.clients) == ({}, {})
         for worker in self.workers.values():
             assert worker is not None
             assert worker.held == {}
-            assert not self.dispatcher.workers[worker.peer].underway
+            assert not self.dispatcher.state.workers[worker.peer].underway
 
     def rest(self) -> None:
         while self.is_busy():
@@ -333,7 +338,7 @@ def rogue_run(world: World) -> messages.FromClient:
 
 def next_run(world: World) -> messages.FromClient:
     """A batch with the number that some session expects next."""
-    session = world.pick.one([*world.dispatcher.sessions.values(), core.SessionState(1, b"")])
+    session = world.pick.one([*world.dispatcher.state.sessions.values(), SessionState(1, b"")])
     return messages.Run(session.seq + 1, world.pick.one(BATCHES), session.epoch)
 
 
@@ -353,7 +358,7 @@ def rogue_done(world: World, peer: bytes) -> messages.FromWorker:
 
 def due_done(world: World, peer: bytes) -> messages.FromWorker:
     """A report that some worker owes, this one or another."""
-    owed = [due for w in world.dispatcher.workers.values() for due in w.underway]
+    owed = [due for w in world.dispatcher.state.workers.values() for due in w.underway]
     return messages.Done(*world.pick.one([(1, 1), *owed]), rogue_answers(world))
 
 

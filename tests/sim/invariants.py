@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from gt.dispatcher import core
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.events import Expect
+from gt.dispatcher.schedule import OVERDRAFT, WINDOW
+from gt.dispatcher.state import SessionState, State
 
 
-def check(dispatcher: core.Dispatcher) -> None:
-    assert dispatcher.clients == {session.peer: number for number, session in dispatcher.sessions.items()}
-    for number, session in dispatcher.sessions.items():
-        assert 0 < number == session.number <= dispatcher.opened
-        if session.worker is None:
-            assert not dispatcher.workers, "a session waits while there is a worker"
+def check(dispatcher: Dispatcher) -> None:
+    state = dispatcher.state
+    assert state.clients == {session.peer: number for number, session in state.sessions.items()}
+    for number, session in state.sessions.items():
+        assert 0 < number == session.number <= state.opened
+        if not session.workers:
+            assert not state.workers, "a session waits while there is a worker"
             assert not session.queue
             assert not session.underway
             assert not session.known
         else:
-            _check_placed(dispatcher, session, dispatcher.workers[session.worker])
-    for peer, worker in dispatcher.workers.items():
-        assert worker.sessions == {n for n, s in dispatcher.sessions.items() if s.worker == peer}
+            assert len(session.workers) == 1, "there are no groups of workers yet"
+            _check_placed(state, session)
+    for peer, worker in state.workers.items():
+        assert worker.sessions == {n for n, s in state.sessions.items() if peer in s.workers}
         assert set(worker.turns) <= worker.sessions
-        assert len(worker.underway) <= core.WINDOW
-        assert not worker.turns or len(worker.underway) == core.WINDOW, "a worker has room, and slices wait"
-    assert dispatcher.step(core.Expect(dispatcher.expected_workers)) == [], "a session waits for nobody"
+        assert len(worker.underway) <= WINDOW
+        assert not worker.turns or len(worker.underway) == WINDOW, "a worker has room, and slices wait"
+    assert dispatcher.step(Expect(state.expected_workers)) == [], "a session waits for nobody"
 
 
-def _check_placed(dispatcher: core.Dispatcher, session: core.SessionState, worker: core.WorkerState) -> None:
-    assert worker.turns.count(session.number) == (1 if session.queue else 0)
-    assert session.underway <= dispatcher.credit + core.OVERDRAFT
-    own = [ends for number, ends in worker.underway if number == session.number]
-    assert session.underway == sum(ends > 0 for ends in (*own, *(piece.ends for piece in session.queue)))
-    assert session.known or not own
+def _check_placed(state: State, session: SessionState) -> None:
+    assert session.underway <= state.credit + OVERDRAFT
+    for worker in [state.workers[peer] for peer in session.workers]:
+        assert worker.turns.count(session.number) == (1 if session.queue else 0)
+        own = [ends for number, ends in worker.underway if number == session.number]
+        assert session.underway == sum(ends > 0 for ends in (*own, *(piece.ends for piece in session.queue)))
+        assert session.known or not own

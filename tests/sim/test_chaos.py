@@ -87,8 +87,8 @@ def test_values_stay_right_whatever_happens_around_them(seed: int) -> None:
         assert client.fetch() == client.value
     check(system)
     assert compared > 30
-    held = {number for worker in system.workers.values() for number in worker.sessions}
-    assert held <= set(system.dispatcher.sessions)
+    held = {number for worker in system.workers.values() for number in worker.host.sessions}
+    assert held <= set(system.dispatcher.state.sessions)
 
 
 def test_the_size_of_a_workers_batches_changes_no_value() -> None:

@@ -7,7 +7,9 @@ import random
 import msgspec
 import pytest
 
-from gt.dispatcher import core
+from gt.dispatcher import events
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.schedule import OVERDRAFT, WINDOW
 from gt.fakes import System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -31,7 +33,7 @@ def test_two_clients_that_interleave_never_see_each_others_values(seed: int) -> 
         if pick.random() < 0.1:
             assert client.fetch() == client.value
     assert [c.fetch() for c in clients] == [c.value for c in clients]
-    assert [len(s.memory.storages) for s in system.workers[b"worker0"].sessions.values()] == [1, 1]
+    assert [len(s.memory.storages) for s in system.workers[b"worker0"].host.sessions.values()] == [1, 1]
 
 
 def test_a_flood_delays_another_session_by_no_more_than_a_window() -> None:
@@ -48,7 +50,7 @@ def test_a_flood_delays_another_session_by_no_more_than_a_window() -> None:
     while not any(getattr(codec.to_client(f[0]), "answers", None) for f in other.transport.arrived):
         assert system.step()
         steps += 1
-    assert steps <= 2 * core.WINDOW + 2
+    assert steps <= 2 * WINDOW + 2
     assert system.dispatcher.stats().queued_slices > 100
 
 
@@ -58,8 +60,7 @@ def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
     client.start(1)
     system.settle()
     client.received()
-    lost = system.dispatcher.sessions[1].worker
-    assert lost is not None
+    lost = system.dispatcher.state.sessions[1].only_worker
     system.kill_worker(lost.decode())
     losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
     assert len(losses) == 1
@@ -80,7 +81,7 @@ def test_a_client_that_is_gone_leaves_nothing() -> None:
     gone.transport.close()
     system.settle()
     assert stays.fetch() == 2
-    assert list(system.workers[b"worker0"].sessions) == [2]
+    assert list(system.workers[b"worker0"].host.sessions) == [2]
     assert system.dispatcher.stats().sessions == 1
 
 
@@ -121,11 +122,11 @@ def test_another_protocol_is_rejected_with_the_reason() -> None:
 
 def test_clients_that_wait_for_workers_hear_that_there_will_be_none() -> None:
     system = System(workers=0)
-    system.act(core.Expect(1))
+    system.act(events.Expect(1))
     client = Client(system)
     system.settle()
     assert client.received() == []
-    system.act(core.Expect(0))
+    system.act(events.Expect(0))
     (answer,) = client.received()
     assert isinstance(answer, messages.Rejected)
     assert "ended before they were ready" in answer.reason
@@ -143,7 +144,7 @@ def test_a_session_that_goes_on_elsewhere_is_told_where() -> None:
     system.add_worker("late")
     told = client.received()
     assert [type(m).__name__ for m in told] == ["SessionLost", "Welcome"]
-    assert told[1].worker.name == "late"  # type: ignore[union-attr]
+    assert [worker.name for worker in told[1].workers] == ["late"]  # type: ignore[union-attr]
 
 
 INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
@@ -153,23 +154,23 @@ class Bare:
     """A dispatcher's core alone, with one worker `w` and one client `c` of two batches under way."""
 
     def __init__(self) -> None:
-        self.core = core.Dispatcher(512, 8)
+        self.core = Dispatcher(512, 8)
         self.from_worker(messages.Register(messages.PROTOCOL, INFO))
         self.from_client(messages.Hello(messages.PROTOCOL, 1, "host"))
         self.run(1)
         self.run(2)
 
-    def from_worker(self, message: messages.FromWorker, frames: int = 0, peer: bytes = b"w") -> list[core.Action]:
-        return self.core.step(core.FromWorkerEvent(peer, message, [b""] * frames))
+    def from_worker(self, message: messages.FromWorker, frames: int = 0, peer: bytes = b"w") -> list[events.Action]:
+        return self.core.step(events.FromWorkerEvent(peer, message, [b""] * frames))
 
-    def from_client(self, message: messages.FromClient, peer: bytes = b"c") -> list[core.Action]:
-        return self.core.step(core.FromClientEvent(peer, message, []))
+    def from_client(self, message: messages.FromClient, peer: bytes = b"c") -> list[events.Action]:
+        return self.core.step(events.FromClientEvent(peer, message, []))
 
-    def run(self, seq: int, epoch: int = 0) -> list[core.Action]:
+    def run(self, seq: int, epoch: int = 0) -> list[events.Action]:
         return self.from_client(messages.Run(seq, codec.pack([1]), epoch))
 
 
-def refused(actions: list[core.Action]) -> str:
+def refused(actions: list[events.Action]) -> str:
     (action,) = actions
     assert isinstance(action.message, messages.Rejected)
     return action.message.reason
@@ -178,7 +179,8 @@ def refused(actions: list[core.Action]) -> str:
 def test_a_worker_that_registers_twice_keeps_its_sessions_and_they_may_leave() -> None:
     bare = Bare()
     assert bare.from_worker(messages.Register(messages.PROTOCOL, INFO)) == []
-    assert [type(a.message) for a in bare.from_client(messages.Goodbye())] == [messages.EndSession]
+    ended, told = bare.from_client(messages.Goodbye())
+    assert (ended, told.message) == (events.SessionEnded(1), messages.EndSession(1))  # type: ignore[union-attr]
     assert bare.from_worker(messages.Done(1, 1)) == []
     assert bare.core.stats().malformed == 1
     check_core(bare.core)
@@ -246,14 +248,14 @@ def test_a_worker_whose_name_nobody_can_print_is_sent_away(name: str) -> None:
     bare = Bare()
     register = messages.Register(messages.PROTOCOL, msgspec.structs.replace(INFO, name=name))
     assert refused(bare.from_worker(register, 0, b"other")) == "the worker's name: at most 100 printable characters"
-    assert list(bare.core.workers) == [b"w"]
+    assert list(bare.core.state.workers) == [b"w"]
 
 
 def test_a_client_that_heeds_no_credit_is_sent_away() -> None:
     bare = Bare()
-    most = bare.core.credit + core.OVERDRAFT
+    most = bare.core.state.credit + OVERDRAFT
     told = [action.message for seq in range(3, most + 1) for action in bare.run(seq)]
-    assert [type(message) for message in told] == [messages.Execute] * (core.WINDOW - 2)
+    assert [type(message) for message in told] == [messages.Execute] * (WINDOW - 2)
     assert f"sent {most} batches ahead" in bare.run(most + 1)[0].message.reason  # type: ignore[union-attr]
     assert bare.core.stats().queued_slices == 0
     check_core(bare.core)
@@ -262,7 +264,7 @@ def test_a_client_that_heeds_no_credit_is_sent_away() -> None:
 def test_a_batch_that_finds_no_worker_takes_with_it_what_was_sent_before_its_client_knew() -> None:
     """Otherwise later batches would run on the next worker, as if nothing were missing."""
     bare = Bare()
-    bare.core.step(core.WorkerGone(b"w"))
+    bare.core.step(events.WorkerGone(b"w"))
     (lost,) = bare.run(3, epoch=1)
     assert lost.message.epoch == 2  # type: ignore[union-attr]
     bare.from_worker(messages.Register(messages.PROTOCOL, INFO), 0, b"next")
@@ -278,5 +280,5 @@ def test_who_comes_and_goes_in_haste_fills_no_worker() -> None:
         peer = b"hasty%d" % number
         bare.from_client(messages.Hello(messages.PROTOCOL, 1, "host"), peer)
         actions = [*bare.from_client(messages.Run(1, codec.pack([1])), peer), *bare.from_client(messages.Goodbye(), peer)]
-        told += sum(isinstance(a, core.TellWorker) for a in actions)
-    assert told <= 2 * core.WINDOW
+        told += sum(isinstance(a, events.TellWorker) for a in actions)
+    assert told <= 2 * WINDOW

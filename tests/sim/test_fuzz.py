@@ -113,7 +113,7 @@ def test_nonsense_harms_nobody_else(seed: int) -> None:
     pick = junk.pick
     system = System(workers=1, worker_batch_size=pick.choice([1, 5, 512]))
     for worker in system.workers.values():
-        worker.data_dirs = ()
+        worker.host.data_dirs = ()
     good, bad = Client(system), Client(system)
     good.start(5)
     for _ in range(250):
@@ -127,7 +127,7 @@ def test_nonsense_harms_nobody_else(seed: int) -> None:
         bad.received()
         if bad.seq % 10 == 0:
             assert good.fetch() == good.value
-        session = system.dispatcher.sessions[system.dispatcher.clients[bad.transport.peer]]
+        session = system.dispatcher.state.sessions[system.dispatcher.state.clients[bad.transport.peer]]
         if session.seq > 1 << 20:  # after so large a number, its own stream cannot continue
             bad.transport.close()
             bad = Client(system)
@@ -150,7 +150,7 @@ def test_files_outside_the_folders_are_refused_also_by_a_link(tmp_path: Path) ->
     outside.mkdir()
     (inside / "link").symlink_to(outside)
     system = System()
-    system.workers[b"worker0"].data_dirs = (str(inside),)
+    system.workers[b"worker0"].host.data_dirs = (str(inside),)
     client = Client(system)
     client.start(1)
     for request, path in enumerate([outside / "x", inside / ".." / "out" / "x", inside / "link" / "x", Path("/etc/x")]):
@@ -199,12 +199,12 @@ def test_failures_that_nobody_asks_for_do_not_pile_up() -> None:
     client.start(1)
     client.run([wire.Op(1, i, (77, 1), 0) for i in range(100, 5000)])
     system.settle()
-    assert len(system.workers[b"worker0"].sessions[1].failures) <= 64
+    assert len(system.workers[b"worker0"].host.sessions[1].failures) <= 64
     client.run([wire.Synchronize(1), wire.Synchronize(2), wire.Stats(3)])
     first, second, stats = client.answers()
     assert first.failure is not None
     assert second.failure is None
-    assert stats.stats["errors"] == 4900
+    assert stats.stats.errors == 4900  # type: ignore[union-attr]
 
 
 def test_a_batch_that_is_no_list_is_counted() -> None:

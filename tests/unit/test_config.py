@@ -24,7 +24,7 @@ def test_defaults_and_origins() -> None:
         ({"GT_HEARTBEAT_S": "nan"}, "expected a number of seconds"),
         ({"GT_CONNECT_TIMEOUT_S": "inf"}, "expected a number of seconds"),
         ({"GT_ROLE": "clint"}, "expected one of client"),
-        ({"GT_WORKER_BATCH_SIZE": "0"}, "the least is 1"),
+        ({"GT_WORKER_BATCH_SIZE": "0"}, "the minimum is 1"),
         ({"GT_CONFIG": "sharding.yaml"}, "not supported yet"),
     ],
 )

@@ -13,8 +13,10 @@ import gt.fakes
 from gt.client.kernels import composites, registration, sparse
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
-from gt.worker import table, trust, zeroing
+from gt.worker import zeroing
+from gt.worker.checks.call_checks import CallChecks
 from gt.worker.execute import Worker
+from gt.worker.operators import table
 from tests.oracle import unwritten
 
 _request = count(1)
@@ -68,7 +70,7 @@ def fetch(worker: Worker, id: int, geometry: wire.Geometry, session: int = 2) ->
 
 
 def whole_storage(worker: Worker, id: int, session: int = 2) -> bytes:
-    size = next(iter(worker.sessions[session].memory.storages[id].values())).untyped_storage().nbytes()
+    size = next(iter(worker.host.sessions[session].memory.storages[id].values())).untyped_storage().nbytes()
     return fetch(worker, id, wire.Geometry((size,), (1,), 0, "uint8"), session)
 
 
@@ -248,11 +250,9 @@ IMAGE, SMALLER = floats(2, 3, 4, 4), floats(2, 3, 2, 2)
 PLACES = wire.Geometry(SMALLER.size, SMALLER.stride, 0, "int64")
 
 
-def pooled(*ins: wire.Geometry) -> trust.Trust:
+def pooled(*ins: wire.Geometry) -> CallChecks:
     args: list[wire.Arg] = [wire.In(0), wire.In(1), [2, 2], [2, 2], [0, 0], [1, 1], False, wire.In(2)]
-    return trust.Trust(
-        wire.Define(1, POOL, args, {}, list(ins), []), torch.ops.aten.max_pool2d_with_indices_backward.default
-    )
+    return CallChecks(wire.Define(1, POOL, args, {}, list(ins), []), torch.ops.aten.max_pool2d_with_indices_backward.default)
 
 
 def test_sizes_that_a_kernel_takes_on_trust_are_checked() -> None:
@@ -281,9 +281,9 @@ def test_operands_whose_elements_share_memory_are_copied_for_kernels_that_do_not
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "lanczos"])
 def test_a_scale_that_a_kernel_takes_on_trust_is_checked(kind: str) -> None:
-    def scaled(scale: float | wire.Number) -> trust.Trust:
+    def scaled(scale: float | wire.Number) -> CallChecks:
         define = wire.Define(1, f"aten::_upsample_{kind}2d_aa", [wire.In(0), [2, 2], False, scale, None], {}, [IMAGE], [])
-        return trust.Trust(define, getattr(torch.ops.aten, f"_upsample_{kind}2d_aa").default)
+        return CallChecks(define, getattr(torch.ops.aten, f"_upsample_{kind}2d_aa").default)
 
     assert scaled(0.5)
     for wrong in (0.3, -0.5, 1e-9, float("inf"), float("nan"), wire.Number(0)):
@@ -293,10 +293,10 @@ def test_a_scale_that_a_kernel_takes_on_trust_is_checked(kind: str) -> None:
 
 def test_indices_that_a_kernel_takes_on_trust_are_checked() -> None:
     call, grad, image = pooled(SMALLER, IMAGE, PLACES), torch.zeros(SMALLER.size), torch.zeros(IMAGE.size)
-    call.check([grad, image, torch.full(SMALLER.size, 15)])
+    call.check_elements([grad, image, torch.full(SMALLER.size, 15)])
     for place in (16, -1, 2**40):
         with pytest.raises(IndexError, match=POOL):
-            call.check([grad, image, torch.full(SMALLER.size, place)])
+            call.check_elements([grad, image, torch.full(SMALLER.size, place)])
 
 
 # -- a single session pays nothing ---------------------------------------------------------------------------------------
@@ -327,10 +327,10 @@ def zeroed_in_steady_steps() -> int:
     model = nn.Sequential(*layers, attention, nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 5)).to("remote")
     optimizer = torch.optim.AdamW(model.parameters())
     step(model, optimizer)
-    before = gt.debug.stats()["zeroed"]
+    before = gt.debug.stats().zero_fills
     for _ in range(2):
         step(model, optimizer)
-    return int(gt.debug.stats()["zeroed"]) - int(before)
+    return gt.debug.stats().zero_fills - before
 
 
 def test_a_steady_step_fills_nothing_whether_a_session_is_the_first_or_follows_others(fill: Fill) -> None:
@@ -338,12 +338,12 @@ def test_a_steady_step_fills_nothing_whether_a_session_is_the_first_or_follows_o
     with system:
         assert zeroed_in_steady_steps() == 0
         torch.empty(4, device="remote").cpu()
-        assert gt.debug.stats()["zeroed"] == 0
+        assert gt.debug.stats().zero_fills == 0
         assert not fill.asked
     with system:
         assert zeroed_in_steady_steps() == 0
         torch.empty(4, device="remote").cpu()
-        assert gt.debug.stats()["zeroed"] == 1
+        assert gt.debug.stats().zero_fills == 1
         assert fill.asked == 1
 
 

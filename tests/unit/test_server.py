@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gt.dispatcher import core, server
+from gt.dispatcher import events, schedule, server, sessions
+from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.log import InstructionLog
+from gt.dispatcher.state import DispatcherStats
 from gt.wire import codec, messages
 from gt.wire.shared import Frame
 
@@ -52,17 +54,17 @@ class Bench:
         self.clients, self.workers = Router(), Router()
         routers = iter([self.clients, self.workers])
         monkeypatch.setattr(server, "listen", lambda address, notice_stopped: next(routers))
-        self.dispatcher = core.Dispatcher(10, 8)
+        self.dispatcher = Dispatcher(10, 8)
         self.server = server.Server("tcp://127.0.0.1:1", self.dispatcher, log, 1.0)
         self.from_worker(b"w", messages.Register(messages.PROTOCOL, INFO))
         for peer in (b"a", b"b"):
             self.from_client(peer, messages.Hello(messages.PROTOCOL, 1, "host"))
 
     def from_client(self, peer: bytes, message: messages.FromClient) -> None:
-        self.server.act(core.FromClientEvent(peer, message, []))
+        self.server.act(events.FromClientEvent(peer, message, []))
 
     def from_worker(self, peer: bytes, message: messages.FromWorker) -> None:
-        self.server.act(core.FromWorkerEvent(peer, message, []))
+        self.server.act(events.FromWorkerEvent(peer, message, []))
 
     def heard(self, peer: bytes) -> list[str]:
         """The kinds of the messages to a client since the last call."""
@@ -84,12 +86,12 @@ def test_a_bug_on_a_clients_message_ends_that_client_alone(
 ) -> None:
     bench = Bench(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(core, "cut", lambda *_: 1 / 0)
+        patch.setattr(schedule, "cut", lambda *_: 1 / 0)
         bench.from_client(b"a", RUN)
     assert bench.heard(b"a") == ["Welcome", "Rejected"]
     assert bench.clients.dropped == [b"a"]
     assert capfd.readouterr().err == "gt: a bug, on Run: ZeroDivisionError: division by zero\n"
-    assert bench.dispatcher.stats() == core.DispatcherStats(1, 1, 0, 0, 0, 0, failed=1)
+    assert bench.dispatcher.stats() == DispatcherStats(1, 1, 0, 0, 0, 0, failed=1)
     bench.from_client(b"b", RUN)
     bench.from_worker(b"w", messages.Done(2, 1))
     assert bench.heard(b"b") == ["Welcome", "Done"]
@@ -101,7 +103,7 @@ def test_a_bug_on_a_workers_message_loses_that_worker_and_its_sessions_hear_of_i
     bench = Bench(monkeypatch)
     bench.from_client(b"a", RUN)
     with monkeypatch.context() as patch:
-        patch.setattr(core.Dispatcher, "_feed", lambda *_: 1 / 0)
+        patch.setattr(schedule, "feed", lambda *_: 1 / 0)
         bench.from_worker(b"w", messages.Done(1, 1))
     assert bench.heard(b"a") == ["Welcome", "Done", "SessionLost"]  # earlier decisions are still sent
     assert bench.heard(b"b") == ["Welcome", "SessionLost"]
@@ -116,9 +118,9 @@ def test_a_bug_that_no_peer_caused_is_said_and_that_is_all(
 ) -> None:
     bench = Bench(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(core.Dispatcher, "_expect", lambda *_: 1 / 0)
-        bench.server.act(core.Expect(1))
-        patch.setattr(core.Dispatcher, "step", lambda *_: 1 / 0)
+        patch.setattr(sessions, "expect", lambda *_: 1 / 0)
+        bench.server.act(events.Expect(1))
+        patch.setattr(Dispatcher, "step", lambda *_: 1 / 0)
         bench.from_client(b"a", RUN)  # deciding its end fails too
     assert capfd.readouterr().err.count("a bug, on ") == 3
     bench.from_client(b"b", RUN)
@@ -133,13 +135,13 @@ def test_a_peer_that_cannot_be_sent_to_is_left_out(
     bench.from_client(b"a", messages.Ping())
     assert bench.clients.dropped == [b"a"]
     assert capfd.readouterr().err == "gt: a peer is left out: OSError: no way to it\\x1b[2J\n"
-    assert list(bench.dispatcher.clients) == [b"b"]
+    assert list(bench.dispatcher.state.clients) == [b"b"]
 
 
 def test_a_worker_hears_of_the_end_of_a_session_after_all_that_was_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise it would start the session again, and keep it for ever."""
     bench = Bench(monkeypatch)
-    for seq in range(1, core.WINDOW + 2):
+    for seq in range(1, schedule.WINDOW + 2):
         bench.from_client(b"a", messages.Run(seq, codec.pack([1])))
     bench.worker_heard()
     bench.clients.gone = {b"a"}
@@ -156,3 +158,30 @@ def test_a_bug_in_the_instruction_log_stops_nobody(
     bench.from_client(b"a", RUN)
     assert [type(message).__name__ for message in bench.worker_heard()] == ["Registered", "Execute"]
     assert "the instruction log, which lacks something now" in capfd.readouterr().err
+
+
+class Noted(InstructionLog):
+    """Remembers what it was told."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.told: list[tuple[object, ...]] = []
+
+    def write(self, now: float, worker: str, execute: messages.Execute) -> None:
+        self.told.append((worker, execute.session))
+
+    def forget(self, session: int) -> None:
+        self.told.append((session,))
+
+
+def test_the_log_hears_of_executions_with_the_workers_name_and_of_the_end_of_every_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also of a session that ends without a worker, of which no worker is told."""
+    log = Noted(str(tmp_path / "log"))
+    bench = Bench(monkeypatch, log)
+    bench.from_client(b"a", RUN)
+    bench.server.act(events.WorkerGone(b"w"))
+    bench.from_client(b"a", messages.Goodbye())
+    bench.server.act(events.ClientGone(b"b"))
+    assert log.told == [("worker", 1), (1,), (2,)]

@@ -26,7 +26,7 @@ class Rogue:
 
     def __init__(self, reply: Reply, credit: int = 8) -> None:
         self.reply = reply
-        self.arrived: deque[list[Frame]] = deque([[codec.encode(messages.Welcome(1, INFO, credit))]])
+        self.arrived: deque[list[Frame]] = deque([[codec.encode(messages.Welcome(1, (INFO,), credit))]])
 
     def send(self, frames: Sequence[Frame]) -> None:
         message = codec.from_client(frames[0])  # type: ignore[arg-type]
@@ -68,7 +68,8 @@ REPLIES: dict[str, Reply] = {
     "few bytes": lambda request: done(request, 0, b"x"),
     "no bytes": lambda request: done(request, -1),
     "many bytes": lambda request: done(request, 0, bytes(1 << 16)),
-    "no credit": lambda request: [codec.encode(messages.Welcome(1, INFO, -1))],
+    "no credit": lambda request: [codec.encode(messages.Welcome(1, (INFO,), -1))],
+    "no workers": lambda request: [codec.encode(messages.Welcome(1, (), 64))],
 }
 
 
@@ -81,6 +82,11 @@ def test_a_fetch_of_what_cannot_be_is_a_protocol_error(what: str) -> None:
 def test_a_query_whose_results_cannot_be_is_a_protocol_error() -> None:
     with among(lambda request: done(request, -1)), pytest.raises(ProtocolError, match=r"answered aten\.nonzero"):
         torch.ones(3, device="remote").nonzero()
+
+
+def test_an_answer_without_the_statistics_that_were_asked_for_is_a_protocol_error() -> None:
+    with among(lambda request: done(request, -1)), pytest.raises(ProtocolError, match="statistics"):
+        process.session().worker_stats()
 
 
 def test_answers_to_others_requests_and_batches_of_the_future_change_nothing() -> None:

@@ -55,8 +55,8 @@ def test_every_instruction_survives_the_wire() -> None:
     assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_5() -> None:
-    assert messages.PROTOCOL == 5
+def test_the_bytes_of_protocol_6() -> None:
+    assert messages.PROTOCOL == 6
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
@@ -65,9 +65,22 @@ def test_the_bytes_of_protocol_5() -> None:
     assert codec.encode(define).hex() == (
         "9a0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f61743332"
     )
+    info = messages.WorkerInfo("w", 1, "h", "cpu", "2.13", 8)
+    assert codec.encode(messages.Welcome(1, (info,), 64)).hex() == (
+        "84a474797065a777656c636f6d65a773657373696f6e01a7776f726b6572739187a46e616d"
+        "65a177a370696401a4686f7374a168a6646576696365a3637075a5746f726368a4322e3133"
+        "ac6d656d6f72795f627974657308a9646174615f6469727390a663726564697440"
+    )
     done = messages.Done(1, 2, warnings=[messages.Warned("UserWarning", "a", 3)])
     assert codec.encode(done).hex() == (
         "84a474797065a4646f6e65a773657373696f6e01a373657102a87761726e696e67739193ab557365725761726e696e67a16103"
+    )
+    counted = messages.Answer(3, stats=messages.WorkerStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+    assert codec.encode(messages.Done(1, 2, [counted])).hex() == (
+        "84a474797065a4646f6e65a773657373696f6e01a373657102a7616e73776572739182a77265717565737403a57374617473"
+        "8aa873746f726167657301ac74656e736f725f627974657302b17065616b5f74656e736f725f627974657303aa6f70657261"
+        "74696f6e7304a66572726f727305ab646566696e6974696f6e7306a873657373696f6e7307aa7a65726f5f66696c6c7308a7"
+        "7468726561647309ae7065616b5f7273735f62797465730a"
     )
 
 

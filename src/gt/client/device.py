@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -75,19 +76,24 @@ class Backend(_DummyBackendModule):
         return None
 
     def memory_stats(self, device: Any = None) -> dict[str, Any]:
-        answer, _ = process.session().ask(wire.Stats)
-        return dict(answer.stats)
+        """The worker's figures (`gt.wire.messages.WorkerStats`), those of the session's memory also by PyTorch's names."""
+        stats = process.session().worker_stats()
+        return {
+            "allocated_bytes.all.current": stats.tensor_bytes,
+            "allocated_bytes.all.peak": stats.peak_tensor_bytes,
+            **{name: value for name, value in msgspec.structs.asdict(stats).items() if value is not None},
+        }
 
     def memory_allocated(self, device: Any = None) -> int:
         """Bytes of this session's tensors on the worker."""
-        return int(self.memory_stats()["bytes"])
+        return process.session().worker_stats().tensor_bytes
 
     def max_memory_allocated(self, device: Any = None) -> int:
         """The peak of `memory_allocated`, in bytes. Results of less than 64 KiB count only if they exist at this call."""
-        return int(self.memory_stats()["peak_bytes"])
+        return process.session().worker_stats().peak_tensor_bytes
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
-        process.session().ask(lambda request: wire.Stats(request, reset_peak=True))
+        process.session().worker_stats(reset_peak=True)
 
     def memory_reserved(self, device: Any = None) -> int:
         """The same as `memory_allocated`: a worker holds no other memory for a session."""
@@ -100,8 +106,8 @@ class Backend(_DummyBackendModule):
         return None
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """Bytes of the worker's memory: free of this session's tensors, and in all."""
-        total = process.session().welcome.worker.memory_bytes
+        """Bytes of the workers' memory: free of this session's tensors, and in all."""
+        total = sum(worker.memory_bytes for worker in process.session().welcome.workers)
         return total - self.memory_allocated(device), total
 
     get_memory_info = mem_get_info
@@ -113,7 +119,8 @@ class Backend(_DummyBackendModule):
         return True
 
     def get_device_name(self, device: Any = None) -> str:
-        return process.session().welcome.worker.name
+        """The name of the worker; of several, separated by commas."""
+        return ", ".join(worker.name for worker in process.session().welcome.workers)
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         return (0, 0)

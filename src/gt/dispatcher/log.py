@@ -36,7 +36,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
 
 
 class InstructionLog:
-    """Appends to a file. Keeps the definitions of each session, so that every line says all about its instruction."""
+    """Appends to a file. Keeps the definitions of each session, so every line describes its instruction fully."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -49,19 +49,20 @@ class InstructionLog:
         self._defined: dict[int, dict[int, wire.Define]] = {}
 
     def write(self, now: float, worker: str, execute: Execute) -> None:
+        """Append what `worker` is told to execute; `now` in seconds since the epoch."""
         try:
             items = codec.unpack(execute.items)
         except ProtocolError:
-            return  # the worker refuses it as well
+            return  # the worker refuses it too
         lines = [self._encode(self._entry(now, worker, execute.session, item)) + b"\n" for item in items]
         self._attempt(lambda: self._file.writelines(lines))
 
     def forget(self, session: int) -> None:
-        """The session has ended."""
+        """Drop the definitions of a session that has ended."""
         self._defined.pop(session, None)
 
     def _attempt(self, what: Callable[[], None]) -> None:
-        """A disk that is full ends the log, and not the sessions of everybody; that is said, once."""
+        """A full disk ends the log, which is said once, but nobody's session."""
         if self._broken:
             return
         try:
@@ -98,9 +99,11 @@ class InstructionLog:
         return entry
 
     def flush(self) -> None:
+        """Hand what was written to the system."""
         self._attempt(self._file.flush)
 
     def close(self) -> None:
+        """Close the file."""
         self._attempt(self._file.close)
 
 
@@ -114,7 +117,7 @@ def _named(ids: Sequence[wire.Scalar], shapes: list[wire.Geometry]) -> list[str]
 
 
 def _fields(item: msgspec.Struct) -> dict[str, Any]:
-    """What a plain instruction says, geometries in short."""
+    """The fields of a plain instruction, geometries in short form."""
     found: dict[str, Any] = {}
     for name in item.__struct_fields__:
         value = getattr(item, name)
@@ -127,7 +130,7 @@ def _fields(item: msgspec.Struct) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which entries to show; None is any. Times in seconds since the epoch."""
+    """Which entries to show; None matches any. Times in seconds since the epoch."""
 
     session: int | None = None
     worker: str | None = None
@@ -137,6 +140,7 @@ class Filter:
     until: float | None = None
 
     def matches(self, entry: Entry) -> bool:
+        """Whether every field that is given matches."""
         return (
             (self.session is None or entry.session == self.session)
             and (self.worker is None or entry.worker == self.worker)
@@ -157,7 +161,7 @@ HEAD = b'{"time":'
 
 
 def read(path: str) -> Iterator[Entry]:
-    """The entries of a log. Raises ConfigError naming the line that is not one; a cut last line is passed over."""
+    """The entries of a log. Raises ConfigError naming the line that is not one; a last line that is cut short is skipped."""
     decode = msgspec.json.Decoder(Entry).decode
     with regular.reading(path) as file:
         for number, line in enumerate(file, 1):
@@ -169,7 +173,7 @@ def read(path: str) -> Iterator[Entry]:
 
 
 def text(entry: Entry) -> str:
-    """One line for people. What stands in it are clients' and workers' words."""
+    """One line for people, safe to print although clients and workers chose its words."""
     head = f"{_clock(entry.time)}  s{entry.session}  {entry.worker:<10}  {entry.op or entry.kind:<34}"
     numbers = [str(n) for n in entry.numbers]
     body = f"({', '.join([*entry.ins, *numbers])})" + (f" -> {', '.join(entry.outs)}" if entry.outs else "")
@@ -180,12 +184,12 @@ def text(entry: Entry) -> str:
 def _clock(time: float) -> str:
     try:
         return datetime.fromtimestamp(time).strftime("%H:%M:%S.%f")[:-3]
-    except (OSError, OverflowError, ValueError):  # which no dispatcher writes
+    except (OSError, OverflowError, ValueError):  # no dispatcher writes such a time
         return f"{time} s"
 
 
 def _json(entry: Entry) -> str:
-    """As it stands in the file, with JSON's own escapes for what would not be seen."""
+    """The line in the file, with JSON's own escapes for invisible characters."""
     line = msgspec.json.encode(entry).decode()
     return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 
 import zmq
 
-from gt.dispatcher import core
+from gt.dispatcher import events
+from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
 from gt.wire import addresses, codec, messages
@@ -22,9 +23,9 @@ from gt.wire.transport import Router, listen
 
 
 class Server:
-    """Two routers, one core. `alive` is asked once a heartbeat whether to go on."""
+    """Two routers around one core, and the instruction log."""
 
-    def __init__(self, address: str, dispatcher: core.Dispatcher, log: InstructionLog | None, heartbeat_s: float) -> None:
+    def __init__(self, address: str, dispatcher: Dispatcher, log: InstructionLog | None, heartbeat_s: float) -> None:
         self.clients = listen(address, notice_stopped=False)
         try:
             self.workers = listen(addresses.workers(address), notice_stopped=True)
@@ -36,7 +37,7 @@ class Server:
         self.heartbeat_s = heartbeat_s
 
     def run(self, alive: Callable[[], bool], ends: Sequence[int] = ()) -> None:
-        """Serve until `alive` says no, or one of the descriptors `ends` can be read from."""
+        """Serve until `alive`, asked once a heartbeat, says no, or until one of the descriptors `ends` can be read from."""
         poller = select.poll() if isinstance(self.clients.poll, int) else zmq.Poller()
         poller.register(self.clients.poll, zmq.POLLIN)
         poller.register(self.workers.poll, zmq.POLLIN)
@@ -56,90 +57,92 @@ class Server:
                 beat = time.monotonic() + self.heartbeat_s
 
     def _take_in(self, handle: zmq.Socket[bytes] | int) -> None:
-        """Handle some messages: the two sides take turns, and no flood keeps the heartbeat waiting."""
+        """Handle some messages of one side; the two take turns, and no flood delays the heartbeat."""
         if handle == self.workers.poll:
             for peer, frames in self.workers.take():
-                self.act(core.WorkerGone(peer) if frames is None else self._worker_event(peer, frames))
+                self.act(events.WorkerGone(peer) if frames is None else self._worker_event(peer, frames))
         else:
             for peer, frames in self.clients.take():
-                self.act(core.ClientGone(peer) if frames is None else self._client_event(peer, frames))
+                self.act(events.ClientGone(peer) if frames is None else self._client_event(peer, frames))
 
-    def _client_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
+    def _client_event(self, peer: bytes, frames: list[Frame]) -> events.Event:
         try:
             message = codec.from_client(inline(frames[0] if frames else b""))
         except ProtocolError:
-            return core.Malformed(peer)
-        return core.FromClientEvent(peer, message, frames[1:])
+            return events.Malformed(peer)
+        return events.FromClientEvent(peer, message, frames[1:])
 
-    def _worker_event(self, peer: bytes, frames: list[Frame]) -> core.Event:
+    def _worker_event(self, peer: bytes, frames: list[Frame]) -> events.Event:
         try:
             message = codec.from_worker(inline(frames[0] if frames else b""))
         except ProtocolError:
-            return core.Malformed(peer)
-        return core.FromWorkerEvent(peer, message, frames[1:])
+            return events.Malformed(peer)
+        return events.FromWorkerEvent(peer, message, frames[1:])
 
-    def act(self, event: core.Event) -> None:
-        """Let the core decide and do what it says, then what follows from that: peers are found gone, or have to go."""
-        events: deque[core.Event] = deque([event])
-        while events:
-            event = events.popleft()
+    def act(self, event: events.Event) -> None:
+        """Let the core decide and do what it says, then what follows from that: peers turn out to be gone, or have to go."""
+        waiting: deque[events.Event] = deque([event])
+        while waiting:
+            event = waiting.popleft()
             try:
                 actions = self.dispatcher.step(event)
             except Exception as error:
-                events.extendleft(self._blame(event, error))
+                waiting.extendleft(self._blame(event, error))
                 continue
-            events += [gone for action in actions if (gone := self._carry_out(action)) is not None]
-            if isinstance(event, core.Failed):
+            waiting += [gone for action in actions if (gone := self._carry_out(action)) is not None]
+            if isinstance(event, events.Failed):
                 self._router(event.cause).drop(event.cause.peer)
 
-    def _blame(self, event: core.Event, error: Exception) -> list[core.Event]:
-        """A bug of the dispatcher's ends the peer that met it, and nobody else."""
+    def _blame(self, event: events.Event, error: Exception) -> list[events.Event]:
+        """A bug in the dispatcher costs the peer that met it its connection, and nobody else."""
         _say(f"a bug, on {type(getattr(event, 'message', event)).__name__}: {_in_short(error)}")
-        if isinstance(event, core.Failed):
+        if isinstance(event, events.Failed):
             self._router(event.cause).drop(event.cause.peer)
-        if isinstance(event, core.Expect | core.Malformed | core.Failed):
+        if isinstance(event, events.Expect | events.Malformed | events.Failed):
             return []
-        return [core.Failed(event, f"the dispatcher failed on what this peer sent: {_in_short(error)}")]
+        return [events.Failed(event, f"the dispatcher failed on what this peer sent: {_in_short(error)}")]
 
-    def _router(self, what: core.Event | core.Action) -> Router:
-        return self.clients if isinstance(what, (core.FromClientEvent, core.ClientGone, core.TellClient)) else self.workers
+    def _router(self, what: events.Event | events.Action) -> Router:
+        of_clients = isinstance(what, (events.FromClientEvent, events.ClientGone, events.TellClient))
+        return self.clients if of_clients else self.workers
 
-    def _carry_out(self, action: core.Action) -> core.Event | None:
-        """Send it. Returns what happened where its receiver is gone, or cannot be sent to."""
+    def _carry_out(self, action: events.Action) -> events.Event | None:
+        """Log it and send it. Returns an event if its receiver is gone, or cannot be sent to."""
+        if self.log is not None:
+            self._note(self.log, action)
+        if isinstance(action, events.SessionEnded):
+            return None
         router = self._router(action)
-        if isinstance(action, core.TellWorker):
-            self._note(action)
         try:
             if router.send(action.peer, [codec.encode(action.message), *action.frames]):
                 return None
         except Exception as error:
             _say(f"a peer is left out: {_in_short(error)}")
             router.drop(action.peer)
-        return core.ClientGone(action.peer) if isinstance(action, core.TellClient) else core.WorkerGone(action.peer)
+        return events.ClientGone(action.peer) if isinstance(action, events.TellClient) else events.WorkerGone(action.peer)
 
-    def _note(self, action: core.TellWorker) -> None:
-        """Put what a worker is told to execute into the instruction log."""
-        worker = self.dispatcher.workers.get(action.peer)  # None: it was found dead by the message before
-        if self.log is None or worker is None:
-            return
+    def _note(self, log: InstructionLog, action: events.Action) -> None:
+        """Write down what a worker is told to execute."""
         try:
-            if isinstance(action.message, messages.Execute):
-                self.log.write(time.time(), worker.info.name, action.message)
-            elif isinstance(action.message, messages.EndSession):
-                self.log.forget(action.message.session)
+            match action:
+                case events.TellWorker(_, worker, messages.Execute() as execute):
+                    log.write(time.time(), worker, execute)
+                case events.SessionEnded(session):
+                    log.forget(session)
         except Exception as error:
             _say(f"a bug, in the instruction log, which lacks something now: {_in_short(error)}")
 
     def _probe(self) -> None:
         for peer in self.clients.probe():
-            self.act(core.ClientGone(peer))
+            self.act(events.ClientGone(peer))
         for peer in self.workers.probe():
-            self.act(core.WorkerGone(peer))
+            self.act(events.WorkerGone(peer))
         if self.log is not None:
             self.log.flush()
 
     def close(self) -> None:
-        for peer in self.dispatcher.workers:
+        """Tell the workers to stop, and close log and routers."""
+        for peer in self.dispatcher.state.workers:
             self.workers.send(peer, [codec.encode(messages.Stop())])
         if self.log is not None:
             self.log.close()
@@ -148,10 +151,10 @@ class Server:
 
 
 def _in_short(error: Exception) -> str:
-    """One line, with nothing in it that a terminal obeys."""
+    """One line without control characters."""
     return printable(f"{type(error).__name__}: {error}")[:300]
 
 
 def _say(what: str) -> None:
-    with suppress(OSError):  # of a standard error that nobody reads
+    with suppress(OSError):  # nobody reads standard error any more
         print(f"gt: {what}", file=sys.stderr, flush=True)

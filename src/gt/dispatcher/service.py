@@ -13,21 +13,22 @@ from types import FrameType
 
 from gt import life
 from gt.config import settings
-from gt.dispatcher.core import Dispatcher, Expect
+from gt.dispatcher.core import Dispatcher
+from gt.dispatcher.events import Expect
 from gt.dispatcher.log import InstructionLog
 from gt.dispatcher.server import Server
 from gt.wire import addresses
 
 
 class Ended(KeyboardInterrupt):
-    """SIGTERM or SIGINT: the service is to end, also where it is not serving yet."""
+    """SIGTERM or SIGINT arrived: the service has to end, even if it is not serving yet."""
 
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def visible_gpus() -> list[int]:
-    """Indices of the GPUs that CUDA would see, found without torch. Where there is no driver, CUDA sees none."""
+    """Indices of the GPUs that CUDA would see, found without torch. Without a driver there are none."""
     driver = Path("/proc/driver/nvidia/gpus")
     present = len(list(driver.iterdir())) if driver.is_dir() else len(list(Path("/dev").glob("nvidia[0-9]*")))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -38,7 +39,7 @@ def visible_gpus() -> list[int]:
 
 
 def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[life.Started]:
-    """One process a device; they end with this process."""
+    """Start one process per device; they end with this process."""
     files = ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
     return [
         life.start(["worker", "--connect", address, "--device", device, "--name", f"worker{index}", *files], role="worker")
@@ -47,17 +48,17 @@ def start_workers(address: str, devices: list[str], data_dirs: list[str] | None)
 
 
 def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedded: bool) -> None:
-    """Serve until SIGTERM or SIGINT; `embedded`: until the program ends that started this process, or no worker is left.
+    """Serve until SIGTERM or SIGINT; if `embedded`, until the program that started this process ends or no worker is left.
 
-    `data_dirs`: folders that workers may read and write; None (embedded): what this user may.
+    `data_dirs`: folders that workers may read and write; None (embedded): all that this user may.
     """
     values = settings()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection a peer, a descriptor a large frame
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection, one per large frame
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
     dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
     for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what it runs in the background
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell has jobs in the background ignore SIGINT
             signal.signal(number, _end)
     server = Server(address, dispatcher, log, values.heartbeat_s)
     workers = start_workers(address, devices, data_dirs)
@@ -85,12 +86,12 @@ def _goes_on(embedded: bool, workers: list[life.Started], server: Server) -> boo
         ended = f"gt: worker process {worker.process.pid} ended with code {worker.process.returncode}"
         print(f"{ended}; {len(workers)} of this service are left", file=sys.stderr, flush=True)
     server.act(Expect(len(workers)))
-    return not embedded or bool(workers or server.dispatcher.workers)
+    return not embedded or bool(workers or server.dispatcher.stats().workers)
 
 
 def _stop(workers: list[life.Started]) -> None:
     for worker in workers:
-        worker.kill()  # it may be in the midst of an import or a product, and nothing that it holds is wanted any more
+        worker.kill()  # it may be importing or computing, and nothing it holds is needed any more
     for worker in workers:
         worker.stop(STOP_TIMEOUT_S)
 
@@ -101,6 +102,6 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    """A second Ctrl-C must not keep the workers from being ended."""
+    """A second Ctrl-C must not prevent the workers from being stopped."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from gt.wire.shared import Frame
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """A part of a batch, packed, with the frames it needs. `ends`: the number of the batch that is done with it, or 0."""
+    """A part of a batch, packed, with the frames it needs. `ends`: the number of the batch that it completes, or 0."""
 
     items: msgspec.Raw
     frames: list[Frame]
@@ -20,9 +20,9 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 def cut(run: Run, frames: list[Frame], size: int) -> list[Slice]:
-    """Slices of at most `size` instructions; a batch that is no longer than one is not looked into.
+    """Slices of at most `size` instructions; a batch that fits into one is not decoded.
 
-    Raises ProtocolError where a batch that must be cut is malformed.
+    Raises ProtocolError if a batch that must be cut is malformed.
     """
     if codec.count(run.items) <= size:
         return [Slice(run.items, frames, run.seq)]

@@ -1,4 +1,4 @@
-"""Bytes to messages and back. A frame that is not a message of the expected side is a `ProtocolError`."""
+"""Bytes to messages and back. A frame that is not a message in the expected direction raises `ProtocolError`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Decoder(Generic[M]):
         self._decode = msgspec.msgpack.Decoder(kind).decode
 
     def __call__(self, frame: bytes | memoryview) -> M:
+        """The message in a frame. Raises ProtocolError."""
         try:
             return self._decode(frame)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
@@ -29,12 +30,12 @@ class Decoder(Generic[M]):
 
 
 def pack(items: list[Instruction]) -> msgspec.Raw:
-    """Instructions as one value that a dispatcher passes on without looking inside."""
+    """Instructions as one value that a dispatcher can pass on without decoding it."""
     return msgspec.Raw(encode(items))
 
 
 def is_sendable(item: Instruction) -> bool:
-    """Whether an instruction can be put into bytes at all."""
+    """Whether an instruction can be encoded at all."""
     try:
         encode(item)
     except (TypeError, ValueError, OverflowError):
@@ -46,7 +47,7 @@ unpack: Decoder[list[Instruction]] = Decoder(list[Instruction])
 
 
 def count(packed: msgspec.Raw) -> int:
-    """How many instructions were packed, read from the head. Raises ProtocolError where it is no list."""
+    """How many instructions were packed, read from the head. Raises ProtocolError if it is not a list."""
     view = memoryview(packed)
     if len(view) and view[0] & 0xF0 == 0x90:
         return view[0] & 0x0F

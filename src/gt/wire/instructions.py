@@ -13,7 +13,7 @@ import msgspec
 
 
 class Geometry(msgspec.Struct, array_like=True, frozen=True):
-    """How a tensor lies in its storage: sizes and strides in elements, offset in elements, dtype as in `torch.<dtype>`."""
+    """A tensor's layout in its storage: sizes and strides in elements, offset in elements, dtype as in `torch.<dtype>`."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -23,7 +23,7 @@ class Geometry(msgspec.Struct, array_like=True, frozen=True):
     neg: bool = False
 
 
-# -- the template of a call: what is the same each time ------------------------------------------------------------------
+# -- the template of a call: the parts that never vary -------------------------------------------------------------------
 
 
 class In(msgspec.Struct, frozen=True, tag="in"):
@@ -33,20 +33,26 @@ class In(msgspec.Struct, frozen=True, tag="in"):
 
 
 class Number(msgspec.Struct, frozen=True, tag="number"):
-    """The n-th number that varies from call to call (an index into `Op.args` behind its operands)."""
+    """The n-th number that varies from call to call (an index into the part of `Op.args` after its operands)."""
 
     index: int
 
 
 class Dtype(msgspec.Struct, frozen=True, tag="dtype"):
+    """A dtype, as in `torch.<name>`."""
+
     name: str
 
 
 class Layout(msgspec.Struct, frozen=True, tag="layout"):
+    """A layout, as in `torch.<name>`."""
+
     name: str
 
 
 class MemoryFormat(msgspec.Struct, frozen=True, tag="memory_format"):
+    """A memory format, as in `torch.<name>`."""
+
     name: str
 
 
@@ -61,8 +67,11 @@ class Generator(msgspec.Struct, frozen=True, tag="generator"):
 
 
 class Sparse(msgspec.Struct, frozen=True, tag="sparse"):
-    """A tensor of a sparse layout (`sparse_coo`, `sparse_csr`, ...), put together from operands: its indices and values,
-    or the compressed indices, the plain ones and the values of a compressed layout."""
+    """A tensor of a sparse layout (`sparse_coo`, `sparse_csr`, ...), assembled from operands.
+
+    `parts` are their indices: those of its indices and values, or for a compressed layout of the compressed indices, the
+    plain indices and the values.
+    """
 
     layout: str
     parts: tuple[int, ...]
@@ -71,6 +80,8 @@ class Sparse(msgspec.Struct, frozen=True, tag="sparse"):
 
 
 class Complex(msgspec.Struct, frozen=True, tag="complex"):
+    """A complex number; msgpack has none."""
+
     real: float
     imag: float
 
@@ -89,10 +100,10 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """Describe call number `call` of this session.
 
     `op` is an ATen overload (`aten::mul.Tensor`) or one of GT's own (`gt::...`), looked up in the op table.
-    `ins` holds the geometry of every operand, `outs` that of every result: None stands for an undefined result.
-    `requires_grad`: the operands that do, and `grad_mode`: whether it is enabled, of a composite that travels whole, since
-    some kernels go by each. Where both are there, the last result is an opaque handle on what backward needs.
-    `default_dtype` is the client's, which decides what an int divided by an int gives.
+    `ins` holds the geometry of every operand, `outs` that of every result; None stands for an undefined result.
+    `requires_grad` lists the operands that require grad, and `grad_mode` says whether grad mode is enabled. Both are given
+    for composites that are sent undecomposed, since some kernels depend on them; if both are set, the last result is an
+    opaque handle on what backward needs. `default_dtype` is the client's; it decides the dtype of an int divided by an int.
     """
 
     call: int
@@ -109,8 +120,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
     """Run a defined call.
 
-    `out` is the storage id of its result, or the ids where it has not just one. `args` are the storage ids of its operands,
-    one for each of `Define.ins`, and then its numbers. `site` numbers the user's line that issued it.
+    `out` is the storage id of its result, or a tuple of ids if there is not exactly one. `args` are the storage ids of its
+    operands, one for each of `Define.ins`, and then its numbers. `site` numbers the user's line that issued it.
     """
 
     call: int
@@ -120,14 +131,15 @@ class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
 
     @property
     def outs(self) -> tuple[int, ...]:
+        """The storage ids of the results, however many there are."""
         return self.out if isinstance(self.out, tuple) else (self.out,)
 
 
 class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """Run a call whose results cannot be foretold, and answer with their geometries and values (`Answer`).
+    """Run a call whose results cannot be inferred, and answer with their geometries and values (`Answer`).
 
-    The tensor results that are not written operands are kept under the ids from `out` on, at most `QUERY_RESULTS`. Since
-    the client waits for the answer, a failure is raised at once and spoils no operand.
+    Tensor results other than operands it writes to are kept under consecutive ids from `out` on, at most `QUERY_RESULTS`.
+    Since the client waits for the answer, a failure is raised at once and poisons no operand.
     """
 
     request: int
@@ -141,7 +153,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 class Upload(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """Write the bytes of frame `frame` (row-major, the geometry's dtype) into a storage, creating it where it is new."""
+    """Write the bytes of frame `frame` (row-major, the geometry's dtype) into a storage, creating it if it is new."""
 
     id: int
     geometry: Geometry
@@ -164,13 +176,13 @@ class Forget(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 
 class Scope(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """What follows belongs to the scope `path` (`layers.0/attn`); the empty path is the top."""
+    """The instructions that follow belong to the scope `path` (`layers.0/attn`); the empty path is the top."""
 
     path: str
 
 
 class LoadFile(msgspec.Struct, array_like=True, frozen=True, tag=8):
-    """Read tensor `name` of a safetensors file into storage `id`. `size` and `dtype` must be those of the file."""
+    """Read tensor `name` of a safetensors file into storage `id`. Size and dtype of `geometry` must be those in the file."""
 
     id: int
     path: str
@@ -207,13 +219,13 @@ class SetRandomState(msgspec.Struct, array_like=True, frozen=True, tag=12):
 
 
 class Synchronize(msgspec.Struct, array_like=True, frozen=True, tag=13):
-    """Answer when everything before it is done, with the first error that no answer has reported yet."""
+    """Answer once everything before it is done, with the first error that no answer has reported yet."""
 
     request: int
 
 
 class Stats(msgspec.Struct, array_like=True, frozen=True, tag=14):
-    """Answer (`Answer.stats`) with the worker's counters for this session; `reset_peak`: `peak_bytes` begins anew then."""
+    """Answer (`Answer.stats`) with the worker's counters for this session; with `reset_peak` the peak then starts anew."""
 
     request: int
     reset_peak: bool = False
@@ -236,6 +248,6 @@ Instruction: TypeAlias = (
     | Synchronize
     | Stats
 )
-"""A bare integer frees the storage of that id: the commonest instruction of all, and the shortest."""
+"""A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

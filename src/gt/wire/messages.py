@@ -1,4 +1,4 @@
-"""What clients, dispatcher and workers say to each other. Every message is one msgpack frame, then raw frames of bytes."""
+"""The messages between clients, dispatcher and workers. Each is one msgpack frame followed by raw frames of bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -29,9 +29,9 @@ class Warned(msgspec.Struct, array_like=True, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
-    """What a worker says of itself. `device` as in `torch.device`, memory in bytes.
+    """A worker's description of itself. `device` as in `torch.device`, memory in bytes.
 
-    `data_dirs`: the folders of its host that it may read and write (None: what its user may).
+    `data_dirs`: the folders of its host that it may read and write (None: all that its user may).
     """
 
     name: str
@@ -41,6 +41,32 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     torch: str
     memory_bytes: int
     data_dirs: list[str] | None = []
+
+
+class WorkerStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker counts: for the session that asks, for all its sessions, and for its process and device.
+
+    `storages`, `tensor_bytes`: what the session holds now; `peak_tensor_bytes`: the most it held at any time (results of
+    less than 64 KiB count only while they exist when asked). `operations`: the operations the session has run, `errors`:
+    those that failed, `definitions`: the calls it has defined.
+
+    `sessions`: how many the worker has. `zero_fills`: how often it filled memory with zeros, lest a session see what another
+    left there. `threads`: of PyTorch. `peak_rss_bytes`: the most memory that its process had. `device_bytes`,
+    `device_peak_bytes`: what PyTorch has allocated on the device for all sessions, now and at most (None: on a CPU).
+    """
+
+    storages: int
+    tensor_bytes: int
+    peak_tensor_bytes: int
+    operations: int
+    errors: int
+    definitions: int
+    sessions: int
+    zero_fills: int
+    threads: int
+    peak_rss_bytes: int
+    device_bytes: int | None = None
+    device_peak_bytes: int | None = None
 
 
 # -- client -> dispatcher ------------------------------------------------------------------------------------------------
@@ -57,8 +83,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 class Run(msgspec.Struct, frozen=True, tag="run"):
     """A batch of instructions, packed (`codec.pack`); raw frames: those of its uploads, in order.
 
-    `seq` counts a session's batches from 1, `epoch` how often the session was lost (`SessionLost`): what the client sent
-    before it heard of that is not run.
+    `seq` counts a session's batches from 1, `epoch` how often the session was lost (`SessionLost`): batches that the client
+    sent before it heard of a loss are not run.
     """
 
     seq: int
@@ -71,22 +97,25 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Asks for `Pong`; sent either way."""
+    """Asks for a `Pong`; sent in either direction."""
 
 
 # -- dispatcher -> client ------------------------------------------------------------------------------------------------
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The session is open on `worker`, or goes on there. `credit` is how many batches may be under way."""
+    """The session is open on `workers`, or goes on there. `credit` is how many batches may be underway.
+
+    There is exactly one worker until tensors are sharded.
+    """
 
     session: int
-    worker: WorkerInfo
+    workers: tuple[WorkerInfo, ...]
     credit: int
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
-    """The dispatcher will not serve this client."""
+    """The dispatcher will not serve this peer."""
 
     reason: str
 
@@ -95,9 +124,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of one request. `frame` is the raw frame with the bytes asked for (-1: there are none).
 
     `outs` are the geometries of a query's tensor results (None: undefined), `values` its other results in order, and
-    `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list, "s" a sparse tensor. Of that the values
-    say layout, number of dims, sizes, and whether it is coalesced; its two or three parts follow, "t" or, for an operand of
-    the call, "o", whose value is the operand's index.
+    `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list, "s" a sparse tensor. For a sparse
+    tensor the values give layout, number of dims, sizes, and whether it is coalesced; its two or three parts follow, each
+    "t", or "o" if it is an operand of the call, whose index is the value.
     """
 
     request: int
@@ -106,14 +135,14 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     outs: list[Geometry | None] = []
     values: list[Scalar | str | None] = []
     pattern: str = ""
-    stats: dict[str, int | float | str] = {}
+    stats: WorkerStats | None = None
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
-    """A part of a session's batches has been executed: `seq` is the batch that it ends, 0 where it ends none.
+    """A slice of a session's batches has been executed: `seq` is the batch that it completes, 0 if it completes none.
 
-    It answers the requests among its instructions. `malformed`: it was no list of instructions and was not run. `warnings`:
-    what PyTorch said of calls that ran for the first time.
+    `answers` are those to the requests among its instructions. `malformed`: it was not a list of instructions and was not
+    run. `warnings`: PyTorch's warnings from calls that ran for the first time.
     """
 
     session: int
@@ -124,14 +153,14 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
 
 
 class SessionLost(msgspec.Struct, frozen=True, tag="session_lost"):
-    """The worker that held this session's tensors is gone; what is sent from now on belongs to `epoch`."""
+    """The worker that held this session's tensors is gone; batches sent from now on belong to `epoch`."""
 
     reason: str
     epoch: int
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
-    pass
+    """The answer to a `Ping`."""
 
 
 # -- dispatcher <-> worker -----------------------------------------------------------------------------------------------
@@ -145,7 +174,7 @@ class Register(msgspec.Struct, frozen=True, tag="register"):
 
 
 class Registered(msgspec.Struct, frozen=True, tag="registered"):
-    pass
+    """The worker belongs to the service from now on."""
 
 
 class Execute(msgspec.Struct, frozen=True, tag="execute"):
@@ -157,7 +186,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
 
 
 class EndSession(msgspec.Struct, frozen=True, tag="end_session"):
-    """Free all that a session holds."""
+    """The session is over: free all that it holds."""
 
     session: int
 
@@ -169,5 +198,5 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong | Register
 ToClient: TypeAlias = Welcome | Rejected | Done | SessionLost | Ping | Pong
 FromWorker: TypeAlias = Register | Done | Ping | Pong | Hello
-"""`Register` to the clients' address and `Hello` to the workers' are mistakes that get an answer."""
+"""`Register` at the clients' address and `Hello` at the workers' are mistakes that are answered."""
 ToWorker: TypeAlias = Registered | Rejected | Execute | EndSession | Stop | Ping | Pong

@@ -1,7 +1,7 @@
-"""Large frames between processes of one machine: they lie in memory of the system's, and what travels is a descriptor of it.
+"""Large frames between processes of one machine: the bytes are in shared memory, and a file descriptor is sent.
 
-The bytes are written once, by who makes the frame, and are sealed then: nobody can change them or take them away from who
-maps them (`memfd_create`, file seals).
+The maker of a frame writes the bytes once and then seals them: nobody can change them, or take them away from a process that
+has mapped them (`memfd_create`, file seals).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 @final
 class Shared:
-    """A frame that lies in shared memory; `size` is in bytes, 0 until it is known."""
+    """A frame in shared memory; `size` is in bytes, 0 until it is known."""
 
     __slots__ = ("_file", "size")
 
     def __init__(self, file: int, size: int = 0) -> None:
-        self._file = FileIO(file)  # whose end in C closes it, also where a Ctrl-C cuts `__del__` short
+        self._file = FileIO(file)  # closed by its destructor in C, even if a Ctrl-C cuts `__del__` short
         self.size = size
 
     def __len__(self) -> int:
@@ -43,27 +43,28 @@ class Shared:
         self._file.close()
 
     def fileno(self) -> int:
+        """The descriptor, which stays this object's."""
         return self._file.fileno()
 
     def checked(self, size: int) -> Shared:
-        """As a frame of `size` bytes. Raises ProtocolError for what could change or end under who reads it."""
+        """Itself, as a frame of `size` bytes. Raises ProtocolError if it could change or shrink while it is read."""
         try:
             sealed = fcntl.fcntl(self._file, fcntl.F_GET_SEALS) & SEALS == SEALS
         except OSError:
             sealed = False
         if not sealed or not SHARE_FROM_BYTES <= size == os.fstat(self.fileno()).st_size:
-            raise ProtocolError("a descriptor that is no frame")
+            raise ProtocolError("a descriptor that is not a frame")
         self.size = size
         return self
 
     def map(self) -> memoryview:
-        """The bytes. Whoever writes to them changes them for nobody else.
+        """The bytes. Writing to them changes them for nobody else.
 
-        Python's own `mmap` would keep a descriptor for as long as a program keeps what it has fetched.
+        Python's own `mmap` would keep a descriptor open for as long as a program keeps what it has fetched.
         """
         rights, private = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
         address = _libc.mmap(None, self.size, rights, private, self.fileno(), 0)
-        if address == _FAILED:  # a process has so many mappings (vm.max_map_count), or so much address space
+        if address == _FAILED:  # mappings (vm.max_map_count) and address space are limited
             return self._copy()
         mapped = (ctypes.c_ubyte * self.size).from_address(address)
         weakref.finalize(mapped, _libc.munmap, address, self.size).atexit = False
@@ -81,7 +82,7 @@ Frame = bytes | memoryview | Shared
 
 
 def share(data: memoryview) -> Frame:
-    """A copy of some bytes as a frame: large ones in shared memory, where the system has any."""
+    """A copy of some bytes as a frame; large ones go into shared memory if the system has any."""
     if len(data) < SHARE_FROM_BYTES:
         return bytes(data)
     try:
@@ -96,12 +97,12 @@ def share(data: memoryview) -> Frame:
 
 
 def inline(frame: Frame) -> bytes | memoryview:
-    """A frame that is a message itself, which never is a shared one. Raises ProtocolError."""
+    """A frame that must hold a message, which is never shared. Raises ProtocolError."""
     if isinstance(frame, Shared):
         raise ProtocolError("a message in shared memory")
     return frame
 
 
 def mapped(frames: Sequence[Frame]) -> list[bytes | memoryview]:
-    """Frames whose bytes can be read."""
+    """The frames, with those in shared memory mapped so that their bytes can be read."""
     return [f.map() if type(f) is Shared else f for f in frames]

@@ -1,7 +1,7 @@
 """Messages as the bytes of a Unix stream socket.
 
-A message travels as the number of its frames, their sizes in bytes (each a little-endian uint64), and the frames. Of a
-frame in shared memory a descriptor travels instead, and its size is marked.
+A message is sent as the number of its frames, their sizes in bytes (each a little-endian uint64), and the frames. For a
+frame in shared memory a descriptor is sent instead of the bytes, and its size is marked with `SHARED`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gt.wire.shared import Frame, Shared, mapped
 PIECE_BYTES = 1 << 16
 MAX_FRAMES = 1 << 20
 MAX_VECTORS, MAX_FILES = 1024, 250
-"""What one `sendmsg` takes (IOV_MAX, SCM_MAX_FD)."""
+"""The most that one `sendmsg` accepts (IOV_MAX, SCM_MAX_FD)."""
 SHARED = 1 << 63
 _WORD = 8
 _CLOSE_ON_EXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
@@ -37,7 +37,7 @@ def _words(count: int) -> struct.Struct:
 
 
 class Outgoing:
-    """A message, or what is left of it to send. The descriptors of its shared frames travel with its first byte."""
+    """A message, or the rest of one. The descriptors of its shared frames are sent with its first byte."""
 
     __slots__ = ("files", "frames", "pieces", "size_bytes")
 
@@ -57,7 +57,7 @@ class Outgoing:
         self.size_bytes = sum(map(len, self.pieces))
 
     def send(self, sock: socket.socket) -> bool:
-        """Send what the system takes now; whether that is all of it. Raises ConnectionError where the peer is gone."""
+        """Send as much as the system accepts now; True once all is sent. Raises ConnectionError if the peer is gone."""
         rights = [(*_RIGHTS, array("i", [f.fileno() for f in self.files]))] if self.files else ()
         try:
             sent = sock.sendmsg(self.pieces[:MAX_VECTORS], rights)
@@ -66,7 +66,7 @@ class Outgoing:
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:
                 raise
-            self._pack(mapped(self.frames))  # this user has too many descriptors on their way
+            self._pack(mapped(self.frames))  # this user has too many descriptors in flight
             return self.send(sock)
         self.size_bytes -= sent
         if self.size_bytes:
@@ -83,10 +83,10 @@ class Outgoing:
 
 
 def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
-    """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it: those of one `sendmsg` at most.
+    """What has arrived, up to `PIECE_BYTES`, and the descriptors that came with it, at most those of one `sendmsg`.
 
-    Raises OSError where this process may not open as many files, which leaves the stream broken, and ProtocolError for
-    descriptors of no files.
+    Raises OSError if this process may not open that many files, which leaves the stream broken, and ProtocolError for
+    descriptors that are not files.
     """
     data, ancillary, flags, _ = sock.recvmsg(PIECE_BYTES, _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
     files: list[Shared] = []
@@ -99,25 +99,25 @@ def read(sock: socket.socket) -> tuple[bytes, list[Shared]]:
 
 
 def _owned(descriptors: array[int]) -> list[Shared]:
-    """Each closed by its owner from now on. Raises ProtocolError where one is no file at all."""
+    """The descriptors, each with an owner that closes it. Raises ProtocolError if one is not a regular file."""
     if all(stat.S_ISREG(os.fstat(descriptor).st_mode) for descriptor in descriptors):
         return [*map(Shared, descriptors)]
     for descriptor in descriptors:
         os.close(descriptor)
-    raise ProtocolError("a descriptor that is no frame")
+    raise ProtocolError("a descriptor that is not a frame")
 
 
 class Incoming:
-    """Puts messages together from the bytes of a connection, in whatever pieces they come."""
+    """Assembles messages from the bytes of a connection, in whatever pieces they arrive."""
 
     def __init__(self) -> None:
         self._begun = bytearray()
         self._needed = 0
-        """So many bytes make the next step, a head or a message, whole."""
+        """Bytes needed to complete what has begun: first a head, then a message."""
         self._files: deque[Shared] = deque()
 
     def add(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
-        """The messages that are whole with `data`. Raises ProtocolError for what no message is made of."""
+        """The messages that `data` completes. Raises ProtocolError for bytes that cannot be part of one."""
         if files:
             self._files += files
             if len(self._files) > MAX_FILES:
@@ -157,7 +157,7 @@ class Incoming:
 
 
 def _head(view: memoryview, start: int) -> tuple[int, tuple[int, ...]]:
-    """Where the head of the message at `start` ends, and the sizes of its frames once all of it is there."""
+    """The end of the head of the message at `start`, and the sizes of its frames if the whole head has arrived."""
     begin = start + _WORD
     if len(view) < begin:
         return begin, ()

@@ -1,10 +1,10 @@
-"""Words of a peer's, before a terminal gets them: what cannot be seen in them, a terminal may obey."""
+"""Escapes for a peer's words before they reach a terminal, which might obey invisible characters."""
 
 from __future__ import annotations
 
 
 def printable(text: str, kept: str = "") -> str:
-    """With an escape, as Python writes it, for each character that shows nothing and is not one of `kept`."""
+    """The text with Python's escape for each character that is not printable and not in `kept`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)

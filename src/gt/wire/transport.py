@@ -1,7 +1,7 @@
-"""How messages travel: by ZeroMQ over TCP, by Unix sockets between processes of one machine.
+"""The transports of messages: ZeroMQ over TCP, Unix sockets between processes of one machine.
 
 A dispatcher has two routers, one for clients and one for workers; each of their peers has one connection. The in-memory
-transport of `gt.fakes` has the shape of a `Transport` too. docs/decisions/010-unix-sockets.md.
+transport of `gt.fakes` is a `Transport` too. docs/decisions/010-unix-sockets.md.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ class Transport(Protocol):
     """One end of a conversation with a dispatcher."""
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Raises ConnectionLostError once the peer is gone."""
+        """Send a message. Raises ConnectionLostError once the peer is gone."""
         ...
 
     def wait(self, timeout_s: float | None) -> None:
-        """Return when a message may have arrived or the peer may be gone, and after `timeout_s` seconds or earlier."""
+        """Return when a message may have arrived or the peer may be gone, at the latest after `timeout_s` seconds."""
         ...
 
     def receive(self, timeout_s: float | None) -> list[Frame] | None:
-        """The next message, None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
+        """The next message, or None after `timeout_s` seconds. Raises ConnectionLostError once the peer is gone."""
         ...
 
     def leave_to_parent(self) -> None:
-        """In a forked child: let go of what belongs to the parent, and touch nothing of it."""
+        """In a forked child: release the parent's connection without disturbing it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection."""
+        ...
 
 
 class Router(Protocol):
@@ -43,32 +45,34 @@ class Router(Protocol):
 
     @property
     def poll(self) -> zmq.Socket[bytes] | int:
-        """What is readable when something has arrived: a socket of ZeroMQ's, or a file descriptor."""
+        """Becomes readable when something has arrived: a ZeroMQ socket or a file descriptor."""
         ...
 
     def take(self) -> list[tuple[bytes, list[Frame] | None]]:
-        """Some of what has arrived, in order, each with its sender. None: the peer is gone."""
+        """Some of the messages that have arrived, in order, each with its sender. None: the peer is gone."""
         ...
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
-        """Send to a peer; False where it is gone, which it is as well where it leaves more than `MAX_UNREAD` messages."""
+        """Send to a peer; False if it is gone. One that leaves more than `MAX_UNREAD` messages unread counts as gone."""
         ...
 
     def drop(self, peer: bytes) -> None:
-        """Have no more to do with a peer, as far as the transport can: what it still says may arrive."""
+        """Disconnect a peer as far as the transport can; messages from it may still arrive."""
         ...
 
     def probe(self) -> list[bytes]:
-        """Look who is still there; returns those who are gone and of whom `take` says nothing."""
+        """Check who is still there; returns the peers that are gone and that `take` does not report."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop listening and close every connection."""
+        ...
 
 
 def connect(address: str, role: str, timeout_s: float) -> Transport:
     """Connect to the dispatcher of the service at `address`, as a `client` or a `worker`.
 
-    Raises ConfigError for a bad address, ConnectionLostError within `timeout_s` seconds where nobody answers.
+    Raises ConfigError for a bad address, ConnectionLostError within `timeout_s` seconds if nobody answers.
     """
     addresses.check(address)
     deadline = time.monotonic() + timeout_s
@@ -79,7 +83,7 @@ def connect(address: str, role: str, timeout_s: float) -> Transport:
 
 
 def listen(address: str, notice_stopped: bool) -> Router:
-    """Listen at `address`. A peer that is stopped (Ctrl-Z, a debugger) is gone after a while where `notice_stopped` says so.
+    """Listen at `address`. With `notice_stopped`, a peer that stays stopped (Ctrl-Z, a debugger) counts as gone.
 
     Raises ConfigError for an address that is not private, ConnectionLostError for one that is taken.
     """

@@ -1,7 +1,7 @@
-"""Messages between processes of one machine, by Unix sockets: a message wakes its receiver and nobody else.
+"""Messages between processes of one machine over Unix sockets: a message wakes its receiver and nobody else.
 
-Before its first message (`gt.wire.stream`) each side sends `GREETING`. Who is gone is noticed by the closed connection,
-which the end of a process closes; who is stopped, by what the system says of the process at the other end.
+Before its first message (`gt.wire.stream`) each side sends `GREETING`. A peer is gone when its connection is closed, as
+happens when its process ends; whether it is stopped, the system says of the process at the other end.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from gt.wire.stream import Incoming, Outgoing, read
 GREETING = b"gt unix1"
 BACKLOG, RETRY_S = 4096, 0.01
 LOST_AFTER_S = 2.0
-"""A peer that is stopped for so long is gone. Noticed and told within 5 s, with a look each second."""
+"""A peer that stays stopped this long counts as gone. With a check each second that is reported within 5 s."""
 
 
 class Stops:
-    """Tells how long the process at the other end of a connection has been stopped."""
+    """Watches whether the process at the other end of a connection is stopped."""
 
     def __init__(self, sock: socket.socket) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -37,10 +37,10 @@ class Stops:
         self._since: float | None = None
 
     def too_long(self) -> bool:
-        """Whether it is stopped now, and was at every look for `LOST_AFTER_S` seconds."""
+        """Whether it is stopped now, and was at every check for `LOST_AFTER_S` seconds."""
         try:
             stopped = self._stat.read_text(errors="replace").rpartition(")")[2].split()[0] in "tT"
-        except (OSError, IndexError):  # it has ended, or is of a container that this process does not see
+        except (OSError, IndexError):  # it has ended, or is in a container that this process cannot see
             stopped = False
         now = time.monotonic()
         self._since = (self._since or now) if stopped else None
@@ -48,9 +48,9 @@ class Stops:
 
 
 class UnixTransport:
-    """A connection to a dispatcher. Messages name `service`, the address that users know.
+    """A connection to a dispatcher. Errors name `service`, the address that users know.
 
-    A send is not to be cut short: its caller holds back what a signal could raise.
+    A send must not be cut short: its caller holds back exceptions from signal handlers.
     """
 
     def __init__(self, address: str, service: str, deadline: float) -> None:
@@ -75,7 +75,7 @@ class UnixTransport:
             try:
                 return self._socket.connect(str(addresses.path(address)))
             except OSError as error:
-                if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # others are before us
+                if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # the queue of connections is full
                     raise connection_errors.unreachable(self.address, error) from None
             time.sleep(RETRY_S)
 
@@ -89,28 +89,31 @@ class UnixTransport:
             raise connection_errors.unanswered(self.address, timeout_s)
 
     def _poll(self, event: int, timeout_s: float) -> bool:
-        poll = select.poll()  # a new one: a signal's handler may wait inside of a wait
+        poll = select.poll()  # a new one each time: a signal handler may wait inside this wait
         poll.register(self._socket, event)
         return bool(poll.poll(timeout_s * 1000))
 
     def send(self, frames: Sequence[Frame]) -> None:
+        """See `Transport`."""
         outgoing = Outgoing(frames)
         try:
             while not self._lost and not outgoing.send(self._socket):
                 while not self._lost and not self._poll(select.POLLOUT, connection_errors.WATCH_S):
                     self._lost = self._stops.too_long()
         except ConnectionError:
-            raise connection_errors.gone(self.address) from None  # what it has sent before can still be received
+            raise connection_errors.gone(self.address) from None  # what it sent before can still be received
         if self._lost:
             raise connection_errors.gone(self.address)
 
     def wait(self, timeout_s: float | None) -> None:
+        """See `Transport`."""
         if not self._lost and not self._arrived:
             left = connection_errors.WATCH_S if timeout_s is None else min(connection_errors.WATCH_S, timeout_s)
             if not self._poll(select.POLLIN, left):
                 self._lost = self._stops.too_long()
 
     def receive(self, timeout_s: float | None) -> list[Frame] | None:
+        """See `Transport`."""
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while not self._arrived and not self._lost:
             try:
@@ -132,14 +135,16 @@ class UnixTransport:
         return self._arrived.popleft()
 
     def leave_to_parent(self) -> None:
+        """Close this process's descriptor; the parent's connection stays open."""
         self._socket.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
 
 class Peer:
-    """One connection of a router. `unsent`: what the system would not take yet; `waits`: it is asked to say when it does."""
+    """A connection of a router. `unsent`: what the system has not accepted yet; `waits`: it will say when it does."""
 
     def __init__(self, name: bytes, sock: socket.socket) -> None:
         self.name = name
@@ -151,17 +156,17 @@ class Peer:
         self.waits = False
 
     def add(self, data: bytes, files: list[Shared]) -> list[list[Frame]]:
-        """Raises ProtocolError for what is no peer of this protocol."""
+        """The messages that `data` completes. Raises ProtocolError if this is not a peer of this protocol."""
         if len(self.greeting) < len(GREETING):
             missing = len(GREETING) - len(self.greeting)
             self.greeting, data = self.greeting + data[:missing], data[missing:]
             if not GREETING.startswith(self.greeting):
-                raise ProtocolError("no greeting")
+                raise ProtocolError("not a greeting")
         return self.incoming.add(data, files)
 
 
 class UnixRouter:
-    """Listens at a path. Without `notice_stopped` a peer that is stopped stays."""
+    """Listens at a path. Without `notice_stopped`, peers that are stopped are kept."""
 
     def __init__(self, address: str, notice_stopped: bool) -> None:
         self._path = addresses.path(address)
@@ -176,7 +181,7 @@ class UnixRouter:
         self.poll = self._epoll.fileno()
 
     def _listen(self, address: str) -> socket.socket:
-        """Take the path over from a service that is gone, and from nothing else. It appears when it can be used."""
+        """Take the path over from a service that is gone, but from nothing else. It appears once it can be connected to."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
         beside = self._path.with_name(f"{self._path.name}~")
@@ -197,12 +202,12 @@ class UnixRouter:
         return listener
 
     def _is_served(self) -> bool:
-        """Whether somebody listens at the path. What a service has left there that is gone is removed."""
+        """Whether somebody listens at the path. A socket file left behind by a service that is gone is removed."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
                 probe.connect(str(self._path))
-            except BlockingIOError:  # so many wait for it
+            except BlockingIOError:  # its queue of connections is full
                 return True
             except OSError:
                 if self._path.is_socket():
@@ -211,7 +216,7 @@ class UnixRouter:
         return True
 
     def take(self) -> list[tuple[bytes, list[Frame] | None]]:
-        """What each peer that has sent something has sent, up to `stream.PIECE_BYTES` of it."""
+        """Messages from each peer that has sent something, up to `stream.PIECE_BYTES` read from each."""
         taken: list[tuple[bytes, list[Frame] | None]] = []
         for file, event in self._epoll.poll(0):
             peer = self._by_file.get(file)
@@ -228,7 +233,7 @@ class UnixRouter:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # those who are here go on; the next heartbeat looks again
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # connected peers go on; the next heartbeat tries again
                 self._epoll.unregister(self._listener)
                 self._listens = False
             return
@@ -237,7 +242,7 @@ class UnixRouter:
         peer = Peer(b"%d" % self._opened, sock)
         self._peers[peer.name] = self._by_file[sock.fileno()] = peer
         self._epoll.register(sock, select.EPOLLIN)
-        with suppress(ConnectionError):  # who is gone again is found so where it is read from
+        with suppress(ConnectionError):  # reading from it will find that it is gone
             sock.send(GREETING)
 
     def _take_from(self, peer: Peer) -> list[tuple[bytes, list[Frame] | None]]:
@@ -248,7 +253,7 @@ class UnixRouter:
         except BlockingIOError:
             return taken
         except ProtocolError:
-            taken.append((peer.name, []))  # which is no message either
+            taken.append((peer.name, []))  # this is not a message either
             data = b""
         except OSError:
             data = b""
@@ -258,6 +263,7 @@ class UnixRouter:
         return taken
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        """See `Router`."""
         found = self._peers.get(peer)
         if found is None:
             return False
@@ -268,11 +274,12 @@ class UnixRouter:
         return found.waits or self._send_to(found)
 
     def drop(self, peer: bytes) -> None:
+        """Close the peer's connection."""
         if found := self._peers.get(peer):
             self._drop(found)
 
     def _send_to(self, peer: Peer) -> bool:
-        """Send what the system takes now, and the rest when it takes more. False where the peer is gone."""
+        """Send what the system accepts now, and the rest when it accepts more. False if the peer is gone."""
         try:
             while peer.unsent and peer.unsent[0].send(peer.socket):
                 peer.unsent.popleft()
@@ -289,6 +296,7 @@ class UnixRouter:
         peer.socket.close()
 
     def probe(self) -> list[bytes]:
+        """Drop and return the peers that have been stopped for too long."""
         if not self._listens:
             self._epoll.register(self._listener, select.EPOLLIN)
             self._listens = True
@@ -298,6 +306,7 @@ class UnixRouter:
         return [peer.name for peer in stopped]
 
     def close(self) -> None:
+        """Close every connection and remove the socket file."""
         for peer in list(self._peers.values()):
             self._drop(peer)
         self._listener.close()

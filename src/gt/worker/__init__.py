@@ -1,0 +1,1 @@
+"""The process that has a device: executes the instructions of its sessions."""

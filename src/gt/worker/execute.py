@@ -1,7 +1,7 @@
-"""The worker: executes the instructions of its sessions in order. No I/O but files; nothing here knows a socket.
+"""The worker: executes the instructions of its sessions in order. Its only I/O is files; nothing here knows a socket.
 
-A call that fails spoils what it would have made and written: those storages stand for the failure from then on, and so
-does everything computed from them. What does not depend on it goes on.
+The storages that a failed call would have made or written stand for its failure from then on, and so does everything
+computed from them. Everything else goes on.
 """
 
 from __future__ import annotations
@@ -19,46 +19,47 @@ from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
 from gt.wire.shared import Frame
+from gt.worker.calls.prepared import PreparedCall
+from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
-from gt.worker.prepare import Call
-from gt.worker.requests import HANDLERS
 from gt.worker.session import Reply, WorkerSession, failure_of
 
 NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
-"""Requests that show values: a program that runs locally would not have come so far after a failed check."""
+"""Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
 ASK_EVERY = 8
-"""Instructions between two looks at whether their session is over: a long queue must not outlive its client."""
+"""Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
 
 
-class Worker(Host):
-    """Executes for many sessions on one device."""
+class Worker:
+    """Executes for many sessions on one device. `data_dirs`: the folders that files may be in (None: anywhere)."""
 
     def __init__(self, device: str = "cpu", data_dirs: tuple[str, ...] | None = None, name: str | None = None) -> None:
-        super().__init__(device, data_dirs)
+        self.host = Host(device, data_dirs)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._served = False
+        self._has_served = False
         """It has had a session."""
 
     def info(self) -> WorkerInfo:
+        """How the worker introduces itself to the dispatcher; memory in bytes."""
+        device, data_dirs = self.host.device, self.host.data_dirs
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if self.device.type == "cuda":
-            memory = torch.cuda.get_device_properties(self.device).total_memory
-        folders = None if self.data_dirs is None else [os.path.realpath(d) for d in self.data_dirs]
-        return WorkerInfo(
-            self.name, os.getpid(), socket.gethostname(), str(self.device), str(torch.__version__), memory, folders
-        )
+        if device.type == "cuda":
+            memory = torch.cuda.get_device_properties(device).total_memory
+        folders = None if data_dirs is None else [os.path.realpath(d) for d in data_dirs]
+        return WorkerInfo(self.name, os.getpid(), socket.gethostname(), str(device), str(torch.__version__), memory, folders)
 
     def end_session(self, number: int) -> None:
-        self.sessions.pop(number, None)
-        self.runner.random.end_session(number)
+        """Drop everything that a session has here."""
+        self.host.sessions.pop(number, None)
+        self.host.runner.random.end_session(number)
 
     def take(
         self, message: Execute, frames: Sequence[Frame], ended: Callable[[int], bool] = lambda session: False
     ) -> tuple[Done, list[Any]]:
-        """Execute what a message asks for; returns the message that reports it, and its frames.
+        """Execute the instructions of a message; returns the message that answers it, and its frames.
 
-        `ended` is asked now and then whether the session is over: what is left is then not run.
+        `ended(session)` is asked now and then; where it says that the session has ended, the rest is not run.
         """
         try:
             items = codec.unpack(message.items)
@@ -69,7 +70,7 @@ class Worker(Host):
         for answer, own in self.execute(message.session, items, frames, ended):
             answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
             data += own
-        state = self.sessions[message.session]
+        state = self.host.sessions[message.session]
         said, state.warnings = state.warnings, []
         return Done(message.session, message.seq, answers, warnings=said), data
 
@@ -77,18 +78,19 @@ class Worker(Host):
         self, session: int, items: list[wire.Instruction], frames: Sequence[Frame], ended: Callable[[int], bool]
     ) -> list[Reply]:
         """Run instructions in order; returns the answers to the requests among them."""
-        state = self.sessions.get(session)
+        runner, sessions = self.host.runner, self.host.sessions
+        state = sessions.get(session)
         if state is None:
-            self.runner.zeroing.needed = self._served
-            self._served = True
-            state = self.sessions[session] = WorkerSession(session, self.device, self.runner.zeroing)
+            runner.zeroing.needed = self._has_served
+            self._has_served = True
+            state = sessions[session] = WorkerSession(session, self.host.device, runner.zeroing)
         replies: list[Reply] = []
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
             for start in range(0, len(items), ASK_EVERY):
                 if ended(session):
                     break
                 replies += self._run_items(state, items[start : start + ASK_EVERY], frames)
-        self.runner.random.give_back()
+        runner.random.give_back()
         return replies
 
     def _run_items(self, state: WorkerSession, items: list[wire.Instruction], frames: Sequence[Frame]) -> list[Reply]:
@@ -115,8 +117,8 @@ class Worker(Host):
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
             return state.report(item.request, state.failed_check), []
         try:
-            return HANDLERS[type(item)](self, state, item, frames)
-        except Exception as error:  # what cannot be executed is a failure of its session's, and of nobody else's
+            return HANDLERS[type(item)](self.host, state, item, frames)
+        except Exception as error:  # an instruction that cannot be executed is a failure of its own session only
             failure = failure_of(error, type(item).__name__, 0)
             if isinstance(item, wire.REQUESTS):
                 return Answer(item.request, failure=failure), []
@@ -124,28 +126,28 @@ class Worker(Host):
             return None
 
     def _op(self, session: WorkerSession, item: wire.Op) -> None:
-        """One operation, the careful way: whatever is wrong with it becomes a failure that spoils what depends on it."""
+        """One operation, the careful way: whatever is wrong with it becomes a failure, which poisons what depends on it."""
         call = session.calls.get(item.call)
         try:
-            if not isinstance(call, Call):
+            if not isinstance(call, PreparedCall):
                 raise PoisonedError(call or failure_of(ProtocolError("the call is not defined"), "", 0))
             ins, numbers = call.operands(session.memory, item.args)
             session.operations += 1
-            result = self.runner.run(session, call, ins, numbers, item.site)
-            self.runner.keep(session, call, item, result, ins)
+            result = self.host.runner.run(session, call, ins, numbers, item.site)
+            self.host.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:
-            self._spoil(session, item, call, error.failure)
-            if item.out == () and not isinstance(call, Call):  # what it would have written, nobody knows
+            self._poison(session, item, call, error.failure)
+            if item.out == () and not isinstance(call, PreparedCall):  # nobody knows what it would have written
                 session.note(error.failure)
                 session.failed_check = session.failed_check or error.failure
         except Exception as error:
-            name = call.name if isinstance(call, Call) else ""
+            name = call.name if isinstance(call, PreparedCall) else ""
             failure = failure_of(error, name, item.site)
             session.note(failure)
-            self._spoil(session, item, call, failure)
-            if isinstance(call, Call) and item.out == () and not call.written:
+            self._poison(session, item, call, failure)
+            if isinstance(call, PreparedCall) and item.out == () and not call.written:
                 session.failed_check = session.failed_check or failure
 
-    def _spoil(self, session: WorkerSession, item: wire.Op, call: Call | Failure | None, failure: Failure) -> None:
-        written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, Call) else []
+    def _poison(self, session: WorkerSession, item: wire.Op, call: PreparedCall | Failure | None, failure: Failure) -> None:
+        written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, PreparedCall) else []
         session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 
 OTHERS = 2
-"""Who else wants a core: a client and a dispatcher."""
+"""Other processes that want a core: a client and a dispatcher."""
 SPINS = 1000
-"""libgomp's own number for a process with more threads than cores; it can't know of other processes. 003-threads.md."""
+"""libgomp's own number for a process with more threads than cores; it does not know of other processes.
+
+docs/decisions/003-threads.md.
+"""
 
 
 def leave_room(threads: int) -> None:
-    """Let idle threads soon sleep where the worker's take all cores: the others would wait for one that spins.
+    """Make idle threads sleep sooner where the worker's leave no core to the others, which would wait for one that spins.
 
-    `threads`: how many the worker has; 0: one for each core. What the user set stands.
+    `threads`: the number of the worker's threads; 0: one for each core. The user's own settings are left as they are.
     """
     cores = len(os.sched_getaffinity(0))
     if (threads or cores) + OTHERS > cores and "OMP_WAIT_POLICY" not in os.environ:

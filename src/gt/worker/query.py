@@ -1,4 +1,4 @@
-"""Calls whose results the client can't foretell: run at once, their geometries and values in the answer."""
+"""Calls whose results the client cannot infer: their geometries and values are in the answer."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import torch
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer
 from gt.wire.shared import Frame
-from gt.worker import graph, sparse
+from gt.worker.calls import sparse
+from gt.worker.calls.prepared import PreparedCall
+from gt.worker.geometry import geometry_of, has_more, same_storage
 from gt.worker.host import Host
-from gt.worker.memory import PoisonedError, beyond, geometry_of
-from gt.worker.prepare import Call
-from gt.worker.run import same_storage
+from gt.worker.memory import PoisonedError
+from gt.worker.operators import graph
 from gt.worker.session import Reply, WorkerSession, failure_of
 
 
 def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence[Frame]) -> Reply:
+    """Run a call at once. Its failure is in the answer, for the client to raise."""
     try:
         define = wire.Define(
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
         )
-        call = Call(define, host.device, session.memory.number)
+        call = PreparedCall(define, host.device, session.memory.number)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         with graph.all_keys():
             result = host.runner.run(session, call, ins, [], item.site)
-            call.filler.give_back_generators(ins)
+            call.arguments.give_back_generators(ins)
             if result is None and any(geometry_of(ins[i]) != item.ins[i][1] for i in call.resized):
                 raise NotImplementedError(
-                    f"{item.op} resized its out=, which no result tells: give it tensors of the right sizes"
+                    f"{item.op} resized its out=, and no result tells how: give it tensors of the right sizes"
                 )
             session.operations += 1
             answer = _answer(session, item, call, result, ins)
@@ -38,11 +40,11 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
     except PoisonedError as error:
         return session.report(item.request, error.failure), []
     except Exception as error:
-        # raised where the user's call stands, so that PyTorch's own text is all there is to say
+        # it is raised at the user's own line, so PyTorch's text alone is enough
         return Answer(item.request, failure=failure_of(error, "", 0)), []
 
 
-def _answer(session: WorkerSession, item: wire.Query, call: Call, result: Any, ins: list[Any]) -> Answer:
+def _answer(session: WorkerSession, item: wire.Query, call: PreparedCall, result: Any, ins: list[Any]) -> Answer:
     outs: list[wire.Geometry | None] = []
     values: list[Any] = []
     kept: list[torch.Tensor] = []
@@ -58,7 +60,7 @@ def _answer(session: WorkerSession, item: wire.Query, call: Call, result: Any, i
             outs.append(geometry_of(value))
             return "t"
         if sparse.is_sparse(value):
-            what, parts = sparse.taken_apart(value)
+            what, parts = sparse.decompose(value)
             values.extend((what.layout, len(what.size), *what.size, what.coalesced))
             return "s" + "".join(map(mark_part, parts))
         return mark_new(value)
@@ -75,7 +77,7 @@ def _answer(session: WorkerSession, item: wire.Query, call: Call, result: Any, i
         if len(kept) == wire.QUERY_RESULTS:
             raise RuntimeError(f"{item.op}: more than {wire.QUERY_RESULTS} results")
         own = _own(value, [*ins, *kept])
-        if beyond(own, geometry_of(own)):
+        if has_more(own, geometry_of(own)):
             own = session.memory.allocate(geometry_of(own)).copy_(own)
         session.memory.put(item.out + len(kept), geometry_of(own), own)
         outs.append(geometry_of(own))
@@ -87,7 +89,7 @@ def _answer(session: WorkerSession, item: wire.Query, call: Call, result: Any, i
 
 
 def _own(tensor: torch.Tensor, others: list[Any]) -> torch.Tensor:
-    """A tensor in a storage of its own, from the storage's start."""
+    """The tensor, or a copy: at the start of a storage that none of `others` shares, without conj and neg bits."""
     shared = any(isinstance(o, torch.Tensor) and same_storage(o, tensor) for o in others)
     plain = tensor.storage_offset() == 0 and not tensor.is_conj() and not tensor.is_neg()
     if plain and not shared:

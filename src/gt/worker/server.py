@@ -1,4 +1,4 @@
-"""The worker's only I/O: takes instructions from the dispatcher, sends answers back."""
+"""The worker's connection to the dispatcher: takes instructions from it and sends answers back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from gt.worker import malloc
 from gt.worker.execute import Worker
 
 LOOK_S = 0.1
+"""Seconds between two looks for the ends of sessions while instructions run."""
 
 
 def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None) -> None:
-    """Work for the service at `address` until it stops. `data_dirs` None: any file that this user may touch.
+    """Work for the service at `address` until it stops.
 
-    Raises ConfigError for a device that cannot be used.
+    `device`, `name` None: a GPU if there is one, the host and process. `data_dirs` None: any file that this user may touch.
+    Raises ConfigError for a device that cannot be used, ConnectionLostError where the service does not answer, and GTError
+    where it rejects the worker.
     """
     values = settings()
     if values.worker_threads:
@@ -31,7 +34,7 @@ def main(address: str, device: str | None, name: str | None, data_dirs: list[str
     worker = _worker(device or ("cuda" if torch.cuda.is_available() else "cpu"), name, data_dirs)
     gc.freeze()
     malloc.keep_freed()
-    gc.set_threshold(100_000)  # tensors and views die by their count; few objects here are ever in a cycle
+    gc.set_threshold(100_000)  # tensors and views are freed by reference count; few objects here are ever in a cycle
     transport = connect(address, "worker", values.connect_timeout_s)
     try:
         _register(transport, worker, address)
@@ -61,7 +64,7 @@ def _register(transport: Transport, worker: Worker, address: str) -> None:
 
 
 class Inbox:
-    """What has arrived, in order; an end of a session is seen before its turn."""
+    """The messages that have arrived, in order. The end of a session is noticed before its turn."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -70,8 +73,8 @@ class Inbox:
         self._look_at = 0.0
 
     def next(self) -> tuple[messages.ToWorker, list[Frame]]:
-        """The next message; waits for it."""
-        if not self._arrived and not self._take(malloc.REST_S):
+        """The next message and its frames; waits for it, and gives freed memory back while the worker is idle."""
+        if not self._arrived and not self._take(malloc.IDLE_S):
             malloc.give_back()
         while not self._arrived:
             self._take(None)
@@ -81,7 +84,7 @@ class Inbox:
         return message, frames
 
     def has_ended(self, session: int) -> bool:
-        """Whether the end of a session has arrived. Looks every `LOOK_S` seconds."""
+        """Whether the end of a session has arrived. Looks at most every `LOOK_S` seconds."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_S
@@ -101,16 +104,19 @@ class Inbox:
 
 
 def serve(transport: Transport, worker: Worker) -> None:
-    """Execute what comes until the dispatcher says stop, or is gone."""
+    """Execute what arrives until the dispatcher says stop.
+
+    Raises ConnectionLostError where the dispatcher is gone, GTError where it rejects this worker.
+    """
     inbox = Inbox(transport)
     while _serve_one(transport, worker, inbox):
         pass
 
 
 def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
-    """Nothing of a message is kept while the next is waited for. False where it says stop.
+    """Serve one message; False where it says stop. As a function of its own it keeps nothing of the message while waiting.
 
-    Raises GTError where the dispatcher wants no more of this worker.
+    Raises GTError where the dispatcher rejects this worker.
     """
     message, frames = inbox.next()
     if isinstance(message, messages.Execute):

@@ -1,6 +1,6 @@
-"""What PyTorch warns of while a call runs for the first time, which the client tells the user.
+"""Captures PyTorch's warnings in the first run of a call, for the client to tell the user.
 
-Operators warn in C++. That becomes a warning of Python's inside PyTorch's own bindings alone; elsewhere it is printed.
+Operators warn in C++. Such a warning becomes Python's only inside PyTorch's own bindings; elsewhere it is printed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SAID_BY_CLIENTS = (
     "index_reduce() is in beta",
     "indexing with dtype torch.uint8",
 )
-"""How those begin that inference, or what is composed in the client, says there too."""
+"""Beginnings of warnings that the client gives itself, by inference or in what it composes."""
 
 
 def listen(run: Callable[[], T], site: int) -> tuple[T, list[Warned]]:
-    """The result of `run()`, and what was said meanwhile."""
+    """The result of `run()` and its warnings. Raises as `run` does. `site`: the number of the user's line."""
     results: list[T] = []
 
     def run_once(_: float) -> float:
@@ -33,12 +33,12 @@ def listen(run: Callable[[], T], site: int) -> tuple[T, list[Warned]]:
         return 0.0
 
     always = torch.is_warn_always_enabled()
-    torch.set_warn_always(True)  # what PyTorch says once to a process, each of its sessions hears
+    torch.set_warn_always(True)  # each session hears what PyTorch says only once to a process
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            torch.zeros(1, device="cpu").apply_(run_once)  # a binding that calls what it is given
+            torch.zeros(1, device="cpu").apply_(run_once)  # a binding that calls a function
     finally:
         torch.set_warn_always(always)
-    told = [w for w in said if not str(w.message).startswith(SAID_BY_CLIENTS)]
+    told = [w for w in caught if not str(w.message).startswith(SAID_BY_CLIENTS)]
     return results[0], [Warned(w.category.__name__, str(w.message), site) for w in told]

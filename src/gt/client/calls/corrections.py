@@ -284,6 +284,6 @@ for _name in _SUMS:
 
 def corrected(name: str, op: Infer) -> Infer:
     """The function that infers the results of an operator as this session's workers make them."""
-    if name in CPU and process.session().welcome.worker.device == "cpu":
+    if name in CPU and process.session().is_on_cpus:
         return CPU[name]
     return EVERYWHERE.get(name, op)

@@ -29,13 +29,6 @@ def to_numpy(original: Callable[..., Array], self: Tensor, *, force: bool = Fals
 
 
 @for_remote
-def to_array(original: Any, self: Tensor, dtype: Any = None, copy: bool | None = None) -> Array:
-    """A fetch is a copy already, whatever NumPy asks for."""
-    found = self.numpy()
-    return found if dtype is None else found.astype(dtype, copy=False)
-
-
-@for_remote
 def from_array(original: Callable[..., Any], self: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The result of a NumPy function on this tensor goes where the tensor is."""
     made = original(self, *args, **kwargs)

@@ -23,6 +23,7 @@ from gt.client.patches import (
 from gt.client.patches.patch import Patch
 
 IDIOM = "tests/oracle/test_idioms.py::test_an_idiom_gives_the_cpus_results"
+PATCHED = "tests/oracle/test_patched.py"
 SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
 SAVED = "tests/oracle/test_facade.py::test_what_was_saved_needs_no_device_to_be_named_and_comes_back_to_its_own"
 ACCELERATOR = "tests/oracle/test_accelerator.py"
@@ -30,17 +31,17 @@ ACCELERATOR = "tests/oracle/test_accelerator.py"
 TENSORS = (
     Patch(
         "torch.Tensor",
-        "__deepcopy__ __reduce_ex__",
+        "__reduce_ex__",
         tensors.without_operand,
-        "a copy or a file must not hold the cached operand",
-        f"{IDIOM}[deepcopy_of_module_and_tensor]",
+        "a pickle must not hold the cached operand",
+        f"{PATCHED}::test_a_pickle_names_nothing_of_gt",
     ),
     Patch(
         "torch.nn.Parameter",
-        "__deepcopy__ __reduce_ex__",
+        "__reduce_ex__",
         tensors.without_operand,
-        "as for tensors, whose methods it overrides",
-        f"{IDIOM}[deepcopy_of_module_and_tensor]",
+        "the same: it overrides the method",
+        f"{PATCHED}::test_a_pickle_names_nothing_of_gt",
     ),
     Patch(
         "torch.Tensor",
@@ -68,39 +69,44 @@ TENSORS = (
         "_set_default_dtype _set_default_tensor_type",
         tensors.forgetting_definitions,
         "definitions were inferred under the default dtype of their time",
-        f"{IDIOM}[default_dtype]",
+        f"{PATCHED}::test_dtypes_follow_the_default_dtype_whatever_was_learnt_under_another",
     ),
 )
 ARRAYS = (
-    Patch("torch.Tensor", "numpy", arrays.to_numpy, "an array is made of fetched elements", f"{IDIOM}[fetching]"),
-    Patch("torch.Tensor", "__array__", arrays.to_array, "the same for `numpy.asarray`", f"{IDIOM}[arrays_of_numpy]"),
+    Patch(
+        "torch.Tensor",
+        "numpy",
+        arrays.to_numpy,
+        "an array is made of fetched elements",
+        f"{PATCHED}::test_an_array_is_a_copy_of_the_elements",
+    ),
     Patch(
         "torch.Tensor",
         "__array_wrap__",
         arrays.from_array,
-        "what a NumPy function makes of a tensor goes where the tensor is",
-        f"{IDIOM}[arrays_of_numpy]",
+        "the result of a NumPy function goes where its operand is",
+        f"{PATCHED}::test_the_result_of_a_numpy_function_is_where_its_operand_is",
     ),
     Patch(
         "torch.Tensor",
         "__eq__",
         arrays.equals,
         "the one operator that takes an array; C++ would make a CPU tensor of it",
-        f"{IDIOM}[arrays_of_numpy]",
+        f"{PATCHED}::test_a_tensor_is_compared_with_an_array",
     ),
     Patch(
         "torch.Tensor",
         "__dlpack__",
         arrays.to_dlpack,
         "another library takes over a copy on the CPU",
-        f"{SCRIPT}[numpy_and_files]",
+        f"{PATCHED}::test_another_library_takes_over_a_copy",
     ),
     Patch(
         "torch.Tensor",
         "__dlpack_device__",
         arrays.dlpack_device,
         "what is taken over is on the CPU",
-        f"{SCRIPT}[numpy_and_files]",
+        f"{PATCHED}::test_another_library_takes_over_a_copy",
     ),
     Patch(
         "torch.Tensor",

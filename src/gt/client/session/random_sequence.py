@@ -44,7 +44,7 @@ class RandomSequence:
     def is_shared(self) -> bool:
         """Whether the worker's generator is of the same kind as this process's. An accelerator's is not, and draws its own
         numbers."""
-        return process.opened is None or process.opened.welcome.worker.device == "cpu"
+        return process.opened is None or process.opened.is_on_cpus
 
     def to_worker(self) -> None:
         """Called before an instruction that draws."""

@@ -81,6 +81,11 @@ class Session:
         assert self._welcome is not None
         return self._welcome
 
+    @property
+    def is_on_cpus(self) -> bool:
+        """Whether every worker of the session computes on a CPU, as this process does."""
+        return all(worker.device == "cpu" for worker in self.welcome.workers)
+
     def flush(self) -> None:
         """Send what was recorded. Waits only when too many batches are under way."""
         with recorder.lock:
@@ -154,6 +159,16 @@ class Session:
             raise worker_reports.exception(answer.failure)
         return answer, data
 
+    def worker_stats(self, reset_peak: bool = False) -> messages.WorkerStats:
+        """What the worker counts for this session, once everything recorded so far is done.
+
+        `reset_peak`: its peak is counted anew from then. Raises ProtocolError if the answer lacks them.
+        """
+        answer, _ = self.ask(lambda request: wire.Stats(request, reset_peak))
+        if answer.stats is None:
+            raise ProtocolError("the worker was asked for its statistics and answered without them")
+        return answer.stats
+
     def _receive(self, timeout_s: float | None) -> bool:
         """Handle one message. Returns False if none has arrived after `timeout_s` seconds, or on a spurious wake-up."""
         if timeout_s != 0.0:
@@ -172,6 +187,8 @@ class Session:
         elif isinstance(message, messages.Welcome):
             if message.credit < 1:
                 raise ProtocolError(f"a credit of {message.credit} batches")
+            if not message.workers:
+                raise ProtocolError("a session without a worker")
             self._welcome = message
         elif isinstance(message, messages.SessionLost):
             self._lose(message)

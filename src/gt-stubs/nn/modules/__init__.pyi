@@ -1,0 +1,15 @@
+# Written by scripts/stubs.py.
+from torch.nn.modules import *
+from gt.nn.modules import activation as activation  # type: ignore[no-redef]
+from gt.nn.modules import batchnorm as batchnorm  # type: ignore[no-redef]
+from gt.nn.modules import container as container  # type: ignore[no-redef]
+from gt.nn.modules import conv as conv  # type: ignore[no-redef]
+from gt.nn.modules import dropout as dropout  # type: ignore[no-redef]
+from gt.nn.modules import linear as linear  # type: ignore[no-redef]
+from gt.nn.modules import loss as loss  # type: ignore[no-redef]
+from gt.nn.modules import module as module  # type: ignore[no-redef]
+from gt.nn.modules import normalization as normalization  # type: ignore[no-redef]
+from gt.nn.modules import pooling as pooling  # type: ignore[no-redef]
+from gt.nn.modules import rnn as rnn  # type: ignore[no-redef]
+from gt.nn.modules import sparse as sparse  # type: ignore[no-redef]
+from gt.nn.modules import transformer as transformer  # type: ignore[no-redef]

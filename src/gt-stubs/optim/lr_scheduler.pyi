@@ -1,0 +1,2 @@
+# Written by scripts/stubs.py.
+from torch.optim.lr_scheduler import *

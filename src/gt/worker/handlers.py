@@ -1,0 +1,133 @@
+"""The handlers of all instructions but operations: tensors in and out, files, the generator, statistics. One row each."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gt.errors import ProtocolError
+from gt.wire import instructions as wire
+from gt.wire.messages import Answer, WorkerStats
+from gt.wire.shared import Frame, inline
+from gt.worker import files
+from gt.worker.geometry import check_geometry, dtype_of
+from gt.worker.host import Host
+from gt.worker.memory import PoisonedError
+from gt.worker.query import query
+from gt.worker.session import Reply, WorkerSession, failure_of
+from gt.worker.tensor_bytes import bytes_of, tensor_from
+
+Handler = Callable[[Host, WorkerSession, Any, Sequence[Frame]], Reply | None]
+"""Executes one instruction of a session; `frames` are those of its message. Returns the answer to a request."""
+
+
+def _upload(host: Host, session: WorkerSession, item: wire.Upload, frames: Sequence[Frame]) -> None:
+    try:
+        check_geometry(item.geometry)
+        source = tensor_from(frames[item.frame], item.geometry.size, dtype_of(item.geometry.dtype))
+        if item.id in session.memory.storages:
+            session.memory.tensor(item.id, item.geometry).copy_(source)
+            return
+        own = session.memory.allocate(item.geometry)
+        own.copy_(source)
+        session.memory.put(item.id, item.geometry, own)
+    except PoisonedError:
+        return
+    except Exception as error:
+        session.fail([item.id], error, "upload", item.site)
+
+
+def _fetch(host: Host, session: WorkerSession, item: wire.Fetch, frames: Sequence[Frame]) -> Reply:
+    try:
+        tensor = session.memory.tensor(item.id, item.geometry)
+        return Answer(item.request), [bytes_of(tensor)]
+    except PoisonedError as error:
+        return session.report(item.request, error.failure), []
+    except Exception as error:
+        return Answer(item.request, failure=failure_of(error, "fetch", 0)), []
+
+
+def _load_file(host: Host, session: WorkerSession, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
+    try:
+        tensor = files.load(item.path, item.name, item.geometry, host.device, host.data_dirs)
+        session.memory.put(item.id, item.geometry, tensor)
+    except Exception as error:
+        session.fail([item.id], error, "load file", item.site)
+
+
+def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
+    try:
+        tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
+        files.save(item.path, tensors, item.metadata, host.data_dirs)
+        return Answer(item.request), []
+    except PoisonedError as error:
+        return session.report(item.request, error.failure), []
+    except Exception as error:
+        return Answer(item.request, failure=failure_of(error, "save file", 0)), []
+
+
+def _seed(host: Host, session: WorkerSession, item: wire.Seed, frames: Sequence[Frame]) -> None:
+    host.runner.random.seed(session.number, item.seed)
+
+
+def _get_random_state(host: Host, session: WorkerSession, item: wire.GetRandomState, frames: Sequence[Frame]) -> Reply:
+    return Answer(item.request), [memoryview(host.runner.random.state(session.number).numpy().tobytes())]
+
+
+def _set_random_state(host: Host, session: WorkerSession, item: wire.SetRandomState, frames: Sequence[Frame]) -> None:
+    try:
+        state = torch.frombuffer(bytearray(inline(frames[item.frame])), dtype=torch.uint8)
+        host.runner.random.set_state(session.number, state)
+    except (IndexError, ProtocolError, RuntimeError, TypeError, ValueError) as error:
+        session.fail([], error, "set_rng_state", 0)
+
+
+def _synchronize(host: Host, session: WorkerSession, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:
+    failure = session.failures[0] if session.failures else None
+    session.failures.clear()
+    session.failed_check = None
+    if host.device.type == "cuda":
+        try:
+            torch.cuda.synchronize(host.device)
+        except RuntimeError as error:
+            failure = failure or failure_of(error, "synchronize", 0)
+    return Answer(item.request, failure=failure), []
+
+
+def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequence[Frame]) -> Reply:
+    on_cuda = host.device.type == "cuda"
+    stats = WorkerStats(
+        storages=len(session.memory.storages),
+        tensor_bytes=session.memory.usage.bytes(),
+        peak_tensor_bytes=session.memory.usage.peak_bytes(item.reset_peak),
+        operations=session.operations,
+        errors=session.errors,
+        definitions=len(session.calls),
+        sessions=len(host.sessions),
+        zero_fills=host.runner.zeroing.calls,
+        threads=torch.get_num_threads(),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        device_bytes=torch.cuda.memory_allocated(host.device) if on_cuda else None,
+        device_peak_bytes=torch.cuda.max_memory_allocated(host.device) if on_cuda else None,
+    )
+    return Answer(item.request, stats=stats), []
+
+
+HANDLERS: dict[type, Handler] = {
+    wire.Define: lambda host, session, item, frames: session.define(item, host.device),
+    wire.Forget: lambda host, session, item, frames: session.forget(item),
+    wire.Query: query,
+    wire.Upload: _upload,
+    wire.Fetch: _fetch,
+    wire.Scope: lambda host, session, item, frames: None,
+    wire.LoadFile: _load_file,
+    wire.SaveFile: _save_file,
+    wire.Seed: _seed,
+    wire.GetRandomState: _get_random_state,
+    wire.SetRandomState: _set_random_state,
+    wire.Synchronize: _synchronize,
+    wire.Stats: _stats,
+}
