@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The API pages, made from the docstrings by pdoc (the extra `docs`), into build/api. Nothing of them is committed.
+# Generates the API pages from the docstrings with pdoc (the extra `docs`), into build/api. They are not committed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh docs
-# In a process that is no client, `gt` is its own modules alone, without torch's names; `gt._client` is what it adds in a client.
+# Outside a client process, `gt` has only its own modules, without torch's names; `gt._client` has what a client adds.
 GT_ROLE=dispatcher "$PYTHON" -m pdoc --output-directory build/api gt gt._client "$@"
 echo "build/api/index.html"

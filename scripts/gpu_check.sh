@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What a machine with a CUDA device must show: databases sampled, bitwise replay, the main job, the benchmark. At most
-# 8 minutes in all and 4 for a section. Does nothing where there is no CUDA device.
-#   scripts/gpu_check.sh              PYTHON=/path/to/python takes that environment as it is (torch 2.11 and later)
-#   scripts/gpu_check.sh --dry-run    the same on a CPU, a few seconds of each; part of CI
+# Checks for a machine with a CUDA device: sampled databases, bitwise replay, the main job, the benchmark. At most
+# 8 minutes in all and 4 per section. Does nothing if there is no CUDA device.
+#   scripts/gpu_check.sh              PYTHON=/path/to/python uses that environment unchanged (torch 2.11 and later)
+#   scripts/gpu_check.sh --dry-run    the same on a CPU, a few seconds per section; part of CI
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh example,dev
@@ -23,7 +23,7 @@ print(f'Python {sys.version.split()[0]}, torch {torch.__version__},', torch.cuda
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 failed=()
-# $1: its name, the rest: its command. A section that outlasts its time has failed; the others still run.
+# $1: its name, the rest: its command. A section that runs out of time has failed; the others still run.
 section() {
     local name="$1" left=$((TOTAL_S - SECONDS)) began=$SECONDS code=0
     shift

@@ -1,10 +1,10 @@
-"""Writes `src/gt-stubs`, by which a type checker knows the names of `import gt as torch` by torch's own types.
+"""Generates `src/gt-stubs`, which give the names of `import gt as torch` torch's own types in a type checker.
 
     .venv/bin/python scripts/stubs.py
 
-One stub for each module of torch in `MODULES`: the mirrored modules that programs import from. Each passes torch's names on
-and adds nothing, so the stubs change only when torch gets new ones. GT's own modules (`gt.files`, `gt.client`, ...) have no
-stub here: the package is partial (PEP 561), and a type checker reads them as they are.
+One stub per module of torch in `MODULES`: the mirrored modules that programs import from. Each re-exports torch's names
+and adds nothing, so the stubs change only when torch gets new names. GT's own modules (`gt.files`, `gt.client`, ...) have no
+stub here: the package is partial (PEP 561), and a type checker reads their sources.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ MODULES = {
     "utils": "benchmark checkpoint data dlpack flop_counter hooks",
     "utils.data": "dataloader dataset distributed sampler",
 }
-"""Package of torch -> its modules that have a stub. A name of any other module is torch's own."""
+"""Package of torch -> its modules that have a stub. Other modules resolve to torch's own."""
 NAMES = ["", *(f"{package}.{name}".lstrip(".") for package, names in MODULES.items() for name in names.split())]
-"""The same, each by its name below torch; the top first."""
+"""The same, each by its name below torch; the top-level package first."""
 OWN = '''
 import builtins
 
@@ -59,7 +59,7 @@ HEAD = "# Written by scripts/stubs.py.\n"
 
 
 def starred(module: ModuleType) -> set[str] | None:
-    """The names that a type checker takes by `import *`: those of a literal `__all__`; None where there is no `__all__`."""
+    """The names that a type checker imports by `import *`: those of a literal `__all__`; None if there is no `__all__`."""
     found: set[str] | None = None
     for node in ast.parse(inspect.getsource(module)).body:
         for one in ast.walk(node):
@@ -70,7 +70,7 @@ def starred(module: ModuleType) -> set[str] | None:
 
 
 def names(module: ModuleType) -> list[str]:
-    """The public names that `import *` leaves out, as at the top, where most of torch's list is made while it runs."""
+    """The public names that `import *` misses, as in `torch` itself, which builds most of its `__all__` at run time."""
     known = starred(module)
     if known is None:
         return []
@@ -87,7 +87,7 @@ def _is_foreign(value: object) -> bool:
 
 
 def annotated(module: ModuleType) -> set[str]:
-    """The names that torch's own annotations have at the top: of what C++ brings, some have none."""
+    """The names at the top of torch's annotated files: some names from C++ have no annotations."""
     folder = Path(str(module.__file__)).parent
     files = ("__init__.py", "functional.py", "_C/__init__.pyi", "_C/_VariableFunctions.pyi")
     found: set[str] = set()
@@ -106,7 +106,7 @@ def annotated(module: ModuleType) -> set[str]:
 
 
 def stub(name: str) -> str:
-    """The stub of `gt.NAME`, or of `gt` by the empty name."""
+    """The stub of `gt.NAME`, or of `gt` for the empty name."""
     real, mirror = f"torch.{name}".rstrip("."), f"gt.{name}".rstrip(".")
     lines = [f"from {real} import *"]
     lines += [f"from {real} import {n} as {n}" for n in names(importlib.import_module(real))]
@@ -121,7 +121,7 @@ def path_of(name: str) -> Path:
 
 
 def stubs() -> dict[Path, str]:
-    """Every file of the folder, by its path inside it."""
+    """Path in the folder -> content, for every file."""
     return {Path("py.typed"): "partial\n"} | {path_of(name): stub(name) for name in NAMES}
 
 

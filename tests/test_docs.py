@@ -1,4 +1,4 @@
-"""The pages of `docs/` are true: what they name exists, and their snippets run."""
+"""The pages of `docs/`: the files they name exist, and their snippets run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
 
 
 def test_every_file_of_the_table_exists() -> None:
-    """Each row of "To change this, open that" names at least one file, and all that it names are there."""
+    """Each row of "To change this, open that" names at least one file, and all of them exist."""
     table = (DOCS / "architecture.md").read_text().partition("## To change this")[2]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 20

@@ -1,4 +1,4 @@
-"""A type checker knows a ported script as it knows the script itself: `scripts/stubs.py`."""
+"""A type checker checks a ported script like the original: `scripts/stubs.py`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ torch.ones(3).no_such_method()
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package and its stubs in one, as a type checker sees what is installed."""
+    """A folder with the package and its stubs, laid out as if installed."""
     folder = tmp_path_factory.mktemp("typed")
     for name in ("gt", "gt-stubs"):
         shutil.copytree(ROOT / "src" / name, folder / "gt", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -61,7 +61,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_ported_script_has_the_types_of_torch(typed: Path, pytestconfig: pytest.Config) -> None:
-    """Its only error is the one in its last line, which torch's types have as well."""
+    """The only error is the one in the last line, as with torch's types."""
     script = typed / "ported.py"
     script.write_text(PORTED)
     assert pytestconfig.cache is not None

@@ -1,4 +1,4 @@
-"""Tests of what a machine with a CUDA device must show. `scripts/gpu_check.sh --dry-run` runs them on a CPU."""
+"""Tests for a machine with a CUDA device; `scripts/gpu_check.sh --dry-run` runs them on a CPU."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def local() -> torch.device:
-    """The device of this process on which PyTorch says what is right: of the worker's kind."""
+    """The device of this process, of the worker's kind, on which local PyTorch computes the expected results."""
     return torch.device("cpu" if DRY_RUN else "cuda")

@@ -1,4 +1,4 @@
-"""A worker on a CUDA device gives what local PyTorch gives on that device, and the same bits each time."""
+"""A worker on a CUDA device gives the results of local PyTorch on that device, and the same bits every time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.oracle import operators
 
 STEPS = 3 if DRY_RUN else 50
 EVERY, PARTS = (240, 2) if DRY_RUN else (48, 6)
-"""Of so many entries of the operator database one is taken, in each part."""
+"""Each part takes one in this many entries of the operator database."""
 
 
 def test_the_worker_is_on_the_device(local: torch.device) -> None:
@@ -34,7 +34,7 @@ def test_a_sample_of_the_operator_database_gives_the_results_of_local_pytorch(
 
 
 class Net(torch.nn.Module):
-    """Attention, normalisation, dropout and a loss: kernels that CUDA computes the same way each time."""
+    """Attention, normalisation, dropout and a loss: kernels that are deterministic on CUDA."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,5 +78,5 @@ def test_training_again_gives_the_same_bits(local: torch.device) -> None:
 def test_training_gives_the_losses_of_local_pytorch(local: torch.device) -> None:
     torch.manual_seed(0)
     model = Net()
-    model.dropout.p = 0.0  # the two sides draw by themselves
+    model.dropout.p = 0.0  # the two sides draw independently
     torch.testing.assert_close(train(model, "remote"), train(model, local), rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ import gt  # noqa: F401 - registers the device
 
 DTYPES = (torch.float32, torch.int64, torch.bool)
 oracle = torch.device("cpu")
-"""Where local PyTorch computes what is expected."""
+"""The device on which local PyTorch computes the expected results."""
 UNDEFINED = (
     "empty",
     "empty_like",

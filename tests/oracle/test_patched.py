@@ -1,4 +1,4 @@
-"""What the patches of PyTorch's Python are for, where no idiom or script shows it: see docs/patches.md."""
+"""Tests of patches of PyTorch's Python that no idiom or script covers: see docs/patches.md."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_dtypes_follow_the_default_dtype_whatever_was_learnt_under_another() -> 
 @pytest.mark.parametrize("kind", [torch.Tensor, torch.nn.Parameter])
 def test_a_pickle_names_nothing_of_gt(kind: type[torch.Tensor]) -> None:
     x = torch.ones(3, device="remote").as_subclass(kind) if kind is torch.Tensor else kind(torch.ones(3, device="remote"))
-    x + 1  # after which it has a cached operand
+    x + 1  # caches its operand
     named = [argument for _, argument, _ in pickletools.genops(pickle.dumps(x)) if isinstance(argument, str)]
     assert [n for n in named if n == "gt" or n.startswith("gt.")] == []

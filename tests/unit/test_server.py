@@ -161,7 +161,7 @@ def test_a_bug_in_the_instruction_log_stops_nobody(
 
 
 class Noted(InstructionLog):
-    """Remembers what it was told."""
+    """Remembers the messages it was given."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -177,7 +177,7 @@ class Noted(InstructionLog):
 def test_the_log_hears_of_executions_with_the_workers_name_and_of_the_end_of_every_session(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also of a session that ends without a worker, of which no worker is told."""
+    """Also of a session that ends while it has no worker, so that no worker is told."""
     log = Noted(str(tmp_path / "log"))
     bench = Bench(monkeypatch, log)
     bench.from_client(b"a", RUN)
