@@ -66,19 +66,10 @@ def test_a_ported_script_has_the_types_of_torch(typed: Path, pytestconfig: pytes
     script.write_text(PORTED)
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("mypy")  # torch alone takes half a minute
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--config-file=",
-        f"--cache-dir={cache}",
-        "--follow-imports=silent",
-        script.name,
-    ]
+    options = ["--config-file=", f"--cache-dir={cache}", "--follow-imports=silent"]
+    command = [sys.executable, "-m", "mypy", *options, script.name]
     environment = {**os.environ, "MYPYPATH": str(typed)}
-    said = subprocess.run(
-        [sys.executable, *command], cwd=typed, env=environment, capture_output=True, text=True, timeout=240
-    )
+    said = subprocess.run(command, cwd=typed, env=environment, capture_output=True, text=True, timeout=240)
     notes = [line for line in said.stdout.splitlines() if "note: Revealed" in line]
     assert [line.split('"')[1] for line in notes] == ["torch._tensor.Tensor", "torch.nn.modules.linear.Linear"], said
     errors = [line for line in said.stdout.splitlines() if "error:" in line]

@@ -30,7 +30,6 @@ from torch.testing._internal.common_optimizers import optim_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
-from gt.client.patches.modules import LOOPS
 from gt.client.stream.definitions import definitions
 from tests.oracle.modes import MODES
 from tests.oracle.operators import Outcome, compare, to_remote
@@ -324,7 +323,7 @@ def _check_optimizer(entry: Any, kwargs: dict[str, Any], run: Callable[..., list
 def _as_on_a_device(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """The arguments for the CPU, so that both use the same implementation. By default PyTorch uses `foreach` on every device
     but the CPU (unless GT uses the loop), and for complex numbers `foreach` and the loop give different results."""
-    loops = entry.optim_cls.__name__.lower() in LOOPS
+    loops = entry.optim_cls.__name__ in ("ASGD", "NAdam", "RAdam")  # see `modules.looping`
     chooses = dtype.is_complex and "foreach" in entry.supported_impls and "foreach" not in kwargs and not loops
     return {**kwargs, "foreach": True} if chooses else kwargs
 

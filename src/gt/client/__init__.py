@@ -1,0 +1,1 @@
+"""The device `remote`: from PyTorch's operators to instructions, and to the dispatcher."""

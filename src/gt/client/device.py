@@ -36,9 +36,11 @@ class Backend(_DummyBackendModule):
         yield
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """The dtypes that `torch.autocast("remote")` may cast to."""
         return [torch.bfloat16, torch.float16]
 
     def manual_seed(self, seed: int) -> None:
+        """Seed the session's generator."""
         sequence.seed_worker(int(seed))
 
     manual_seed_all = manual_seed
@@ -49,18 +51,23 @@ class Backend(_DummyBackendModule):
         return sequence.worker_state()
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
+        """Set the state of the session's generator (uint8)."""
         sequence.set_worker_state(new_state.cpu())
 
     def get_rng_state_all(self) -> list[torch.Tensor]:
+        """The states of all devices' generators; there is one device."""
         return [self.get_rng_state()]
 
     def set_rng_state_all(self, new_states: list[torch.Tensor]) -> None:
+        """Set the states of all devices' generators; there is one device."""
         self.set_rng_state(new_states[0])
 
     def seed_all(self) -> None:
+        """Seed with a random number."""
         self.manual_seed(torch.seed())
 
     def initial_seed(self) -> int:
+        """The seed that was set last."""
         return torch.initial_seed()
 
     def synchronize(self, device: Any = None) -> None:
@@ -68,11 +75,13 @@ class Backend(_DummyBackendModule):
         process.session().ask(wire.Synchronize)
 
     def set_device(self, device: Any) -> None:
+        """Select a device, which changes nothing. Raises RuntimeError for one that does not exist."""
         devices.check_index(torch.device("remote", device) if isinstance(device, int) else torch.device(device))
 
     set_device_index = set_device
 
     def empty_cache(self) -> None:
+        """Does nothing: a worker keeps no memory for a session but its tensors."""
         return None
 
     def memory_stats(self, device: Any = None) -> dict[str, Any]:
@@ -93,6 +102,7 @@ class Backend(_DummyBackendModule):
         return process.session().worker_stats().peak_tensor_bytes
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
+        """Let `max_memory_allocated` begin at what is allocated now."""
         process.session().worker_stats(reset_peak=True)
 
     def memory_reserved(self, device: Any = None) -> int:
@@ -100,9 +110,11 @@ class Backend(_DummyBackendModule):
         return self.memory_allocated(device)
 
     def max_memory_reserved(self, device: Any = None) -> int:
+        """The same as `max_memory_allocated`."""
         return self.max_memory_allocated(device)
 
     def reset_accumulated_memory_stats(self, device: Any = None) -> None:
+        """Does nothing: no figure accumulates."""
         return None
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
@@ -113,9 +125,11 @@ class Backend(_DummyBackendModule):
     get_memory_info = mem_get_info
 
     def empty_host_cache(self) -> None:
+        """Does nothing: there is no pinned memory."""
         return None
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        """Always: every worker computes in bfloat16."""
         return True
 
     def get_device_name(self, device: Any = None) -> str:
@@ -123,6 +137,7 @@ class Backend(_DummyBackendModule):
         return ", ".join(worker.name for worker in process.session().welcome.workers)
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
+        """No CUDA capability."""
         return (0, 0)
 
 

@@ -1,0 +1,1 @@
+"""All that clients, dispatcher and workers say to each other, and how it travels. Knows no torch."""
