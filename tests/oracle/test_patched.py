@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import gt  # noqa: F401 - registers the device
+from gt.client.session.session import Session
+from tests.conftest import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 
@@ -57,3 +59,99 @@ def test_a_pickle_names_nothing_of_gt(kind: type[torch.Tensor]) -> None:
     x + 1  # caches its operand
     named = [argument for _, argument, _ in pickletools.genops(pickle.dumps(x)) if isinstance(argument, str)]
     assert [n for n in named if n == "gt" or n.startswith("gt.")] == []
+
+
+def test_a_storage_is_made_on_the_device() -> None:
+    storage = torch.UntypedStorage(8, device="remote")
+    assert (storage.nbytes(), storage.device.type) == (8, "remote")
+
+
+def test_buffers_of_integers_are_averaged() -> None:
+    def averaged(device: str) -> list[torch.Tensor]:
+        model = torch.nn.BatchNorm1d(2).to(device)
+        average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+        for _ in range(3):
+            model(torch.ones(4, 2, device=device))
+            average.update_parameters(model)
+        return [b.cpu() for b in average.buffers()]
+
+    for expected, got in zip(averaged("cpu"), averaged("remote"), strict=True):
+        assert torch.equal(expected, got)
+
+
+def test_data_parallel_calls_its_module() -> None:
+    model = torch.nn.Linear(2, 3).to("remote")
+    x = torch.ones(4, 2, device="remote")
+    parallel = torch.nn.DataParallel(model)
+    assert parallel.device_ids == []
+    assert torch.equal(parallel(x).cpu(), model(x).cpu())
+
+
+def test_linear_cross_entropy_has_the_cpus_precision() -> None:
+    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        pytest.skip("this torch has no linear_cross_entropy")
+    sizes = {"num_batches": 64, "in_features": 32, "num_classes": 1024, "dtype": torch.bfloat16}
+
+    def adjusted(device: str) -> object:
+        return torch.nn.LinearCrossEntropyOptions()._adjust(**sizes, device=torch.device(device))
+
+    assert adjusted("remote") == adjusted("cpu")
+    assert adjusted("remote") != adjusted("cuda")
+
+
+def test_a_tensor_is_printed_from_one_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    ask = Session.ask
+    monkeypatch.setattr(Session, "ask", lambda self, request: asked.append(request) or ask(self, request))
+    repr(torch.arange(12.0, device="remote").view(3, 4))
+    assert len(asked) == 1
+
+
+def test_a_remote_module_is_not_compiled() -> None:
+    model = torch.nn.Linear(2, 3).to("remote")
+    model.compile()
+    assert model._compiled_call_impl is None
+
+
+COMPILED = """
+import gt as torch
+
+class Doubled(torch.nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+model = Doubled()
+model.compile()
+print(model._compiled_call_impl)
+"""
+
+
+def test_a_ported_file_compiles_no_module(run_python: Run) -> None:
+    assert run_python(COMPILED).stdout == "None\n"
+
+
+def test_a_method_is_traced_through_a_linear_layer() -> None:
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.autograd.grad(self.linear(x).pow(2).sum(), x)[0]
+
+    model = Layer().to("remote").requires_grad_(False)
+    x = torch.ones(4, 2, device="remote", requires_grad=True)
+    traced = torch.jit.trace_module(model, {"forward": x})
+    assert torch.equal(traced(x).cpu(), model(x).cpu())
+
+
+def test_casts_of_parameters_are_forgotten_with_their_region() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2, device="remote"))
+    x = torch.ones(2, 2, device="remote")
+    products = []
+    for _ in range(2):
+        with torch.autocast("remote", torch.bfloat16):
+            products.append((x @ weight).sum().item())
+        with torch.no_grad():
+            weight.mul_(2)
+    assert products == [8, 16]

@@ -40,17 +40,10 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
 
 
-def entering(original: Callable[..., Any]) -> Callable[..., Any]:
-    """For `FlopCounterMode.__enter__`."""
-    return _counting(original, 1)
+def counting(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of `FlopCounterMode.__enter__` and `__exit__`."""
+    change = 1 if original.__name__ == "__enter__" else -1
 
-
-def leaving(original: Callable[..., Any]) -> Callable[..., Any]:
-    """For `FlopCounterMode.__exit__`."""
-    return _counting(original, -1)
-
-
-def _counting(original: Callable[..., Any], change: int) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(*args: Any) -> Any:
         linear.registration.counters += change

@@ -129,7 +129,7 @@ STORAGES = (
         "__new__",
         storages.new_storage,
         "a storage may be made on the device",
-        f"{SCRIPT}[storages]",
+        f"{PATCHED}::test_a_storage_is_made_on_the_device",
     ),
 )
 FILES = (
@@ -189,14 +189,14 @@ MODULES = (
         "_get_foreach_kernels_supported_devices",
         modules.without_remote,
         "lists of integers are averaged one by one, as on a CPU",
-        f"{SCRIPT}[training]",
+        f"{PATCHED}::test_buffers_of_integers_are_averaged",
     ),
     Patch(
         "torch.nn.parallel.data_parallel",
         "_get_available_device_type",
         modules.no_devices,
         "`DataParallel` calls its module, as where there is only a CPU",
-        f"{SCRIPT}[one_device]",
+        f"{PATCHED}::test_data_parallel_calls_its_module",
     ),
     Patch(
         "torch.nn.TransformerEncoder",
@@ -210,7 +210,7 @@ MODULES = (
         "_adjust",
         modules.precision_of_cpu,
         "`linear_cross_entropy` chooses its precision by the kind of device",
-        "tests/oracle/test_refusals.py::test_a_loss_of_two_dtypes_is_the_cpus",
+        f"{PATCHED}::test_linear_cross_entropy_has_the_cpus_precision",
         since="2.13",
     ),
     Patch(
@@ -223,7 +223,11 @@ MODULES = (
 )
 PRINTING = (
     Patch(
-        "torch._tensor_str", "_tensor_str", printing.elements, "elements are printed from one fetch", f"{IDIOM}[printing]"
+        "torch._tensor_str",
+        "_tensor_str",
+        printing.elements,
+        "elements are printed from one fetch",
+        f"{PATCHED}::test_a_tensor_is_printed_from_one_fetch",
     ),
     Patch(
         "torch._tensor_str",
@@ -254,7 +258,7 @@ SCRIPTS = (
         "compile",
         scripts.not_compiling,
         "workers decide what to compile",
-        f"{SCRIPT}[modules_of_torch]",
+        f"{PATCHED}::test_a_remote_module_is_not_compiled",
     ),
 )
 AUTOGRAD = (
@@ -297,8 +301,8 @@ AUTOGRAD = (
         "torch.autograd.graph torch.autograd",
         "_engine_run_backward",
         engine.entering,
-        "on the caller's thread, with its line, and with the exceptions that hooks have kept",
-        f"{IDIOM}[a_tensor_hook_that_raises]",
+        "on the caller's thread, with its line, with the exceptions that hooks have kept, and the CPU's names of types",
+        f"{IDIOM}[changed_since_it_was_saved]",
     ),
     Patch(
         "torch.autograd.forward_ad",
@@ -319,20 +323,13 @@ AUTOGRAD = (
         "_create_method_from_trace _create_method_from_trace_with_dict",
         linear.watching_tracers,
         "the same for methods",
-        "tests/oracle/test_aside.py::test_a_gradient_is_traced_through_a_linear_layer",
+        f"{PATCHED}::test_a_method_is_traced_through_a_linear_layer",
     ),
     Patch(
         "torch.utils.flop_counter.FlopCounterMode",
-        "__enter__",
-        flop_counter.entering,
+        "__enter__ __exit__",
+        flop_counter.counting,
         "a counter counts the parts that composites are made of",
-        f"{IDIOM}[counted_operations]",
-    ),
-    Patch(
-        "torch.utils.flop_counter.FlopCounterMode",
-        "__exit__",
-        flop_counter.leaving,
-        "the same",
         f"{IDIOM}[counted_operations]",
     ),
     Patch(
@@ -340,7 +337,7 @@ AUTOGRAD = (
         "clear_autocast_cache",
         autocast.forgetting_casts,
         "the casts of parameters are kept here until the outermost region ends",
-        f"{IDIOM}[autocast_of_a_weight_that_is_used_twice]",
+        f"{PATCHED}::test_casts_of_parameters_are_forgotten_with_their_region",
     ),
 )
 PROCESS = (
