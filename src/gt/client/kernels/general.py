@@ -47,15 +47,19 @@ def general_kernel(op: OpOverload, cache: dict[Any, Any]) -> Kernel:
             call = learner.with_these_numbers(args, kwargs, key, numbers)
             if call is UNFORESEEN:
                 return query(op, args, kwargs)
-        spec = call.single
-        if spec is None:
+        spec: Any = call.single
+        number: Any = ()
+        if spec is not None:
+            out = create(spec.size, spec.dtype)
+            number = new_id()
+            out.untyped_storage()._gt = Holder(number, spec)
+            if not spec.contiguous:
+                out = restride(META, out, spec.size, spec.stride, 0)
+            out._gt = (number, spec, id(out))
+        elif call.in_place and ids[0] not in ids[1:]:
+            out = args[0]
+        else:
             return _several(op, call, args, kwargs, ids, numbers)
-        out = create(spec.size, spec.dtype)
-        number = new_id()
-        out.untyped_storage()._gt = Holder(number, spec)
-        if not spec.contiguous:
-            out = restride(META, out, spec.size, spec.stride, 0)
-        out._gt = (number, spec, id(out))
         segment = recorder.segment
         segment.append(Op(call.number, number, (*ids, *numbers), here()))
         if len(segment) >= segment.limit:
@@ -69,8 +73,7 @@ def _several(
     op: OpOverload, call: DefinedCall, args: tuple[Any, ...], kwargs: dict[str, Any], ids: list[int], numbers: list[Any]
 ) -> Any:
     """Record a call with several results, undefined ones, or the caller's own tensors."""
-    repeated = ids[0] in ids[1:] if call.in_place else call.writes and len(set(ids)) < len(ids)
-    if repeated and ask_first.overlaps(op, args, kwargs):
+    if call.writes and len(set(ids)) < len(ids) and ask_first.overlaps(op, args, kwargs):
         return query(op, args, kwargs)
     if call.in_place:
         recording.record(wire.Op(call.number, (), (*ids, *numbers), sites.here(3)))

@@ -15,6 +15,8 @@ class Segment(list[wire.Instruction]):
     local process would.
     """
 
+    __slots__ = ("frames", "limit", "sent")
+
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
