@@ -19,8 +19,7 @@ EVERY, PARTS = (240, 2) if DRY_RUN else (48, 6)
 
 def test_the_worker_is_on_the_device(local: torch.device) -> None:
     place = gt.debug.where(torch.ones(2, device="remote"))
-    workers = getattr(place, "workers", None) or (place.worker,)
-    assert [torch.device(worker.device).type for worker in workers] == [local.type]
+    assert [torch.device(worker.device).type for worker in place.workers] == [local.type]
 
 
 @pytest.mark.parametrize("part", range(0, EVERY, EVERY // PARTS))
