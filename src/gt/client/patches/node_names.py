@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from gt.client.stream.isolation import isolated
+
 Tensor = torch.Tensor
-FEW_DIMS = {
-    (1, True): "ViewBackward0",
-    (1, False): "SqueezeBackward4",
-    (2, True): "AddmmBackward0",
-    (2, False): "MmBackward0",
-}
-"""The node of the last part of `linear`, by the result's dims and whether there is a bias."""
 
 
 def _linear(made: Tensor, node: Any) -> str:
-    biased = node.next_functions[2][0] is not None
-    if made.dim() < 3:
-        return FEW_DIMS[made.dim(), biased]
-    if not biased:
-        return "UnsafeViewBackward0"
     try:
-        return "ViewBackward0" if node._saved_input.is_contiguous() else "AddBackward0"
+        contiguous = made.dim() < 3 or node._saved_input.is_contiguous()
     except RuntimeError:  # freed by a backward pass
-        return "ViewBackward0"
+        contiguous = True
+    return _linear_on_cpu(made.dim(), node.next_functions[2][0] is not None, contiguous)
+
+
+@functools.cache
+def _linear_on_cpu(dims: int, biased: bool, contiguous: bool) -> str:
+    """PyTorch is asked: the parts of `linear` depend on these three, and on its version."""
+    with isolated(), torch.enable_grad():
+        rows = torch.empty([2] * dims, device="cpu")
+        weight, bias = torch.empty(2, 2, device="cpu", requires_grad=True), torch.empty(2, device="cpu") if biased else None
+        made = torch.nn.functional.linear(rows if contiguous else rows.transpose(0, 1), weight, bias)
+        return type(made.grad_fn).__name__
 
 
 def _attention(made: Tensor, node: Any) -> str:
