@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import gt  # noqa: F401 - registers the device
+import gt
 from gt.client.session.session import Session
 from tests.conftest import Run
 
@@ -156,3 +156,38 @@ def test_casts_of_parameters_are_forgotten_with_their_region() -> None:
         with torch.no_grad():
             weight.mul_(2)
     assert products == [8, 16]
+
+
+NAMES_THE_CPU = """
+import gt as torch
+
+x = torch.ones(2)
+print(x.type(), x.new_zeros(2, device="cpu").device)
+print(torch.nn.Linear(2, 2, device="meta").to_empty(device="cpu").weight.device)
+"""
+
+
+def test_a_ported_file_names_the_cpu_and_means_the_device(run_python: Run) -> None:
+    assert run_python(NAMES_THE_CPU).stdout == "torch.FloatTensor remote:0\nremote:0\n"
+
+
+def test_a_stand_in_is_not_among_the_subclasses() -> None:
+    stand_in = gt.nn.Module
+    assert any(c is stand_in for c in type.__subclasses__(torch.nn.Module))
+    assert not any(c is stand_in for c in torch.nn.Module.__subclasses__())
+
+
+@pytest.mark.parametrize("name", ["zeros_like", "ones_like", "empty_like", "rand_like", "randn_like"])
+def test_a_tensor_like_a_remote_one_is_made_on_the_device_that_is_named(name: str) -> None:
+    x = torch.ones(2, 3, device="remote").t()
+    made = getattr(torch, name)(x, device="cpu")
+    assert (made.device.type, made.shape, made.stride()) == ("cpu", x.shape, x.stride())
+    assert getattr(torch, name)(x).device.type == "remote"
+
+
+def test_a_new_tensor_of_a_remote_one_is_made_on_the_device_that_is_named() -> None:
+    x = torch.ones(2, device="remote")
+    made = [x.new_zeros(3, device="cpu"), x.new_full((3,), 2.0, device="cpu"), x.new_empty(3, device="cpu")]
+    assert {t.device.type for t in made} == {"cpu"}
+    assert made[1].tolist() == [2, 2, 2]
+    assert x.new_ones(3).device.type == "remote"

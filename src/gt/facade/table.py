@@ -22,7 +22,7 @@ PATCHES = (
         "type",
         cpu_alias.type_of,
         "the names of a CPU's types have no device in them",
-        f"{SCRIPT}[tensor_types]",
+        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.nn.parameter.UninitializedTensorMixin",
@@ -36,14 +36,14 @@ PATCHES = (
         "new_tensor new_empty new_empty_strided new_full new_ones new_zeros",
         cpu_alias.new_like,
         'so does `device="cpu"` here',
-        f"{SCRIPT}[one_device]",
+        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.nn.Module",
         "to_empty",
         cpu_alias.new_like,
         'so does `device="cpu"` here',
-        f"{SCRIPT}[modules_of_torch]",
+        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.library.Library",
@@ -64,6 +64,6 @@ PATCHES = (
         "__subclasses__",
         lambda original: stand_ins.Subclasses(),
         "a library that patches all subclasses must not meet stand-ins",
-        f"{SCRIPT}[patched]",
+        "tests/oracle/test_patched.py::test_a_stand_in_is_not_among_the_subclasses",
     ),
 )

@@ -28,6 +28,8 @@ def kernel(op: OpOverload) -> Kernel:
     """The kernel of an overload."""
     cache = definitions.new_cache()
     general = general_kernel(op, cache)
+    if op._schema.name.startswith("aten::new_") or op._schema.name.endswith("_like"):
+        general = _placing_kernel(op, general)
     kinds = [f"{a.type}?" if a.has_default_value() else str(a.type) for a in op._schema.arguments if not a.kwarg_only]
     named = {a.name for a in op._schema.arguments if a.kwarg_only}
     one_result = [str(r.type) for r in op._schema.returns] == ["Tensor"] and schemas.fresh_results(op)
@@ -38,6 +40,18 @@ def kernel(op: OpOverload) -> Kernel:
     if schemas.draws(op):
         return _drawing_kernel(general)
     return _filling_kernel(general) if op._schema.name in UNINITIALIZED else general
+
+
+def _placing_kernel(op: OpOverload, general: Kernel) -> Kernel:
+    """For operators that make a tensor like another one, possibly on another device."""
+
+    def run(like: Tensor, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None or device.type == "remote":
+            return general(like, *args, **kwargs)
+        return op(torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device), *args, **kwargs)
+
+    return run
 
 
 def _drawing_kernel(general: Kernel) -> Kernel:
