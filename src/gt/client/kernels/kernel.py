@@ -26,10 +26,14 @@ _create = torch._C._acc.create_empty_tensor
 
 def kernel(op: OpOverload) -> Kernel:
     """The kernel of an overload."""
+    made = _remote_kernel(op)
+    likes = op._schema.name.startswith("aten::new_") or op._schema.name.endswith("_like")
+    return _placing_kernel(op, made) if likes else made
+
+
+def _remote_kernel(op: OpOverload) -> Kernel:
     cache = definitions.new_cache()
     general = general_kernel(op, cache)
-    if op._schema.name.startswith("aten::new_") or op._schema.name.endswith("_like"):
-        general = _placing_kernel(op, general)
     kinds = [f"{a.type}?" if a.has_default_value() else str(a.type) for a in op._schema.arguments if not a.kwarg_only]
     named = {a.name for a in op._schema.arguments if a.kwarg_only}
     one_result = [str(r.type) for r in op._schema.returns] == ["Tensor"] and schemas.fresh_results(op)
@@ -42,13 +46,13 @@ def kernel(op: OpOverload) -> Kernel:
     return _filling_kernel(general) if op._schema.name in UNINITIALIZED else general
 
 
-def _placing_kernel(op: OpOverload, general: Kernel) -> Kernel:
+def _placing_kernel(op: OpOverload, remote: Kernel) -> Kernel:
     """For operators that make a tensor like another one, possibly on another device."""
 
     def run(like: Tensor, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device")
         if device is None or device.type == "remote":
-            return general(like, *args, **kwargs)
+            return remote(like, *args, **kwargs)
         return op(torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device), *args, **kwargs)
 
     return run
