@@ -1,10 +1,10 @@
 """A shard is one digit of a storage's linear index.
 
-Of a storage that is sharded over n ranks by a digit of weight u, rank r owns the elements i with `(i // u) % n == r`. Without
-that digit, i is the element's index in the rank's own storage. A view is a size, a stride and an offset, so the same step
-tells, without knowing how the view was made, which part of it a rank has, with what size, stride and offset, and which dim of
-the view is sharded. A digit that is not the top one of a dim shards each of several pieces of it, such as the three of a fused
-QKV projection.
+Of a storage that is sharded over n ranks by a digit of weight u, rank r owns the elements i with `(i // u) % n == r`.
+Without that digit, i is the element's index in the rank's own storage. A view is a size, a stride and an offset, so the same
+step tells, without knowing how the view was made, which part of it a rank has, with what size, stride and offset, and which
+dim of the view is sharded. A digit that is not the top one of a dim shards each of several pieces of it, such as the three
+of a fused QKV projection.
 
 Views that no single digit describes have no placement: their storage has to be gathered first.
 docs/decisions/020-sharding.md; tests/unit/placement/test_digit.py compares with brute force.
@@ -106,7 +106,7 @@ def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | s
 
 def part(view: View, placed: OfStorage, sizes: tuple[int, ...]) -> tuple[View, OfView] | Underivable:
     """A rank's part of a view of a storage that is placed so, and the view's own placement. `sizes`: of the mesh's axes."""
-    seen: list[Shard | Partial | None] = [p if type(p) is not int else None for p in placed]
+    seen: list[Shard | Partial | None] = [p if isinstance(p, Partial) else None for p in placed]
     digits = [(p, axis) for axis, p in enumerate(placed) if type(p) is int]
     for weight, axis in sorted(digits, reverse=True):
         found = without_digit(view, weight, sizes[axis])
