@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Any
 
+from gt.client.session.configured import configured
 from gt.client.session.early_start import early
+from gt.config import settings
+from gt.errors import ConfigError
+from gt.placement import config_file, grammar
+from gt.placement.layout import Sharding
+
+if settings().config:
+    configured.sharding = config_file.load(settings().config)
 
 # The service's processes import torch while this one does: start them first.
 early.start()
@@ -12,17 +22,20 @@ early.start()
 import torch  # noqa: E402
 
 from gt.client import device  # noqa: E402
+from gt.client.patches.marks import marks  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
 from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
+if configured.sharding is not None:
+    marks.install()
 
 from gt import debug, files  # noqa: E402
 from gt.facade import mirror  # noqa: E402
 
 mirror.install()
 
-__all__ = ["connect", "debug", "disconnect", "files", "scope"]
+__all__ = ["connect", "debug", "disconnect", "files", "load_config", "scope", "sharding"]
 
 
 def connect(address: str, timeout_s: float | None = None) -> None:
@@ -36,6 +49,30 @@ def connect(address: str, timeout_s: float | None = None) -> None:
 def disconnect() -> None:
     """End the session. Its tensors are gone; the next operation opens a new one."""
     process.close()
+
+
+def load_config(path: str | os.PathLike[str]) -> None:
+    """Place tensors as a sharding file says (docs/sharding.md), as `GT_CONFIG=path` does.
+
+    Raises ConfigError for a file that is wrong, or if there are tensors already.
+    """
+    _configure(config_file.load(path))
+
+
+def sharding(**sections: Any) -> None:
+    """Place tensors as these sections say, which are those of a sharding file: `mesh`, `params`, `inputs`, `scopes`, `workers`.
+
+    Raises ConfigError for sections that are wrong, or if there are tensors already.
+    """
+    _configure(grammar.sharding(**sections))
+
+
+def _configure(chosen: Sharding) -> None:
+    if process.has_begun():
+        raise ConfigError(f"{chosen.source}: loaded after tensors were made on workers; load it before the first one")
+    configured.sharding = chosen
+    early.start_anew()
+    marks.install()
 
 
 def lookup(name: str) -> object:

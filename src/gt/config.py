@@ -42,12 +42,13 @@ TABLE = (
     Setting("segment_age_s", float, 0.01, "GT_SEGMENT_AGE_S", "seconds after which an idle client sends what it has", 0.001),
     Setting("connect_timeout_s", float, 5.0, "GT_CONNECT_TIMEOUT_S", "seconds to wait for a service that is joined", 0.1),
     Setting("credit", int, 64, "GT_CREDIT", "batches of one session that may be under way", 1),
+    Setting("config", str, "", "GT_CONFIG", "sharding file: how tensors are placed on several workers (docs/sharding.md)"),
+    Setting("workers", int, 0, "GT_WORKERS", "workers of an embedded service; 0: as the mesh needs, else one per GPU", 0),
     Setting("worker_threads", int, 0, "GT_WORKER_THREADS", "threads of a CPU worker; 0: PyTorch's own choice", 0),
     Setting("heartbeat_s", float, 1.0, "GT_HEARTBEAT_S", "seconds between two looks at who is still there", 0.1),
     Setting("data_dirs", str, "", "GT_DATA", "folders a service's workers may read and write, separated by ':'"),
     Setting("role", _role, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
 )
-RESERVED = {"GT_CONFIG": "sharding files are not supported yet; unset it to run on one worker"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Settings:
     segment_age_s: float
     connect_timeout_s: float
     credit: int
+    config: str
+    workers: int
     worker_threads: int
     heartbeat_s: float
     data_dirs: str
@@ -84,9 +87,7 @@ def settings() -> Settings:
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     known = {row.env for row in TABLE}
     for name in environment:
-        if name in RESERVED and environment[name]:
-            raise ConfigError(f"{name}: {RESERVED[name]}")
-        if name.startswith("GT_") and name not in known and name not in RESERVED:
+        if name.startswith("GT_") and name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
 

@@ -11,17 +11,22 @@ Product code: tests, simulations and debuggers use it where processes and socket
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
+
+import torch
 
 from gt.client.session.process import process
 from gt.client.session.random_sequence import undisturbed
 from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
 from gt.errors import ConnectionLostError, ProtocolError
+from gt.placement.mesh import Mesh
 from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline, mapped
-from gt.worker.execute import Worker
+from gt.worker.collectives import Collective
+from gt.worker.execute import Work, Worker
+from gt.worker.group import Pending
 
 Message = list[Frame]
 
@@ -77,6 +82,75 @@ class FakeTransport:
         self.system.act(events.ClientGone(self.peer))
 
 
+class FakeWork:
+    """A collective between the workers of one process: it ends when the last of them has begun it."""
+
+    def __init__(self, count: int, end: Callable[[list[tuple[torch.Tensor, ...]]], None]) -> None:
+        self._count = count
+        self._end = end
+        self._given: dict[int, tuple[torch.Tensor, ...]] = {}
+
+    def add(self, index: int, tensors: tuple[torch.Tensor, ...]) -> None:
+        """The worker at `index` takes part with these."""
+        self._given[index] = tensors
+        if len(self._given) == self._count:
+            self._end([self._given[i] for i in range(self._count)])
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended."""
+        return len(self._given) == self._count
+
+
+class FakeGroup:
+    """A worker's group in one process. `board` is shared by the session's workers: their collectives, by axis and number."""
+
+    def __init__(self, rank: int, mesh: Mesh, board: dict[tuple[int, int, int], FakeWork]) -> None:
+        self.rank = rank
+        self.mesh = mesh
+        self._board = board
+        self._begun = [0] * len(mesh.sizes)
+
+    def _join(self, axis: int, end: Callable[[list[tuple[torch.Tensor, ...]]], None], *tensors: torch.Tensor) -> FakeWork:
+        peers = self.mesh.peers(self.rank, axis)
+        key = (axis, peers[0], self._begun[axis])
+        self._begun[axis] += 1
+        work = self._board.setdefault(key, FakeWork(len(peers), end))
+        work.add(peers.index(self.rank), tensors)
+        return work
+
+    def all_reduce(self, axis: int, tensor: torch.Tensor, kind: str) -> Pending:
+        """See `Group`."""
+
+        def end(given: list[tuple[torch.Tensor, ...]]) -> None:
+            rows = torch.stack([t for (t,) in given])
+            whole = rows.amax(0) if kind == "max" else rows.sum(0, dtype=rows.dtype)
+            for (t,) in given:
+                t.copy_(whole)
+
+        return self._join(axis, end, tensor)
+
+    def all_gather(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """See `Group`."""
+
+        def end(given: list[tuple[torch.Tensor, ...]]) -> None:
+            for filled, _ in given:
+                filled.copy_(torch.stack([t for _, t in given]))
+
+        return self._join(axis, end, out, tensor)
+
+    def reduce_scatter(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """See `Group`."""
+
+        def end(given: list[tuple[torch.Tensor, ...]]) -> None:
+            for index, (filled, _) in enumerate(given):
+                filled.copy_(torch.stack([t[index] for _, t in given]).sum(0, dtype=filled.dtype))
+
+        return self._join(axis, end, out, tensor)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
 class System:
     """A dispatcher and its workers. As a context it serves this process's own tensors."""
 
@@ -87,6 +161,9 @@ class System:
         self.clients: dict[bytes, FakeTransport] = {}
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[bytes, deque[Message]] = {}
+        self.work: dict[bytes, tuple[Work, Collective]] = {}
+        """What workers are in the middle of, and the collective that each waits for."""
+        self.boards: dict[int, dict[tuple[int, int, int], FakeWork]] = {}
         for index in range(workers):
             self.add_worker(f"worker{index}")
 
@@ -102,6 +179,7 @@ class System:
         """The worker is gone with all that it held."""
         peer = name.encode()
         del self.workers[peer], self.queues[peer]
+        self.work.pop(peer, None)
         self.act(events.WorkerGone(peer))
 
     def connect(self) -> FakeTransport:
@@ -129,17 +207,35 @@ class System:
         return any(worked)
 
     def _work(self, peer: bytes) -> bool:
+        if peer in self.work:
+            work, collective = self.work[peer]
+            if not collective.wait(0.0):
+                return False
+            del self.work[peer]
+            self._go_on(peer, work)
+            return True
         if not self.queues[peer]:
             return False
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
-                done, data = self.workers[peer].take(message, frames[1:])
-            self.act(events.FromWorkerEvent(peer, done, data))
+            self._go_on(peer, self.workers[peer].take(message, frames[1:]))
+        elif isinstance(message, messages.Join):
+            mesh = Mesh(tuple(map(str, range(len(message.sizes)))), message.sizes)
+            board = self.boards.setdefault(message.session, {})
+            self.workers[peer].join(message.session, FakeGroup(message.rank, mesh, board))
         elif isinstance(message, messages.EndSession):
             self.workers[peer].end_session(message.session)
         return True
+
+    def _go_on(self, peer: bytes, work: Work) -> None:
+        """Let a worker execute until it has to wait for peers, or is done."""
+        try:
+            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
+                self.work[peer] = work, next(work)
+        except StopIteration as stopped:
+            done, data = stopped.value
+            self.act(events.FromWorkerEvent(peer, done, data))
 
     def act(self, event: events.Event) -> None:
         """Let the dispatcher decide on an event, and deliver its messages."""

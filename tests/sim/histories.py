@@ -358,7 +358,7 @@ def rogue_done(world: World, peer: bytes) -> messages.FromWorker:
 
 def due_done(world: World, peer: bytes) -> messages.FromWorker:
     """A report that some worker owes, this one or another."""
-    owed = [due for w in world.dispatcher.state.workers.values() for due in w.underway]
+    owed = [(due.session, due.ends) for w in world.dispatcher.state.workers.values() for due in w.underway]
     return messages.Done(*world.pick.one([(1, 1), *owed]), rogue_answers(world))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.events import Expect
-from gt.dispatcher.schedule import OVERDRAFT, WINDOW
+from gt.dispatcher.schedule import OVERDRAFT
 from gt.dispatcher.state import SessionState, State
+from gt.dispatcher.turns import WINDOW
 
 
 def check(dispatcher: Dispatcher) -> None:
@@ -14,25 +15,37 @@ def check(dispatcher: Dispatcher) -> None:
     for number, session in state.sessions.items():
         assert 0 < number == session.number <= state.opened
         if not session.workers:
-            assert not state.workers, "a session waits while there is a worker"
+            assert len(state.workers) < session.workers_needed, "a session waits while there are enough workers"
             assert not session.queue
             assert not session.underway
             assert not session.known
         else:
-            assert len(session.workers) == 1, "there are no groups of workers yet"
+            assert len(set(session.workers)) == session.workers_needed
+            assert (session.planner is None) == (session.sharding is None)
             _check_placed(state, session)
     for peer, worker in state.workers.items():
         assert worker.sessions == {n for n, s in state.sessions.items() if peer in s.workers}
         assert set(worker.turns) <= worker.sessions
         assert len(worker.underway) <= WINDOW
-        assert not worker.turns or len(worker.underway) == WINDOW, "a worker has room, and slices wait"
+        assert not worker.turns or not _could_go_on(state, worker.turns[0]), "workers have room, and a slice waits"
     assert dispatcher.step(Expect(state.expected_workers)) == [], "a session waits for nobody"
+
+
+def _could_go_on(state: State, number: int) -> bool:
+    workers = [state.workers[peer] for peer in state.sessions[number].workers]
+    return all(worker.turns[0] == number and len(worker.underway) < WINDOW for worker in workers)
 
 
 def _check_placed(state: State, session: SessionState) -> None:
     assert session.underway <= state.credit + OVERDRAFT
-    for worker in [state.workers[peer] for peer in session.workers]:
-        assert worker.turns.count(session.number) == (1 if session.queue else 0)
-        own = [ends for number, ends in worker.underway if number == session.number]
-        assert session.underway == sum(ends > 0 for ends in (*own, *(piece.ends for piece in session.queue)))
-        assert session.known or not own
+    waiting = sum(piece.ends > 0 for piece in session.queue)
+    underway = {
+        id(piece): piece
+        for peer in session.workers
+        for piece in state.workers[peer].underway
+        if (piece.session, piece.epoch) == (session.number, session.epoch)
+    }
+    for peer in session.workers:
+        assert state.workers[peer].turns.count(session.number) == (1 if session.queue else 0)
+    assert session.underway == waiting + sum(piece.ends > 0 for piece in underway.values())
+    assert session.known or not underway

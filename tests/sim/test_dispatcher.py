@@ -9,7 +9,8 @@ import pytest
 
 from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
-from gt.dispatcher.schedule import OVERDRAFT, WINDOW
+from gt.dispatcher.schedule import OVERDRAFT
+from gt.dispatcher.turns import WINDOW
 from gt.fakes import System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -60,7 +61,7 @@ def test_a_lost_worker_is_named_and_the_session_goes_on_elsewhere() -> None:
     client.start(1)
     system.settle()
     client.received()
-    lost = system.dispatcher.state.sessions[1].only_worker
+    (lost,) = system.dispatcher.state.sessions[1].workers
     system.kill_worker(lost.decode())
     losses = [m for m in client.received() if isinstance(m, messages.SessionLost)]
     assert len(losses) == 1

@@ -15,7 +15,7 @@ from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.worker import zeroing
 from gt.worker.checks.call_checks import CallChecks
-from gt.worker.execute import Worker
+from gt.worker.execute import Worker, complete
 from gt.worker.operators import table
 from tests.oracle import unwritten
 
@@ -57,13 +57,13 @@ def shared() -> Worker:
 
 
 def run(worker: Worker, session: int, items: list[wire.Instruction], frames: list[bytes] = []) -> messages.Done:  # noqa: B006
-    done, _ = worker.take(messages.Execute(session, 1, codec.pack(items)), [memoryview(f) for f in frames])
+    done, _ = complete(worker.take(messages.Execute(session, 1, codec.pack(items)), [memoryview(f) for f in frames]))
     return done
 
 
 def fetch(worker: Worker, id: int, geometry: wire.Geometry, session: int = 2) -> bytes:
     item = wire.Fetch(next(_request), id, geometry)
-    done, data = worker.take(messages.Execute(session, 1, codec.pack([item])), [])
+    done, data = complete(worker.take(messages.Execute(session, 1, codec.pack([item])), []))
     failure = done.answers[0].failure
     assert failure is None, failure
     return bytes(data[0])

@@ -46,24 +46,47 @@ ITEMS: list[wire.Instruction] = [
     wire.SetRandomState(0),
     wire.Synchronize(5),
     wire.Stats(6),
+    wire.Name(3, GEOMETRY, "layers.0.weight"),
+    wire.Argument(3, GEOMETRY, "input_ids"),
+    wire.Output(3, GEOMETRY, "layers.0", True),
+    wire.Gradients([(3, 9)]),
 ]
+PART = wire.Part(3, 8, "float32", 4, 5)
+BETWEEN_WORKERS: list[wire.Instruction] = [
+    wire.AllReduce(0, "sum", (PART,)),
+    wire.ReduceScatter(1, "average", (PART,)),
+    wire.AllGather(0, (PART, PART)),
+    wire.Cut(0, 3, 4),
+    wire.Slice(0, 3, GEOMETRY, 5, 1, 2),
+    wire.Once(0, 3, 5),
+    wire.Coordinate(0, 128, 5),
+]
+"""What a planner adds, and no client may say."""
 
 
 def test_every_instruction_survives_the_wire() -> None:
     run = codec.from_client(codec.encode(messages.Run(1, codec.pack(ITEMS))))
-    assert codec.unpack(run.items) == ITEMS  # type: ignore[union-attr]
-    assert {type(i) for i in ITEMS} == set(wire.Instruction.__args__)
+    assert codec.unpack_from_client(run.items) == ITEMS  # type: ignore[union-attr]
+    assert {type(i) for i in ITEMS} == set(wire.FromClient.__args__)
+    assert codec.unpack(codec.pack([*ITEMS, *BETWEEN_WORKERS])) == [*ITEMS, *BETWEEN_WORKERS]
+    assert {type(i) for i in (*ITEMS, *BETWEEN_WORKERS)} == set(wire.Instruction.__args__)
 
 
-def test_the_bytes_of_protocol_6() -> None:
-    assert messages.PROTOCOL == 6
+@pytest.mark.parametrize("item", BETWEEN_WORKERS, ids=lambda item: type(item).__name__)
+def test_what_only_a_planner_says_is_refused_from_a_client(item: wire.Instruction) -> None:
+    with pytest.raises(ProtocolError):
+        codec.unpack_from_client(codec.pack([item]))
+
+
+def test_the_bytes_of_protocol_7() -> None:
+    assert messages.PROTOCOL == 7
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
     )
-    define = wire.Define(1, "aten::lstm.input", [wire.In(0)], {}, [], [None], (0, 2), True)
+    define = wire.Define(1, "aten::lstm.input", [wire.In(0)], {}, [], [None], (0, 2), True, "float32", (1,), True)
     assert codec.encode(define).hex() == (
-        "9a0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f61743332"
+        "9c0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f617433329101c3"
     )
     info = messages.WorkerInfo("w", 1, "h", "cpu", "2.13", 8)
     assert codec.encode(messages.Welcome(1, (info,), 64)).hex() == (

@@ -10,13 +10,13 @@ import torch
 
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
-from gt.worker.execute import Worker
+from gt.worker.execute import Worker, complete
 
 NUMBERS = [0.0, -0.0, 1, 2**24, 2**24 + 1, 2**53 + 1, -7, True, 0.1, 1e-300, 1e300, -3.4e38, math.inf, -math.inf, math.nan]
 
 
 def ask(worker: Worker, items: list[wire.Instruction], frames: list[bytes]) -> tuple[messages.Done, list[bytes]]:
-    done, data = worker.take(messages.Execute(1, 1, codec.pack(items)), [memoryview(f) for f in frames])
+    done, data = complete(worker.take(messages.Execute(1, 1, codec.pack(items)), [memoryview(f) for f in frames]))
     return done, [bytes(d) for d in data]
 
 

@@ -32,8 +32,8 @@ OTHER_SIDE = "that is where this service's {} connect, and {} did: give the addr
 class Dispatcher:
     """The state and the one way to change it, `step`."""
 
-    def __init__(self, worker_batch_size: int, credit: int, expected_workers: int = 0) -> None:
-        self.state = State(worker_batch_size, credit, expected_workers)
+    def __init__(self, worker_batch_size: int, credit: int, expected_workers: int = 0, folder: str = "") -> None:
+        self.state = State(worker_batch_size, credit, expected_workers, folder)
 
     def stats(self) -> DispatcherStats:
         """A snapshot of the counters."""

@@ -1,20 +1,18 @@
-"""Who executes what, and when: batches are cut into slices, sessions take turns, a worker has a window of slices.
-
-Batches are cut into slices of at most `worker_batch_size` instructions; a worker's sessions take turns, a slice each, and at
-most `WINDOW` slices are with a worker at a time, so one session's flood delays another by no more than that.
-"""
+"""What becomes of a batch: it is planned if its session has several workers, cut into slices, executed and reported."""
 
 from __future__ import annotations
 
+import msgspec
+
+from gt.dispatcher import turns
 from gt.dispatcher.events import Frames, Peer
 from gt.dispatcher.sessions import NO_WORKER, end_session
-from gt.dispatcher.slices import cut
-from gt.dispatcher.state import SessionState, State
+from gt.dispatcher.slices import Slice, cut, cut_items
+from gt.dispatcher.state import SessionState, State, Underway
 from gt.errors import ProtocolError
-from gt.wire import messages
+from gt.wire import codec, messages
 from gt.wire.messages import Answer, Failure
 
-WINDOW = 4
 OVERDRAFT = 256
 """Batches beyond its credit that end a client's session. Honest clients exceed their credit: a Ctrl-C ends the wait for it,
 and the next batch is sent."""
@@ -61,7 +59,7 @@ def _send_away(state: State, session: SessionState) -> None:
 
 def _queue(state: State, session: SessionState, batch: messages.Run, frames: Frames) -> None:
     try:
-        slices = cut(batch, frames, state.worker_batch_size)
+        slices = _slices(state, session, batch, frames)
     except ProtocolError:
         state.malformed += 1
         state.tell_client(session.peer, messages.Done(session.number, batch.seq))
@@ -69,36 +67,51 @@ def _queue(state: State, session: SessionState, batch: messages.Run, frames: Fra
     state.batches += 1
     session.underway += 1
     if not session.queue:
-        state.workers[session.only_worker].turns.append(session.number)
+        turns.join(state, session)
     session.queue.extend(slices)
-    feed(state, session.only_worker)
+    turns.feed(state, session.workers)
 
 
-def feed(state: State, peer: Peer) -> None:
-    """Give a worker slices, its sessions in turn, until its window is full."""
-    worker = state.workers[peer]
-    while worker.turns and len(worker.underway) < WINDOW:
-        session = state.sessions[worker.turns.popleft()]
-        piece = session.queue.popleft()
-        if session.queue:
-            worker.turns.append(session.number)
-        session.known = True
-        worker.underway.append((session.number, piece.ends))
-        state.tell_worker(peer, messages.Execute(session.number, piece.ends, piece.items), piece.frames)
+def _slices(state: State, session: SessionState, batch: messages.Run, frames: Frames) -> list[Slice]:
+    if session.planner is None:
+        return cut(batch, frames, state.worker_batch_size)
+    planned = session.planner.rewrite(codec.unpack_from_client(batch.items))
+    return cut_items(planned, frames, state.worker_batch_size, batch.seq)
 
 
 def done(state: State, peer: Peer, report: messages.Done, frames: Frames) -> None:
     """A worker reports a slice; it reports them in the order in which it got them."""
     worker = state.workers.get(peer)
-    if worker is None or not worker.underway or worker.underway[0] != (report.session, report.seq):
+    if worker is None or not worker.underway or not _is_about(report, worker.underway[0]):
         state.malformed += 1
         return
-    worker.underway.popleft()
+    piece = worker.underway.popleft()
     state.malformed += report.malformed
-    session = state.sessions.get(report.session)
-    if session is not None:  # else it ended while the worker was executing the slice
-        _pass_on(state, session, report, frames)
-    feed(state, peer)
+    piece.reports[peer] = report, frames
+    session = state.sessions.get(piece.session)
+    if len(piece.reports) == len(piece.workers) and session is not None and session.epoch == piece.epoch:
+        _pass_on(state, session, *_together(piece))
+    turns.feed(state, (peer,))
+
+
+def _is_about(report: messages.Done, piece: Underway) -> bool:
+    return (report.session, report.seq) == (piece.session, piece.ends)
+
+
+def _together(piece: Underway) -> tuple[messages.Done, Frames]:
+    """One report of a slice from those of all its workers: the first worker's, with the failures of any."""
+    first, *others = [piece.reports[peer] for peer in piece.workers]
+    report, frames = first
+    failed = {
+        answer.request: Answer(answer.request, failure=answer.failure)
+        for other, _ in reversed(others)
+        for answer in other.answers
+        if answer.failure is not None
+    }
+    if not failed:
+        return report, frames
+    answers = [answer if answer.failure else failed.get(answer.request, answer) for answer in report.answers]
+    return msgspec.structs.replace(report, answers=answers), frames
 
 
 def _pass_on(state: State, session: SessionState, report: messages.Done, frames: Frames) -> None:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -56,7 +57,8 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedde
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection, one per large frame
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
-    dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices))
+    meeting = tempfile.mkdtemp(prefix="gt-meet-")
+    dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices), meeting)
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell has jobs in the background ignore SIGINT
             signal.signal(number, _end)
@@ -72,6 +74,7 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedde
         _ignore_signals()
         server.close()
         _stop(workers)
+        shutil.rmtree(meeting, ignore_errors=True)
         if embedded and address.startswith(addresses.IPC):
             shutil.rmtree(addresses.path(address).parent, ignore_errors=True)
 

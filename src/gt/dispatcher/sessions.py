@@ -1,12 +1,15 @@
 """Who is here, and who works for whom: sessions are opened, placed, lost and ended; workers register and are lost.
 
-A session is placed on the worker with the fewest sessions.
+A session is placed on the worker with the fewest sessions, or on as many of them as its mesh needs.
 """
 
 from __future__ import annotations
 
+from gt.dispatcher import turns
 from gt.dispatcher.events import Peer
 from gt.dispatcher.state import SessionState, State, WorkerState
+from gt.errors import ConfigError
+from gt.placement.layout import Sharding
 from gt.wire import messages
 
 LONGEST = {"name": 100, "host": 255, "device": 100, "torch": 100}
@@ -23,20 +26,59 @@ def open_session(state: State, peer: Peer, hello: messages.Hello) -> None:
         state.tell_client(peer, messages.Rejected(reason))
     elif peer in state.clients:
         state.malformed += 1
-    elif not state.workers and not state.expected_workers:
-        state.tell_client(peer, messages.Rejected(NO_WORKER))
+    elif unfit := _too_few(state, hello.sharding):
+        state.tell_client(peer, messages.Rejected(unfit))
     else:
-        place(state, state.add_session(peer))
+        place(state, state.add_session(peer, hello.sharding))
+
+
+def _too_few(state: State, sharding: Sharding | None) -> str:
+    """Why the service cannot serve such a session, now or soon; empty if it can."""
+    have = max(len(state.workers), state.expected_workers)
+    if sharding is None:
+        return "" if have else NO_WORKER
+    needed = sharding.workers_needed
+    if have < needed:
+        add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
+        return f"{sharding.source}: the mesh {sharding.described} needs {needed} workers, the service has {have}: {add}"
+    if sharding.workers and len(state.workers) >= state.expected_workers:
+        try:
+            sharding.worker_names(_names(state))
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
+def _names(state: State) -> tuple[str, ...]:
+    return tuple(sorted(worker.info.name for worker in state.workers.values()))
 
 
 def place(state: State, session: SessionState) -> None:
-    """Put a session on a worker and tell its client; without a worker it waits for the first that registers."""
-    if not state.workers:
+    """Put a session on workers and tell its client; without enough of them it waits for more to register."""
+    chosen = _choose(state, session)
+    if not chosen:
         return
-    peer = min(state.workers, key=lambda p: (len(state.workers[p].sessions), state.workers[p].info.name))
-    state.place(session, (peer,))
-    infos = tuple(state.workers[p].info for p in session.workers)
+    state.place(session, chosen)
+    infos = tuple(state.workers[p].info for p in chosen)
+    if session.sharding is not None:
+        meeting = f"{state.folder}/{session.number}-{session.epoch}"
+        for rank, peer in enumerate(chosen):
+            state.tell_worker(peer, messages.Join(session.number, rank, session.sharding.sizes, meeting))
+        session.known = True
     state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit))
+
+
+def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:
+    """The workers with the fewest sessions, in the order of their names; none if there are not enough."""
+    by_name = sorted(state.workers, key=lambda p: state.workers[p].info.name)
+    if session.sharding is not None and session.sharding.workers:
+        found = {state.workers[p].info.name: p for p in by_name}
+        try:
+            return tuple(found[name] for name in session.sharding.worker_names(_names(state)))
+        except ConfigError:
+            return ()
+    free = sorted(by_name, key=lambda p: len(state.workers[p].sessions))[: session.workers_needed]
+    return tuple(p for p in by_name if p in free) if len(free) == session.workers_needed else ()
 
 
 def expect(state: State, workers: int) -> None:
@@ -58,6 +100,7 @@ def end_session(state: State, peer: Peer) -> bool:
     if session.known:
         for worker in session.workers:
             state.tell_worker(worker, messages.EndSession(session.number))
+    turns.feed(state, session.workers)
     return True
 
 
@@ -89,9 +132,13 @@ def lose_worker(state: State, peer: Peer) -> None:
         " every tensor of this session was on it and is gone"
     )
     for session in [s for s in state.sessions.values() if peer in s.workers]:
+        for other in session.workers:
+            if other != peer:  # its part of the tensors is worth nothing without the others
+                state.tell_worker(other, messages.EndSession(session.number))
         state.displace(session)
         place(state, session)
         state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
+    turns.feed(state, state.workers)
 
 
 def _unfit(info: messages.WorkerInfo) -> str:

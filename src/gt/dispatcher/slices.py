@@ -26,9 +26,16 @@ def cut(run: Run, frames: list[Frame], size: int) -> list[Slice]:
     """
     if codec.count(run.items) <= size:
         return [Slice(run.items, frames, run.seq)]
-    items = codec.unpack(run.items)
-    pieces = [items[i : i + size] for i in range(0, len(items), size)]
-    return [_slice(p, frames, run.seq if p is pieces[-1] else 0) for p in pieces]
+    return cut_items(codec.unpack(run.items), frames, size, run.seq)
+
+
+def cut_items(items: list[wire.Instruction], frames: list[Frame], size: int, ends: int) -> list[Slice]:
+    """Slices of at most `size` instructions, of which the last ends batch `ends`.
+
+    Raises ProtocolError where an instruction names a frame that is not there.
+    """
+    last = max(len(items) - 1, 0) // size * size
+    return [_slice(items[i : i + size], frames, ends if i == last else 0) for i in range(0, last + 1, size)]
 
 
 def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> Slice:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from gt.dispatcher.events import Action, Frames, Peer, SessionEnded, TellClient, TellWorker
 from gt.dispatcher.slices import Slice
-from gt.wire.messages import ToClient, ToWorker, WorkerInfo
+from gt.placement.layout import Sharding
+from gt.planning.planner import Planner
+from gt.wire.messages import Done, ToClient, ToWorker, WorkerInfo
 
 
 @dataclass(slots=True)
@@ -19,11 +21,13 @@ class SessionState:
 
     `seq` is the number of the last batch that arrived, `underway` counts the batches that have not ended, and `queue` holds
     their slices that no worker has yet. `epoch` counts how often the session was lost. `known`: its workers have been sent a
-    slice, so they hold something of it.
+    slice, so they hold something of it. `sharding` and `planner`: of a session on several workers.
     """
 
     number: int
     peer: Peer
+    sharding: Sharding | None = None
+    planner: Planner | None = None
     workers: tuple[Peer, ...] = ()
     seq: int = 0
     epoch: int = 0
@@ -32,24 +36,37 @@ class SessionState:
     queue: deque[Slice] = field(default_factory=deque)
 
     @property
-    def only_worker(self) -> Peer:
-        """The worker of a placed session: there is exactly one until tensors are sharded."""
-        (worker,) = self.workers
-        return worker
+    def workers_needed(self) -> int:
+        """How many workers it is placed on."""
+        return self.sharding.workers_needed if self.sharding else 1
+
+
+@dataclass(slots=True)
+class Underway:
+    """A slice that workers have: the batch of `session` that it ends (0: none), and the reports that have come, by worker.
+
+    It is the workers' until all have reported it, even if its session has ended or has been lost since `epoch`.
+    """
+
+    session: int
+    epoch: int
+    ends: int
+    workers: tuple[Peer, ...]
+    reports: dict[Peer, tuple[Done, Frames]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class WorkerState:
     """A worker, the sessions placed on it, and those among them that wait for their turn.
 
-    `underway`: the slices that it has, in order, each as its session and the batch that it ends (0: none). They are the
-    worker's until it reports them, even if their session has ended.
+    A session of several workers joins the turns of all of them at once, so any two sessions are in the same order wherever
+    they meet. `underway`: the slices that it has, in order.
     """
 
     info: WorkerInfo
     sessions: set[int] = field(default_factory=set)
     turns: deque[int] = field(default_factory=deque)
-    underway: deque[tuple[int, int]] = field(default_factory=deque)
+    underway: deque[Underway] = field(default_factory=deque)
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,10 @@ class DispatcherStats:
 class State:
     """The sessions by number, their numbers by client, the workers, and the counters of `DispatcherStats`."""
 
-    def __init__(self, worker_batch_size: int, credit: int, expected_workers: int) -> None:
+    def __init__(self, worker_batch_size: int, credit: int, expected_workers: int, folder: str) -> None:
         self.worker_batch_size = worker_batch_size
+        self.folder = folder
+        """Private to the service: the workers of a session find each other there."""
         self.credit = credit
         self.expected_workers = expected_workers
         """See `Expect`."""
@@ -115,10 +134,10 @@ class State:
         """The session that a client has open."""
         return self.sessions.get(self.clients.get(client, 0))
 
-    def add_session(self, client: Peer) -> SessionState:
+    def add_session(self, client: Peer, sharding: Sharding | None) -> SessionState:
         """A new session, not placed yet."""
         self.opened += 1
-        session = self.sessions[self.opened] = SessionState(self.opened, client)
+        session = self.sessions[self.opened] = SessionState(self.opened, client, sharding)
         self.clients[client] = session.number
         return session
 
@@ -133,6 +152,7 @@ class State:
     def place(self, session: SessionState, workers: tuple[Peer, ...]) -> None:
         """Put a waiting session on workers."""
         session.workers = workers
+        session.planner = Planner(session.sharding) if session.sharding else None
         for peer in workers:
             self.workers[peer].sessions.add(session.number)
 
@@ -140,6 +160,7 @@ class State:
         """Take a session off its workers, with the loss of all it had there: a new epoch begins."""
         self._withdraw(session)
         session.workers = ()
+        session.planner = None
         session.queue.clear()
         session.underway = 0
         session.known = False

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from gt.errors import ProtocolError
+from gt.wire import instructions
 from gt.wire.instructions import Instruction
 from gt.wire.messages import FromClient, FromWorker, ToClient, ToWorker
 
@@ -44,6 +45,8 @@ def is_sendable(item: Instruction) -> bool:
 
 
 unpack: Decoder[list[Instruction]] = Decoder(list[Instruction])
+unpack_from_client: Decoder[list[instructions.FromClient]] = Decoder(list[instructions.FromClient])
+"""Without what only a planner may say."""
 
 
 def count(packed: msgspec.Raw) -> int:

@@ -104,6 +104,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     `requires_grad` lists the operands that require grad, and `grad_mode` says whether grad mode is enabled. Both are given
     for composites that are sent undecomposed, since some kernels depend on them; if both are set, the last result is an
     opaque handle on what backward needs. `default_dtype` is the client's; it decides the dtype of an int divided by an int.
+    `writes` lists the operands that the call writes, and `draws` says whether it draws from the session's generator: sharding
+    goes by them, a worker by its own schemas.
     """
 
     call: int
@@ -115,6 +117,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     requires_grad: tuple[int, ...] = ()
     grad_mode: bool = False
     default_dtype: str = "float32"
+    writes: tuple[int, ...] = ()
+    draws: bool = False
 
 
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
@@ -139,7 +143,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Run a call whose results cannot be inferred, and answer with their geometries and values (`Answer`).
 
     Tensor results other than operands it writes to are kept under consecutive ids from `out` on, at most `QUERY_RESULTS`.
-    Since the client waits for the answer, a failure is raised at once and poisons no operand.
+    Since the client waits for the answer, a failure is raised at once and poisons no operand. `writes`: as in `Define`.
     """
 
     request: int
@@ -150,6 +154,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
     out: int
     site: int
     default_dtype: str = "float32"
+    writes: tuple[int, ...] = ()
 
 
 class Upload(msgspec.Struct, array_like=True, frozen=True, tag=3):
@@ -231,7 +236,117 @@ class Stats(msgspec.Struct, array_like=True, frozen=True, tag=14):
     reset_peak: bool = False
 
 
-Instruction: TypeAlias = (
+# -- what only a sharded session says: the client's marks, which the dispatcher's planner takes out of the stream ----------
+
+
+class Name(msgspec.Struct, array_like=True, frozen=True, tag=15):
+    """Storage `id`, seen through `geometry`, is the parameter or buffer `name` of the program's model."""
+
+    id: int
+    geometry: Geometry
+    name: str
+
+
+class Argument(msgspec.Struct, array_like=True, frozen=True, tag=16):
+    """Storage `id`, seen through `geometry`, is the argument `name` of the program's root module."""
+
+    id: int
+    geometry: Geometry
+    name: str
+
+
+class Output(msgspec.Struct, array_like=True, frozen=True, tag=17):
+    """Storage `id`, seen through `geometry`, is a result of the module or scope at `path`, or with `backward` its gradient."""
+
+    id: int
+    geometry: Geometry
+    path: str
+    backward: bool = False
+
+
+class Gradients(msgspec.Struct, array_like=True, frozen=True, tag=18):
+    """The end of a backward pass: pairs of a named storage and the storage of its gradient."""
+
+    pairs: list[tuple[int, int]]
+
+
+# -- between the workers of one session: what the planner adds. A worker refuses these from a session that has no group ----
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True):
+    """A storage in a collective: what a worker needs to take part even if its own storage is spoiled.
+
+    `elements` are those of the worker's own storage before it. `weight`: of the digit in the shared index that is gathered or
+    scattered.
+    """
+
+    id: int
+    elements: int
+    dtype: str
+    weight: int = 0
+    out: int = 0
+    """The storage that it makes; 0: itself."""
+
+
+class AllReduce(msgspec.Struct, array_like=True, frozen=True, tag=30):
+    """Replace storages by their reduction over the workers along `axis`: "sum", "average", "norm" or "max"."""
+
+    axis: int
+    kind: str
+    parts: tuple[Part, ...]
+
+
+class ReduceScatter(msgspec.Struct, array_like=True, frozen=True, tag=31):
+    """Replace storages by this worker's part of their reduction ("sum" or "average") along `axis`."""
+
+    axis: int
+    kind: str
+    parts: tuple[Part, ...]
+
+
+class AllGather(msgspec.Struct, array_like=True, frozen=True, tag=32):
+    """Put storages together from the workers' parts along `axis`."""
+
+    axis: int
+    parts: tuple[Part, ...]
+
+
+class Cut(msgspec.Struct, array_like=True, frozen=True, tag=33):
+    """Keep this worker's part of a replicated storage: the digit of weight `weight` is its coordinate along `axis`."""
+
+    axis: int
+    id: int
+    weight: int
+
+
+class Slice(msgspec.Struct, array_like=True, frozen=True, tag=34):
+    """Copy this worker's part of a view, row-major, into storage `out`: the digit `weight` of its dim `dim`."""
+
+    axis: int
+    id: int
+    geometry: Geometry
+    out: int
+    dim: int
+    weight: int
+
+
+class Once(msgspec.Struct, array_like=True, frozen=True, tag=35):
+    """Copy a storage into `out` on the first worker along `axis`, zeros on the others."""
+
+    axis: int
+    id: int
+    out: int
+
+
+class Coordinate(msgspec.Struct, array_like=True, frozen=True, tag=36):
+    """Make storage `out` an int64 scalar: this worker's coordinate along `axis`, times `scale`."""
+
+    axis: int
+    scale: int
+    out: int
+
+
+FromClient: TypeAlias = (
     Op
     | Define
     | Query
@@ -247,7 +362,13 @@ Instruction: TypeAlias = (
     | SetRandomState
     | Synchronize
     | Stats
+    | Name
+    | Argument
+    | Output
+    | Gradients
 )
 """A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
+Instruction: TypeAlias = FromClient | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate
+MARKS = (Name, Argument, Output, Gradients)
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

@@ -6,9 +6,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from gt.placement.layout import Sharding
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 6
+PROTOCOL = 7
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -73,11 +74,12 @@ class WorkerStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """The first message of a client."""
+    """The first message of a client. `sharding`: how its tensors are placed on several workers; None: on one."""
 
     protocol: int
     pid: int
     host: str
+    sharding: Sharding | None = None
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -106,7 +108,7 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """The session is open on `workers`, or goes on there. `credit` is how many batches may be underway.
 
-    There is exactly one worker until tensors are sharded.
+    There is one worker, or with sharding one for each rank of the mesh, in order.
     """
 
     session: int
@@ -185,6 +187,18 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
     items: msgspec.Raw
 
 
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """A session of several workers begins: this one is `rank` of a mesh of `sizes`.
+
+    `meeting`: how the paths of the files begin by which the workers find each other, in a folder private to the service.
+    """
+
+    session: int
+    rank: int
+    sizes: tuple[int, ...]
+    meeting: str
+
+
 class EndSession(msgspec.Struct, frozen=True, tag="end_session"):
     """The session is over: free all that it holds."""
 
@@ -199,4 +213,4 @@ FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong | Register
 ToClient: TypeAlias = Welcome | Rejected | Done | SessionLost | Ping | Pong
 FromWorker: TypeAlias = Register | Done | Ping | Pong | Hello
 """`Register` at the clients' address and `Hello` at the workers' are mistakes that are answered."""
-ToWorker: TypeAlias = Registered | Rejected | Execute | EndSession | Stop | Ping | Pong
+ToWorker: TypeAlias = Registered | Rejected | Join | Execute | EndSession | Stop | Ping | Pong

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,10 @@ from gt.wire import codec
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
 from gt.wire.shared import Frame
+from gt.worker import collectives
 from gt.worker.calls.prepared import PreparedCall
+from gt.worker.collectives import Collective
+from gt.worker.group import Group
 from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
@@ -29,6 +32,18 @@ NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
 ASK_EVERY = 8
 """Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
+Ended = Callable[[int], bool]
+"""Says whether a session has ended."""
+Work = Generator[Collective, None, tuple[Done, list[Any]]]
+
+
+def complete(work: Work) -> tuple[Done, list[Any]]:
+    """The result of work in a session of one worker. Raises RuntimeError for work that has to wait for peers."""
+    try:
+        next(work)
+    except StopIteration as stopped:
+        return stopped.value  # type: ignore[no-any-return]
+    raise RuntimeError("a collective in a session of one worker")
 
 
 class Worker:
@@ -51,14 +66,19 @@ class Worker:
 
     def end_session(self, number: int) -> None:
         """Drop everything that a session has here."""
-        self.host.sessions.pop(number, None)
+        state = self.host.sessions.pop(number, None)
+        if state is not None and state.group is not None:
+            state.group.close()
         self.host.runner.random.end_session(number)
 
-    def take(
-        self, message: Execute, frames: Sequence[Frame], ended: Callable[[int], bool] = lambda session: False
-    ) -> tuple[Done, list[Any]]:
+    def join(self, number: int, group: Group) -> None:
+        """A session of several workers begins, of which this one is `group.rank`."""
+        self._session(number).group = group
+
+    def take(self, message: Execute, frames: Sequence[Frame], ended: Ended = lambda session: False) -> Work:
         """Execute the instructions of a message; returns the message that answers it, and its frames.
 
+        A generator: it yields the collectives that have to end before it can go on, and is to be resumed when they have.
         `ended(session)` is asked now and then; where it says that the session has ended, the rest is not run.
         """
         try:
@@ -67,36 +87,64 @@ class Worker:
             return Done(message.session, message.seq, malformed=True), []
         answers: list[Answer] = []
         data: list[Any] = []
-        for answer, own in self.execute(message.session, items, frames, ended):
-            answers.append(msgspec.structs.replace(answer, frame=len(data)) if own else answer)
-            data += own
-        state = self.host.sessions[message.session]
+        state = self._session(message.session)
+        replies = yield from self._execute(state, items, frames, ended)
+        speaks = state.group is None or state.group.rank == 0
+        for answer, own in replies:
+            answers.append(msgspec.structs.replace(answer, frame=len(data)) if own and speaks else answer)
+            if speaks:
+                data += own
         said, state.warnings = state.warnings, []
         return Done(message.session, message.seq, answers, warnings=said), data
 
-    def execute(
-        self, session: int, items: list[wire.Instruction], frames: Sequence[Frame], ended: Callable[[int], bool]
-    ) -> list[Reply]:
-        """Run instructions in order; returns the answers to the requests among them."""
-        runner, sessions = self.host.runner, self.host.sessions
-        state = sessions.get(session)
+    def _session(self, number: int) -> WorkerSession:
+        state = self.host.sessions.get(number)
         if state is None:
-            runner.zeroing.needed = self._has_served
+            zeroing = self.host.runner.zeroing
+            zeroing.needed = self._has_served
             self._has_served = True
-            state = sessions[session] = WorkerSession(session, self.host.device, runner.zeroing)
+            state = self.host.sessions[number] = WorkerSession(number, self.host.device, zeroing)
+        return state
+
+    def _execute(
+        self, state: WorkerSession, items: list[wire.Instruction], frames: Sequence[Frame], ended: Ended
+    ) -> Generator[Collective, None, list[Reply]]:
+        """Run instructions in order; returns the answers to the requests among them."""
         replies: list[Reply] = []
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-            for start in range(0, len(items), ASK_EVERY):
-                if ended(session):
-                    break
-                replies += self._run_items(state, items[start : start + ASK_EVERY], frames)
-        runner.random.give_back()
+        position = 0
+        while position < len(items) and not ended(state.number):
+            with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+                until = min(position + ASK_EVERY, len(items))
+                position, collective = self._run_items(state, items, position, until, frames, replies)
+            if collective is not None:
+                self.host.runner.random.give_back()
+                yield collective
+                self._finish(collective)
+        self.host.runner.random.give_back()
         return replies
 
-    def _run_items(self, state: WorkerSession, items: list[wire.Instruction], frames: Sequence[Frame]) -> list[Reply]:
-        replies: list[Reply] = []
+    def _finish(self, collective: Collective) -> None:
+        try:
+            if not collective.wait(0.0):
+                raise RuntimeError("the session ended while its workers waited for each other")
+            with torch.no_grad():
+                collective.finish()
+        except Exception as error:  # a peer is gone: so is the session, and whoever asks before that is told
+            collective.fail(error)
+
+    def _run_items(
+        self,
+        state: WorkerSession,
+        items: list[wire.Instruction],
+        position: int,
+        until: int,
+        frames: Sequence[Frame],
+        replies: list[Reply],
+    ) -> tuple[int, Collective | None]:
+        """Run instructions from `position` to `until`, or to the first collective; returns where it stopped, and that."""
         storages, ways = state.memory.storages, state.direct
-        for item in items:
+        for item in items[position:until]:
+            position += 1
             if type(item) is wire.Op:
                 way = ways.get(item.call)
                 if way is None:
@@ -109,9 +157,21 @@ class Worker:
                     self._op(state, item)
             elif type(item) is int:
                 storages.pop(item, None)
+            elif type(item) in collectives.HANDLERS:
+                if (collective := self._begin(state, item)) is not None:
+                    return position, collective
             elif (reply := self._handle(state, item, frames)) is not None:
                 replies.append(reply)
-        return replies
+        return position, None
+
+    def _begin(self, state: WorkerSession, item: Any) -> Collective | None:
+        try:
+            return collectives.begin(state, item)
+        except Exception as error:
+            state.fail(collectives.made(item), error, type(item).__name__, 0)
+            if state.group is not None and isinstance(item, collectives.TOGETHER):
+                state.group.close()  # the peers must not wait for this worker
+            return None
 
     def _handle(self, state: WorkerSession, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
+from contextlib import suppress
+from typing import Any
 
 import torch
 
 from gt.config import settings
 from gt.errors import ConfigError, ConnectionLostError, GTError
+from gt.placement.mesh import Mesh
 from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline
 from gt.wire.text import printable
 from gt.wire.transport import Transport, connect
 from gt.worker import malloc
 from gt.worker.execute import Worker
+from gt.worker.group import TorchGroup
 
 LOOK_S = 0.1
 """Seconds between two looks for the ends of sessions while instructions run."""
@@ -120,11 +124,27 @@ def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
     """
     message, frames = inbox.next()
     if isinstance(message, messages.Execute):
-        done, data = worker.take(message, frames, inbox.has_ended)
+        done, data = _run(worker, message, frames, inbox)
         transport.send([codec.encode(done), *data])
+    elif isinstance(message, messages.Join):
+        mesh = Mesh(tuple(map(str, range(len(message.sizes)))), message.sizes)
+        worker.join(message.session, TorchGroup(message.rank, mesh, message.meeting, worker.host.device))
     elif isinstance(message, messages.EndSession):
         worker.end_session(message.session)
         malloc.give_back()
     elif isinstance(message, messages.Rejected):
         raise GTError(f"the dispatcher sent this worker away: {printable(message.reason)}")
     return not isinstance(message, messages.Stop)
+
+
+def _run(worker: Worker, message: messages.Execute, frames: list[Frame], inbox: Inbox) -> tuple[messages.Done, list[Any]]:
+    """Execute a message. While it waits for peers it keeps looking whether the session still exists."""
+    work = worker.take(message, frames, inbox.has_ended)
+    while True:
+        try:
+            collective = next(work)
+        except StopIteration as stopped:
+            return stopped.value  # type: ignore[no-any-return]
+        with suppress(RuntimeError):  # raised again where the result is wanted
+            while not collective.wait(LOOK_S) and not inbox.has_ended(message.session):
+                pass

@@ -10,6 +10,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Failure, Warned
 from gt.worker.calls.direct import Direct
 from gt.worker.calls.prepared import PreparedCall
+from gt.worker.group import Group
 from gt.worker.memory import Memory
 from gt.worker.zeroing import Zeroing
 
@@ -34,6 +35,8 @@ class WorkerSession:
         """PyTorch's warnings since the last message."""
         self.failed_check: Failure | None = None
         """The failure of an operator without results (an assert): no value depends on it, so the next answer reports it."""
+        self.group: Group | None = None
+        """The workers of a sharded session; None if there is only this one."""
         self.operations = 0
         self.errors = 0
 

@@ -37,13 +37,14 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     wire_args, wire_kwargs = [template.arg(a, False) for a in sent], {k: template.arg(v, False) for k, v in named.items()}
     site = sites.here(3)
     dtype = geometry.dtype_name(torch.get_default_dtype())
+    writes = schemas.written_operands(op, wire_args, wire_kwargs)
 
     asked: list[int] = []
 
     def request(number: int) -> wire.Query:
         asked.append(number)
         first = operands.query_id(number)
-        return wire.Query(number, schemas.op_name(op), wire_args, wire_kwargs, ins, first, site, dtype)
+        return wire.Query(number, schemas.op_name(op), wire_args, wire_kwargs, ins, first, site, dtype, writes)
 
     try:
         answer, _ = process.session().ask(request)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from gt.wire import instructions as wire
+
 OpOverload = torch._ops.OpOverload
 
 
@@ -40,3 +42,13 @@ def written(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 def draws(op: torch._ops.OpOverload) -> bool:
     """Whether an operator draws from a random generator."""
     return torch.Tag.nondeterministic_seeded in op.tags or any(a.name == "generator" for a in op._schema.arguments)
+
+
+def written_operands(op: OpOverload, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> tuple[int, ...]:
+    """The operands, by index, that a call with this template writes."""
+    found: list[int] = []
+    for position, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found += [v.index for v in (value if isinstance(value, list) else [value]) if isinstance(v, wire.In)]
+    return tuple(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gt.client.calls.schemas import OpOverload, op_name
+from gt.client.calls.schemas import OpOverload, draws, op_name, written_operands
 from gt.client.stream import devices, geometry
 from gt.client.stream.definitions import definitions
 from gt.client.stream.geometry import TensorSpec
@@ -39,17 +39,22 @@ def define(
         named = name or op_name(op)
         number = definitions.add(named, len(ins))
         template = Template(vary)
+        plain = [template.arg(a, i in vary) for i, a in enumerate(args)]
+        by_name = {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY}
+        own = name is None
         recorder.segment.append(
             wire.Define(
                 number,
                 named,
-                [template.arg(a, i in vary) for i, a in enumerate(args)],
-                {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY},
+                plain,
+                by_name,
                 [g.to_wire() for g in ins],
                 [None if g is None else g.to_wire() for g in outs],
                 requires_grad,
                 grad_mode,
                 geometry.dtype_name(torch.get_default_dtype()),
+                written_operands(op, plain, by_name) if own else (),
+                own and draws(op),
             )
         )
     return number

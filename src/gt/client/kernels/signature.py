@@ -24,6 +24,12 @@ SHAPED_BY_NUMBERS = {"aten::arange", "aten::range", "aten::arange.start", "aten:
     f"aten::_upsample_{kind}2d_aa{of}" for kind in ("bilinear", "bicubic", "lanczos") for of in ("", "_backward")
 }
 """Operators whose numbers decide the size of the result, or have to fit it."""
+RULED_BY_NUMBERS = {
+    "aten::linalg_vector_norm": "ord",
+    "aten::_foreach_norm": "ord",
+    "aten::norm": "p",
+}
+"""A number that decides how a call can be sharded, by operator: it is part of the definition."""
 
 
 class LocalOperandError(Exception):
@@ -34,7 +40,10 @@ def varying(op: OpOverload) -> frozenset[int]:
     """Positions of the arguments that may be numbers without influence on the result's shape."""
     if op._schema.name in SHAPED_BY_NUMBERS:
         return frozenset()
-    return frozenset(i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only)
+    fixed = RULED_BY_NUMBERS.get(op._schema.name)
+    return frozenset(
+        i for i, a in enumerate(op._schema.arguments) if str(a.type) in VARYING and not a.kwarg_only and a.name != fixed
+    )
 
 
 def reader(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], Signature]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 from gt.client.session import embedded
+from gt.client.session.configured import configured
 from gt.config import settings
 from gt.errors import ConfigError
 from gt.wire import addresses
@@ -32,8 +33,18 @@ class EarlyStart:
     def take(self) -> embedded.Embedded:
         """The service of this process, started now if it has not been."""
         if self._service is None:
-            self._service = embedded.start()
+            self._service = embedded.start(self._workers())
         return self._service
+
+    def _workers(self) -> int:
+        """How many workers the service gets: what GT_WORKERS says, else those of the mesh; 0: the service's own choice."""
+        return settings().workers or (configured.workers_needed if configured.sharding is not None else 0)
+
+    def start_anew(self) -> None:
+        """Start the service with other workers: a configuration was loaded that needs more of them."""
+        if self._service is not None:
+            self.stop()
+            self.take()
 
     def is_running(self) -> bool:
         """Whether this process has a service."""

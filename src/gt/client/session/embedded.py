@@ -75,12 +75,14 @@ def _place() -> str:
     raise StartError(f"no place for a socket: {', '.join(filter(None, candidates))} are too long or cannot be written to")
 
 
-def start() -> Embedded:
-    """Start the service and return at once; `wait_ready` waits for it."""
+def start(workers: int) -> Embedded:
+    """Start the service and return at once; `wait_ready` waits for it. `workers`: how many; 0: one per visible GPU, or one."""
     folder = Path(tempfile.mkdtemp(prefix="gt-", dir=_place()))
     said = (folder / "said").open("w+b")
     try:
-        process = life.start(["serve", "--embedded", "--address", _address(folder)], "dispatcher", said, detached=True)
+        count = ["--workers", str(workers)] if workers else []
+        command = ["serve", "--embedded", "--address", _address(folder), *count]
+        process = life.start(command, "dispatcher", said, detached=True)
     except OSError as error:
         raise StartError(f"the embedded service did not start: {sys.executable}: {error.strerror}") from None
     return Embedded(folder, process, said)

@@ -44,6 +44,10 @@ class Process:
         os.register_at_fork(after_in_child=self._after_fork)
         shutdown.Last(self._end)
 
+    def has_begun(self) -> bool:
+        """Whether anything was recorded for a worker."""
+        return self.opened is not None or bool(recorder.segment)
+
     def session(self) -> Session:
         """The open session; opens one if there is none. Raises ForkError in a forked child."""
         shutdown.leave()

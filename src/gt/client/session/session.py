@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from gt.client.session import shutdown, worker_reports
+from gt.client.session.configured import configured
 from gt.client.stream import interrupts
 from gt.client.stream.definitions import definitions
 from gt.client.stream.scopes import record_open_scopes
@@ -65,7 +66,7 @@ class Session:
             raise
 
     def _open(self, timeout_s: float) -> None:
-        hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname())
+        hello = messages.Hello(messages.PROTOCOL, self.pid, socket.gethostname(), configured.sharding)
         self._transport.send([codec.encode(hello)])
         deadline = time.monotonic() + timeout_s
         while self._welcome is None:

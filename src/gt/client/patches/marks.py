@@ -1,0 +1,173 @@
+"""What sharding has to know of a program and cannot see in its instructions: names of parameters, arguments of the root
+module, results of named modules, and whose gradient a tensor is.
+
+Everything comes from the module tree, by PyTorch's global hooks, which are installed only where a configuration is in force.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from gt.client.session import recording
+from gt.client.session.configured import configured
+from gt.client.stream.operands import operand
+from gt.errors import ConfigError
+from gt.placement.digit import View
+from gt.placement.pins import pin
+from gt.wire import instructions as wire
+
+Module = torch.nn.Module
+Tensor = torch.Tensor
+
+
+class Depth(threading.local):
+    """How many modules are being called, one inside the other, on this thread."""
+
+    value = 0
+
+
+class Marks:
+    """The names that were given, and what has been recorded of them."""
+
+    def __init__(self) -> None:
+        self._depth = Depth()
+        self._roots: weakref.WeakSet[Module] = weakref.WeakSet()
+        self._named: dict[int, str] = {}
+        """By storage id."""
+        self._parameters: dict[str, weakref.ref[Tensor]] = {}
+        self._owners: dict[str, weakref.ref[Module]] = {}
+        self._paths: weakref.WeakKeyDictionary[Module, str] = weakref.WeakKeyDictionary()
+        self._gradients: dict[int, int] = {}
+        """The last gradient that was recorded, by parameter; storage ids."""
+        self._installed = False
+
+    def install(self) -> None:
+        """Watch the program's modules: every call of one goes through here."""
+        if self._installed:
+            return
+        self._installed = True
+        call = Module._call_impl
+
+        @functools.wraps(call)
+        def marked(module: Module, *args: Any, **kwargs: Any) -> Any:
+            self._depth.value += 1
+            try:
+                if self._depth.value == 1:
+                    self._enter(module, args, kwargs)
+                result = call(module, *args, **kwargs)
+            finally:
+                self._depth.value -= 1
+            self._leave(module, result)
+            return result
+
+        Module._call_impl = marked  # type: ignore[method-assign, assignment]
+
+    # -- modules -----------------------------------------------------------------------------------------------------------
+
+    def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._name(root)
+        for name, tensor in _arguments(root, args, kwargs):
+            if _is_remote(tensor) and operand(tensor)[0] not in self._named:
+                number, spec, _ = operand(tensor)
+                recording.record(wire.Argument(number, spec.to_wire(), name))
+
+    def _leave(self, module: Module, result: Any) -> None:
+        sharding = configured.sharding
+        path = self._paths.get(module)
+        if sharding is None or not path or sharding.scope(path) is None:
+            return
+        for tensor in pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor) and _is_remote(tensor):
+                _mark_output(tensor, path)
+                if tensor.requires_grad and not tensor.is_leaf:
+                    tensor.register_hook(functools.partial(_mark_output, path=path, backward=True))
+
+    def _name(self, root: Module) -> None:
+        """Name what a root module holds, unless it is part of one that was named."""
+        if any(root is not other and root in set(other.modules()) for other in self._roots):
+            return
+        if root not in self._roots:
+            self._roots.add(root)
+            for path, module in root.named_modules():
+                self._paths[module] = path
+        for name, tensor in (*root.named_parameters(), *root.named_buffers()):
+            if not _is_remote(tensor):
+                continue
+            number, spec, _ = operand(tensor)
+            if self._named.get(number) != name:
+                self._claim(root, name)
+                _check(name, View(spec.size, spec.stride, spec.offset))
+                self._named[number] = name
+                self._parameters[name] = weakref.ref(tensor)
+                recording.record(wire.Name(number, spec.to_wire(), name))
+
+    def _claim(self, root: Module, name: str) -> None:
+        """Raises ConfigError for a name that another living root module has."""
+        owner = self._owners.get(name)
+        other = owner() if owner is not None else None
+        if other is not None and other is not root and other not in set(root.modules()):
+            raise ConfigError(
+                f"two root modules have a parameter {name!r} ({type(other).__name__} and {type(root).__name__}): a sharding"
+                " file could not tell them apart. Put both into one module, or leave one out"
+            )
+        self._owners[name] = weakref.ref(root)
+
+    # -- gradients ------------------------------------------------------------------------------------------------------------
+
+    def end_of_backward(self) -> None:
+        """Record whose gradients the tensors are that a backward pass has made."""
+        if not self._installed:
+            return
+        pairs = []
+        for reference in self._parameters.values():
+            parameter = reference()
+            if parameter is not None and parameter.grad is not None and _is_remote(parameter.grad):
+                own, gradient = operand(parameter)[0], operand(parameter.grad)[0]
+                if self._gradients.get(own) != gradient:
+                    self._gradients[own] = gradient
+                    pairs.append((own, gradient))
+        if pairs:
+            recording.record(wire.Gradients(pairs))
+
+
+def _mark_output(tensor: Tensor, path: str, backward: bool = False) -> None:
+    number, spec, _ = operand(tensor)
+    recording.record(wire.Output(number, spec.to_wire(), path, backward))
+
+
+def _check(name: str, view: View) -> None:
+    """Raises ConfigError for a parameter that cannot be placed as the configuration says."""
+    sharding = configured.sharding
+    rule = sharding.param(name) if sharding is not None else None
+    if sharding is None or rule is None:
+        return
+    try:
+        pin(view, rule.placements, sharding.mesh)
+    except ConfigError as error:
+        raise ConfigError(f"{rule.origin}: {rule.pattern!r} matches {name!r}: {error}") from None
+
+
+def _is_remote(tensor: Tensor) -> bool:
+    return tensor.device.type == "remote" and tensor.layout is torch.strided
+
+
+def _arguments(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors among the arguments of a call, by the names that `forward` has for them."""
+    try:
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # the call itself will say so
+        given = {str(i): a for i, a in enumerate(args)} | kwargs
+    for path, value in pytree.tree_flatten_with_path(dict(given))[0]:
+        if isinstance(value, Tensor):
+            yield ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path), value
+
+
+marks = Marks()

@@ -1,0 +1,523 @@
+"""Rewrites one session's instructions into one stream for all workers of its mesh, with explicit collectives.
+
+The stream is the same for every worker; they differ only in what `Cut`, `Slice`, `Once` and `Coordinate` mean to each. A call
+is planned once for each combination of its operands' states, and costs a look-up from then on. What moves is a storage, so
+every view of it sees that: a Partial is reduced once and stays so, and a write through a view that had to be gathered is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from gt.placement.digit import OfStorage, Partial, Underivable, local_elements, local_weight, part
+from gt.placement.layout import Placement, Sharding
+from gt.placement.pins import Pin, pin
+from gt.planning.gathered import Gathered
+from gt.planning.plan import (
+    Conversion,
+    CoordinateStep,
+    Gather,
+    Plan,
+    Reduce,
+    ReduceStep,
+    Ref,
+    RunStep,
+    SliceStep,
+    Step,
+    TakeOnce,
+    TakeSlice,
+)
+from gt.planning.rules import find
+from gt.planning.solver import Solver, item_bytes, view_of
+from gt.planning.state import State, States, Stored
+from gt.wire import instructions as wire
+
+FIRST_ID = 1 << 50
+"""The ids of storages that the planner makes start here, far above those of any client."""
+BUCKET_BYTES = 25 << 20
+"""Gradients are reduced together up to this many bytes, as in DistributedDataParallel."""
+
+
+class Planner:
+    """The planner of one session."""
+
+    def __init__(self, sharding: Sharding) -> None:
+        self.sharding = sharding
+        self.mesh = sharding.mesh
+        self.states = States()
+        self.solver = Solver(self.mesh, self.states)
+        self.storages: dict[int, Stored] = {}
+        self.pins: dict[int, Pin] = {}
+        """Where named storages belong."""
+        self.unruled: dict[str, int] = {}
+        """How often an operator without a rule had sharded operands."""
+        self._whole: OfStorage = (None,) * len(self.mesh.sizes)
+        self._defined: dict[int, wire.Define] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._local_calls: dict[bytes, int] = {}
+        self._last_id = FIRST_ID
+        self._pending: dict[int, int] = {}
+        """Gradients that may still be Partials, each with its parameter."""
+        self._gathered = Gathered(BUCKET_BYTES)
+        self._out: list[wire.Instruction] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            wire.Op: self._op,
+            int: self._free,
+            wire.Define: self._define,
+            wire.Forget: self._forget,
+            wire.Query: self._query,
+            wire.Upload: self._upload,
+            wire.LoadFile: self._load_file,
+            wire.Fetch: self._fetch,
+            wire.SaveFile: self._save_file,
+            wire.Name: self._name,
+            wire.Argument: self._argument,
+            wire.Gradients: self._gradients,
+            wire.Output: self._output,
+        }
+
+    def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
+        """The instructions of every worker for those of the client."""
+        for item in items:
+            handler = self._handlers.get(type(item))
+            if handler is None:
+                self._out.append(item)  # type: ignore[arg-type]
+            else:
+                handler(item)
+        out, self._out = self._out, []
+        return out
+
+    # -- storages ------------------------------------------------------------------------------------------------------------
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _stored(self, id: int, geometry: wire.Geometry) -> Stored:
+        """A storage; one that was not met before, such as a query's result, is replicated."""
+        stored = self.storages.get(id)
+        if stored is None:
+            stored = self._add(id, geometry)
+        return stored
+
+    def _add(self, id: int, geometry: wire.Geometry) -> Stored:
+        state = State(self._whole, view_of(geometry).extent, geometry.dtype)
+        stored = self.storages[id] = Stored(id, self.states.number(state))
+        return stored
+
+    def _set(self, stored: Stored, **changes: Any) -> None:
+        stored.state = self.states.number(self.states[stored.state]._replace(**changes))
+
+    def _place(self, stored: Stored, axis: int, placed: int | Partial | None) -> None:
+        before = self.states[stored.state].placed
+        self._set(stored, placed=(*before[:axis], placed, *before[axis + 1 :]))
+
+    def _part(self, stored: Stored, id: int, weight: int = 0, out: int = 0, placed: OfStorage | None = None) -> wire.Part:
+        state = self.states[stored.state]
+        elements = local_elements(state.elements, placed or state.placed, self.mesh.sizes)
+        return wire.Part(id, elements, state.dtype, weight, out)
+
+    def _free(self, id: int) -> None:
+        stored = self.storages.pop(id, None)
+        self._pending.pop(id, None)
+        self.pins.pop(id, None)
+        if stored is None:
+            self._out.append(id)
+        else:
+            self._drop_copies(stored)
+            self._out.append(stored.id)
+
+    def _drop_copies(self, stored: Stored) -> None:
+        if stored.copies:
+            self._out.extend(stored.copies.values())
+            stored.copies.clear()
+            self._gathered.forget(stored)
+
+    # -- moving --------------------------------------------------------------------------------------------------------------
+
+    def _cut(self, stored: Stored, axis: int, weight: int) -> None:
+        """From replicated to sharded: every worker keeps its part."""
+        self._place(stored, axis, weight)
+        placed = self.states[stored.state].placed
+        self._out.append(wire.Cut(axis, stored.id, local_weight(placed, self.mesh.sizes, axis)))
+
+    def _reduce(self, storages: Sequence[Stored], axis: int) -> None:
+        """Reduce Partials along an axis where they are."""
+        kinds: dict[Partial, dict[int, wire.Part]] = {}
+        for stored in storages:
+            kind = self.states[stored.state].placed[axis]
+            if isinstance(kind, Partial):
+                kinds.setdefault(kind, {})[stored.id] = self._part(stored, stored.id)
+                self._place(stored, axis, None)
+                self._drop_copies(stored)
+        for kind, parts in kinds.items():
+            for bucket in _buckets(list(parts.values())):
+                self._out.append(wire.AllReduce(axis, kind.value, bucket))
+
+    def _gather(self, stored: Stored, id: int, placed: OfStorage, axis: int) -> int:
+        """Gather what `id` holds of a storage that is placed so; returns the id of the copy."""
+        out = self._new_id()
+        weight = local_weight(placed, self.mesh.sizes, axis)
+        self._out.append(wire.AllGather(axis, (self._part(stored, id, weight, out, placed),)))
+        return out
+
+    def _make_whole(self, stored: Stored) -> None:
+        """Make a storage itself replicated."""
+        for axis in range(len(self.mesh.sizes)):
+            self._reduce([stored], axis)
+        placed = self.states[stored.state].placed
+        for _, axis in sorted((p, a) for a, p in enumerate(placed) if type(p) is int):
+            self._gather_in_place(stored, axis)
+
+    def _gather_in_place(self, stored: Stored, axis: int) -> None:
+        before = stored.id
+        stored.id = self._gather(stored, before, self.states[stored.state].placed, axis)
+        self._out.append(before)
+        self._place(stored, axis, None)
+        self._drop_copies(stored)
+
+    def _whole_copy(self, id: int, geometry: wire.Geometry) -> tuple[int, list[int]]:
+        """The id of a replicated storage with the same elements, and the copies that were made for it."""
+        stored = self._stored(id, geometry)
+        if id in self._pending and any(isinstance(p, Partial) for p in self.states[stored.state].placed):
+            self._settle_gradients()
+        for axis in range(len(self.mesh.sizes)):
+            self._reduce([stored], axis)
+        placed, at, made = list(self.states[stored.state].placed), stored.id, []
+        for _, axis in sorted((p, a) for a, p in enumerate(placed) if type(p) is int):
+            at = self._gather(stored, at, tuple(placed), axis)
+            placed[axis] = None
+            made.append(at)
+        return at, made
+
+    def _restore(self, id: int) -> None:
+        """A named storage that was gathered to be written goes back to where it belongs."""
+        stored, belongs = self.storages[id], self.pins.get(id)
+        if belongs is None:
+            return
+        placed = self.states[stored.state].placed
+        digits = [(p, a) for a, p in enumerate(belongs.stored) if type(p) is int and placed[a] is None]
+        for weight, axis in sorted(digits, reverse=True):
+            self._cut(stored, axis, weight)
+
+    # -- what the client says of its tensors -----------------------------------------------------------------------------------
+
+    def _name(self, item: wire.Name) -> None:
+        rule = self.sharding.param(item.name)
+        stored = self._stored(item.id, item.geometry)
+        if item.id not in self.pins:
+            self._pin(item.id, stored, item.geometry, rule.placements if rule is not None else {})
+
+    def _pin(self, id: int, stored: Stored, geometry: wire.Geometry, placements: dict[str, Placement]) -> None:
+        belongs = pin(view_of(geometry), placements, self.mesh)
+        if any(isinstance(part(view_of(geometry), p, self.mesh.sizes), Underivable) for p in belongs):
+            belongs = Pin(self._whole, self._whole)
+        if self.states[stored.state].placed != belongs.stored:
+            self._make_whole(stored)
+        self.pins[id] = belongs
+        self._restore(id)
+        gathers = belongs.computed != belongs.stored
+        self._set(stored, computed=belongs.computed if gathers else None)
+        if gathers:
+            state = self.states[stored.state]
+            self._gathered.add(stored, state.elements * item_bytes(state.dtype))
+
+    def _argument(self, item: wire.Argument) -> None:
+        rule = self.sharding.input(item.name)
+        if rule is not None:
+            self._spread(item.id, item.geometry, rule.placements)
+
+    def _output(self, item: wire.Output) -> None:
+        rule = self.sharding.scope(item.path)
+        placements = None if rule is None else rule.backward_out if item.backward else rule.out
+        if placements:
+            self._spread(item.id, item.geometry, placements)
+
+    def _spread(self, id: int, geometry: wire.Geometry, placements: dict[str, Placement]) -> None:
+        """Place a tensor that is no parameter, along the axes that are named."""
+        stored, view = self._stored(id, geometry), view_of(geometry)
+        wanted = pin(view, placements, self.mesh, strict=False).stored
+        for axis, name in enumerate(self.mesh.axes):
+            if name not in placements or self.states[stored.state].placed[axis] == wanted[axis]:
+                continue
+            self._reduce([stored], axis)
+            if type(self.states[stored.state].placed[axis]) is int:
+                self._gather_in_place(stored, axis)
+            weight = wanted[axis]
+            if type(weight) is int:
+                placed = self.states[stored.state].placed
+                placed = (*placed[:axis], weight, *placed[axis + 1 :])
+                if not isinstance(part(view, placed, self.mesh.sizes), Underivable):
+                    self._drop_copies(stored)
+                    self._cut(stored, axis, weight)
+
+    def _gradients(self, item: wire.Gradients) -> None:
+        for parameter, gradient in item.pairs:
+            if parameter in self.pins and gradient in self.storages:
+                self._pending[gradient] = parameter
+
+    def _settle_gradients(self) -> None:
+        """Bring every gradient to its parameter's placement: reduced and scattered together, in buckets."""
+        pending, self._pending = self._pending, {}
+        buckets: dict[tuple[int, Partial, bool], list[tuple[Stored, int]]] = {}
+        for gradient, parameter in pending.items():
+            stored = self.storages[gradient]
+            belongs = self.pins[parameter].stored if parameter in self.pins else self._whole
+            if self.states[stored.state].elements != self._elements_of(parameter):
+                continue
+            for axis, kind in enumerate(self.states[stored.state].placed):
+                if isinstance(kind, Partial):
+                    wanted = belongs[axis]
+                    weight = wanted if type(wanted) is int else 0
+                    buckets.setdefault((axis, kind, weight > 0), []).append((stored, weight))
+        for (axis, kind, scatters), found in buckets.items():
+            if scatters and kind is not Partial.NORM:
+                self._reduce_scatter(axis, kind, found)
+            else:
+                self._reduce([stored for stored, _ in found], axis)
+
+    def _elements_of(self, id: int) -> int:
+        stored = self.storages.get(id)
+        return self.states[stored.state].elements if stored is not None else -1
+
+    def _reduce_scatter(self, axis: int, kind: Partial, found: list[tuple[Stored, int]]) -> None:
+        parts = []
+        for stored, weight in found:
+            placed = self.states[stored.state].placed
+            whole = (*placed[:axis], None, *placed[axis + 1 :])
+            digit = local_weight((*placed[:axis], weight, *placed[axis + 1 :]), self.mesh.sizes, axis)
+            parts.append(self._part(stored, stored.id, digit, placed=whole))
+            self._place(stored, axis, weight)
+            self._drop_copies(stored)
+        for bucket in _buckets(parts):
+            self._out.append(wire.ReduceScatter(axis, kind.value, bucket))
+
+    # -- operators -------------------------------------------------------------------------------------------------------------
+
+    def _define(self, item: wire.Define) -> None:
+        self._defined[item.call] = item
+
+    def _forget(self, item: wire.Forget) -> None:
+        for call in item.calls:
+            self._defined.pop(call, None)
+        self._plans.clear()
+        if self._local_calls:
+            self._out.append(wire.Forget(list(self._local_calls.values())))
+            self._local_calls.clear()
+
+    def _op(self, item: wire.Op) -> None:
+        define = self._defined.get(item.call)
+        if define is None or len(item.args) < len(define.ins):
+            self._out.append(item)  # the workers do not know the call either, and say so
+            return
+        count = len(define.ins)
+        operands = [
+            self.storages.get(id) or self._stored(id, g)  # type: ignore[call-overload, arg-type]
+            for id, g in zip(item.args, define.ins, strict=False)
+        ]
+        plan = self._plan(define, operands)
+        if self._pending and self._reduces_gradients(plan, item):
+            self._settle_gradients()
+            plan = self._plan(define, operands)
+        ids = [stored.id for stored in operands]
+        for conversion in plan.conversions:
+            self._convert(conversion, operands, ids)
+        for i in plan.written:
+            self._drop_copies(operands[i])
+        for id, state in zip(item.outs, (s for s in plan.results if s is not None), strict=False):
+            self.storages[id] = Stored(id, state)
+        if plan.lowered is None:
+            self._out.append(wire.Op(self._local_call(plan.local), item.out, (*ids, *item.args[count:]), item.site))
+        else:
+            self._emit(plan, item, ids, item.args[count:])
+        self._after(plan, item)
+
+    def _plan(self, define: wire.Define, operands: list[Stored]) -> Plan:
+        key = (define.call, *[stored.state for stored in operands])
+        plan = self._plans.get(key)
+        if plan is None:
+            states = [self.states[stored.state] for stored in operands]
+            rule = find(define) if define.op != "gt::backward" else None
+            plan = self._plans[key] = self.solver.solve(define, states, rule)
+            if rule is None and define.op != "gt::backward" and any(state.placed != self._whole for state in states):
+                self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
+        return plan
+
+    def _reduces_gradients(self, plan: Plan, item: wire.Op) -> bool:
+        return any(
+            isinstance(c, Reduce) and any(item.args[i] in self._pending for i in c.operands) for c in plan.conversions
+        )
+
+    def _after(self, plan: Plan, item: wire.Op) -> None:
+        if plan.cuts:
+            results = [o for o, state in enumerate(plan.results) if state is not None]
+            for cut in plan.cuts:
+                self._cut(self.storages[item.outs[results.index(cut.result)]], cut.axis, cut.weight)
+        for i in plan.written:
+            if item.args[i] in self.pins:
+                self._restore(item.args[i])  # type: ignore[arg-type]
+        for stored, key in self._gathered.evict():
+            self._out.append(stored.copies.pop(key))
+
+    def _convert(self, conversion: Conversion, operands: list[Stored], ids: list[int]) -> None:
+        match conversion:
+            case Reduce(indices, axis):
+                self._reduce([operands[i] for i in indices], axis)
+            case Gather(index, axis, placed, written):
+                if written:
+                    self._gather_in_place(operands[index], axis)
+                    ids[index] = operands[index].id
+                else:
+                    ids[index] = self._gathered_copy(operands[index], ids[index], placed, axis)
+            case TakeSlice(index, axis, geometry, dim, weight):
+                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
+                if out < 0:
+                    out = -out
+                    self._out.append(wire.Slice(axis, source, geometry, out, dim, weight))
+                ids[index] = out
+            case TakeOnce(index, axis):
+                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
+                if out < 0:
+                    out = -out
+                    self._out.append(wire.Once(axis, source, out))
+                ids[index] = out
+
+    def _copy_id(self, stored: Stored, conversion: Conversion, source: int) -> int:
+        """The id of the copy that a conversion makes of a storage; negative if it is still to be made."""
+        key = (msgspec.structs.replace(conversion, operand=0), source)
+        found = stored.copies.get(key)
+        if found is not None:
+            return found
+        stored.copies[key] = made = self._new_id()
+        return -made
+
+    def _gathered_copy(self, stored: Stored, id: int, placed: OfStorage, axis: int) -> int:
+        key = ("gather", placed, axis)
+        if key not in stored.copies:
+            if self.states[stored.state].computed is None or stored.id != id:
+                stored.copies[key] = self._gather(stored, id, placed, axis)
+            else:
+                self._gather_bucket(stored, axis)
+        self._gathered.use(stored)
+        return stored.copies[key]
+
+    def _gather_bucket(self, stored: Stored, axis: int) -> None:
+        """Gather a fully sharded parameter for use, together with those that will be needed next to it."""
+        parts = []
+        for other in self._gathered.bucket(stored):
+            state = self.states[other.state]
+            key = ("gather", state.placed, axis)
+            first = min((p, a) for a, p in enumerate(state.placed) if type(p) is int and state.computed[a] is None)  # type: ignore[index]
+            if key in other.copies or first[1] != axis:
+                continue
+            out = self._new_id()
+            parts.append(self._part(other, other.id, local_weight(state.placed, self.mesh.sizes, axis), out))
+            other.copies[key] = out
+            self._gathered.made(other, key)
+        self._out.append(wire.AllGather(axis, tuple(parts)))
+
+    def _local_call(self, define: wire.Define) -> int:
+        """The number by which the workers know a call."""
+        plain = msgspec.structs.replace(define, call=0)
+        key = msgspec.msgpack.encode(plain)
+        number = self._local_calls.get(key)
+        if number is None:
+            number = self._local_calls[key] = len(self._local_calls) + 1
+            self._out.append(msgspec.structs.replace(plain, call=number))
+        return number
+
+    def _emit(self, plan: Plan, item: wire.Op, ids: list[int], numbers: Sequence[Any]) -> None:
+        """Emit the steps of a lowering."""
+        assert plan.lowered is not None
+        temporaries = [self._new_id() for _ in range(plan.lowered.temporaries)]
+        ids_of = {"in": ids, "out": list(item.outs), "temporary": temporaries}
+
+        def id_of(ref: Ref) -> int:
+            return ids_of[ref.kind][ref.index]
+
+        for step in plan.lowered.steps:
+            self._out.append(self._instruction(step, id_of, numbers, item.site))
+        self._out.extend(temporaries)
+
+    def _instruction(self, step: Step, id_of: Callable[[Ref], int], numbers: Sequence[Any], site: int) -> wire.Instruction:
+        match step:
+            case RunStep(define, ins, outs, wanted):
+                made = tuple(map(id_of, outs))
+                args = (*map(id_of, ins), *(numbers[n] for n in wanted))
+                return wire.Op(self._local_call(define), made[0] if len(made) == 1 else made, args, site)
+            case ReduceStep(axis, kind, refs, elements, dtype):
+                return wire.AllReduce(axis, kind, tuple(wire.Part(id_of(r), elements, dtype) for r in refs))
+            case CoordinateStep(axis, scale, out):
+                return wire.Coordinate(axis, scale, id_of(out))
+            case SliceStep(axis, source, geometry, out, dim, weight):
+                return wire.Slice(axis, id_of(source), geometry, id_of(out), dim, weight)
+
+    # -- tensors in and out ------------------------------------------------------------------------------------------------------
+
+    def _query(self, item: wire.Query) -> None:
+        """Its results are known to nobody yet, so every worker runs it on whole operands."""
+        ins, made = [], []
+        for index, (id, geometry) in enumerate(item.ins):
+            if index in item.writes:
+                self._make_whole(self._stored(id, geometry))
+                self._drop_copies(self.storages[id])
+                ins.append((self.storages[id].id, geometry))
+            else:
+                copy, copies = self._whole_copy(id, geometry)
+                ins.append((copy, geometry))
+                made += copies
+        self._out.append(msgspec.structs.replace(item, ins=ins))
+        self._out.extend(made)
+        for index in item.writes:
+            self._restore(item.ins[index][0])
+
+    def _upload(self, item: wire.Upload) -> None:
+        known = self.storages.get(item.id)
+        if known is None:
+            self._add(item.id, item.geometry)
+            self._out.append(item)
+            return
+        self._make_whole(known)
+        self._drop_copies(known)
+        self._out.append(msgspec.structs.replace(item, id=known.id))
+        self._restore(item.id)
+
+    def _load_file(self, item: wire.LoadFile) -> None:
+        """A tensor in a file is placed as the parameter of that name."""
+        stored = self._add(item.id, item.geometry)
+        self._out.append(item)
+        rule = self.sharding.param(item.name)
+        if rule is not None:
+            digits = pin(view_of(item.geometry), rule.placements, self.mesh, strict=False).stored
+            for weight, axis in sorted(((p, a) for a, p in enumerate(digits) if type(p) is int), reverse=True):
+                self._cut(stored, axis, weight)
+
+    def _fetch(self, item: wire.Fetch) -> None:
+        id, made = self._whole_copy(item.id, item.geometry)
+        self._out.append(msgspec.structs.replace(item, id=id))
+        self._out.extend(made)
+
+    def _save_file(self, item: wire.SaveFile) -> None:
+        tensors, made = {}, []
+        for name, (id, geometry) in item.tensors.items():
+            copy, copies = self._whole_copy(id, geometry)
+            tensors[name] = copy, geometry
+            made += copies
+        self._out.append(msgspec.structs.replace(item, tensors=tensors))
+        self._out.extend(made)
+
+
+def _buckets(parts: list[wire.Part]) -> list[tuple[wire.Part, ...]]:
+    """Parts in order, together up to `BUCKET_BYTES`."""
+    buckets: list[list[wire.Part]] = []
+    size = BUCKET_BYTES
+    for one in parts:
+        if size >= BUCKET_BYTES:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(one)
+        size += one.elements * item_bytes(one.dtype)
+    return [tuple(bucket) for bucket in buckets]

@@ -1,0 +1,376 @@
+"""Choosing, for a call and the states of its operands, what is sharded along each axis, and what that takes.
+
+Axis by axis the cheapest of these is taken: a label that some operand is already sharded by, a Partial that passes through,
+or everything replicated. The cost is the bytes that travel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gt.placement.digit import OfStorage, OfView, Partial, Shard, Underivable, View, part, row_major
+from gt.placement.mesh import Mesh
+from gt.planning import lowerings
+from gt.planning.plan import (
+    Choice,
+    Conversion,
+    CutBack,
+    Digit,
+    Gather,
+    Lowered,
+    Plan,
+    Reduce,
+    TakeOnce,
+    TakeSlice,
+)
+from gt.planning.rule import Group, Labels, Rule
+from gt.planning.state import State, States
+from gt.wire.instructions import Define, Geometry
+
+ITEM_BYTES = {
+    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16, "float32": 4, "int32": 4, "uint32": 4,
+    "bfloat16": 2, "float16": 2, "int16": 2, "uint16": 2,
+}  # fmt: skip
+"""Bytes of an element by dtype; 1 for those that are not here."""
+LOCAL_COST = 1e-6
+"""The cost of copying a byte locally, against one that travels."""
+REPLICATING_COST = 1e-3
+"""What decides between two choices of equal cost: a sharded one is computed by less work."""
+INFINITE = math.inf
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of an element."""
+    return ITEM_BYTES.get(dtype, 1)
+
+
+def view_of(geometry: Geometry) -> View:
+    """A geometry without its dtype."""
+    return View(geometry.size, geometry.stride, geometry.offset)
+
+
+@dataclass
+class _Operand:
+    """An operand of a call: its labels, where it is, and what a worker can see of it there."""
+
+    index: int
+    geometry: Geometry
+    state: State
+    labels: Labels
+    written: bool
+    placed: list[Any]
+    """Its placement without what has to be gathered in any case."""
+    view: OfView
+
+
+class Solver:
+    """Plans calls on one mesh. `graphs`: what forward passes of composites chose, by call and choice."""
+
+    def __init__(self, mesh: Mesh, states: States) -> None:
+        self.mesh = mesh
+        self.states = states
+        self._graphs: dict[Any, tuple[Group, Choice]] = {}
+        self.underivable: dict[str, str] = {}
+        """Operators that had to gather a view, and why."""
+
+    def solve(self, define: Define, operands: list[State], rule: Rule | None) -> Plan:
+        """The plan of a call. Without a rule its operands are gathered and it is computed by every worker."""
+        if rule is None and define.op == "gt::backward" and operands and operands[0].graph is not None:
+            rule, fixed = self._backward_rule(define, operands[0])
+        else:
+            fixed = None
+        known = rule or _unruled(define)
+        solved = _Solved(define, operands, known)
+        for group in known.groups:
+            self._solve_group(solved, group, fixed)
+        return self._plan(solved, rule is None)
+
+    # -- one group ---------------------------------------------------------------------------------------------------------
+
+    def _solve_group(self, solved: _Solved, group: Group, fixed: Choice | None) -> None:
+        operands = [self._operand(solved, group, i) for i in group.ins if solved.operands[i].graph is None]
+        for i in group.ins:
+            if solved.operands[i].graph is not None:
+                solved.local_ins[i] = solved.define.ins[i]
+        axes = range(len(self.mesh.sizes))
+        choice = list(fixed) if fixed is not None else [self._choose(group, operands, a) for a in axes]
+        while (impossible := self._place_results(solved, group, tuple(choice))) is not None:
+            choice[impossible] = None
+        solved.choices.append(tuple(choice))
+        for operand in operands:
+            self._bring(solved, group, operand, tuple(choice))
+        self._cut_back(solved, group, operands, tuple(choice))
+
+    def _operand(self, solved: _Solved, group: Group, index: int) -> _Operand:
+        geometry, state, written = solved.define.ins[index], solved.operands[index], index in group.written
+        computed = state.computed if state.computed is not None and not written and solved.rule.reads else state.placed
+        placed: list[Any] = list(computed)
+        view = view_of(geometry)
+        if view.extent > state.elements or item_bytes(geometry.dtype) != item_bytes(state.dtype):
+            placed = [p if isinstance(p, Partial) else None for p in placed]
+        if geometry.dtype != state.dtype:
+            placed = [None if isinstance(p, Partial) else p for p in placed]
+        while isinstance(found := part(view, tuple(placed), self.mesh.sizes), Underivable):
+            self.underivable[solved.define.op] = found.reason
+            placed[found.axis] = None
+        return _Operand(index, geometry, state, group.ins[index], written, placed, found[1])
+
+    # -- choosing ------------------------------------------------------------------------------------------------------------
+
+    def _choose(self, group: Group, operands: list[_Operand], axis: int) -> Digit | Partial | None:
+        passing = _passing(group, operands, axis)
+        if passing is not None:
+            return passing
+        candidates = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
+        best: Digit | None = None
+        cost: float = self._cost(operands, None, axis) + REPLICATING_COST if candidates else 0.0
+        for candidate in candidates:
+            own = self._cost(operands, candidate, axis)
+            if own < cost:
+                best, cost = candidate, own
+        return best
+
+    def _candidate(self, group: Group, operands: list[_Operand], operand: _Operand, axis: int) -> Digit | None:
+        """The digit by which an operand is sharded, if the call may be sharded so."""
+        shard, count = operand.view[axis], self.mesh.sizes[axis]
+        if not isinstance(shard, Shard):
+            return None
+        label = operand.labels[shard.dim]
+        if label is None or label not in group.may_shard:
+            return None
+        period = shard.weight * count
+        sizes = {o.geometry.size[d] for o in operands for d, other in enumerate(o.labels) if other == label}
+        if any(size % period for size in sizes) or (label in group.contiguous and any(size != period for size in sizes)):
+            return None
+        return Digit(label, shard.weight)
+
+    def _cost(self, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
+        total, count = 0.0, self.mesh.sizes[axis]
+        for operand in operands:
+            need, have = _needed(operand.labels, choice), operand.view[axis]
+            if have == need:
+                continue
+            if operand.written and need is not None:
+                return INFINITE  # a write goes to the storage, never to a copy
+            g = operand.geometry
+            held = math.prod(n for n, s in zip(g.size, g.stride, strict=True) if s) * item_bytes(g.dtype)
+            travels = held * (count - 1) / count
+            total += travels * (LOCAL_COST if have is None else 2 if isinstance(have, Partial) else 1)
+        return total
+
+    # -- results -------------------------------------------------------------------------------------------------------------
+
+    def _place_results(self, solved: _Solved, group: Group, choice: Choice) -> int | None:
+        """Place the results; returns an axis whose choice they cannot have."""
+        for index, labels in group.outs.items():
+            geometry = solved.define.outs[index]
+            assert geometry is not None
+            placed: list[Any] = []
+            for axis, chosen in enumerate(choice):
+                found = self._place_result(group, index, labels, geometry, axis, chosen)
+                if found is INFINITE:
+                    return axis
+                placed.append(found)
+            seen = part(view_of(geometry), tuple(placed), self.mesh.sizes)
+            if isinstance(seen, Underivable):
+                return seen.axis
+            solved.placed[index] = tuple(placed)
+            solved.local_outs[index] = _replaced(geometry, seen[0])
+        return None
+
+    def _place_result(
+        self, group: Group, index: int, labels: Labels, geometry: Geometry, axis: int, chosen: Digit | Partial | None
+    ) -> Any:
+        """A result's placement along an axis; INFINITE if it cannot have it."""
+        if not isinstance(chosen, Digit):
+            return chosen
+        if chosen.label in labels:
+            dim = labels.index(chosen.label)
+            period = chosen.weight * self.mesh.sizes[axis]
+            if geometry.size[dim] % period or view_of(geometry).extent != math.prod(geometry.size):
+                return INFINITE
+            return chosen.weight * geometry.stride[dim]
+        return group.partial if chosen.label in group.sums.get(index, ()) else None
+
+    # -- operands ------------------------------------------------------------------------------------------------------------
+
+    def _bring(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> None:
+        """The conversions that bring an operand where the choice needs it, and its local geometry."""
+        at = self._gathered(solved, operand, choice)
+        seen = part(view_of(operand.geometry), tuple(at), self.mesh.sizes)
+        assert not isinstance(seen, Underivable), "the operand was brought where it can be seen"
+        view = self._sliced(solved, operand, choice, *seen)
+        for axis, chosen in enumerate(choice):
+            if isinstance(chosen, Digit) and chosen.label in group.once.get(operand.index, ()):
+                solved.conversions.append(TakeOnce(operand.index, axis))
+        solved.local_ins[operand.index] = _replaced(operand.geometry, view)
+
+    def _gathered(self, solved: _Solved, operand: _Operand, choice: Choice) -> list[Any]:
+        """Reduce and gather what the choice cannot use; returns the placement after that."""
+        at: list[Any] = list(operand.state.placed)
+        for axis, placed in enumerate(at):
+            passes = placed == choice[axis] and operand.geometry.dtype == operand.state.dtype
+            if isinstance(placed, Partial) and not passes and solved.rule.reads:
+                solved.reduces.setdefault(axis, []).append(operand.index)
+                at[axis] = None
+        for weight, axis in sorted((p, a) for a, p in enumerate(at) if type(p) is int):
+            keep = operand.placed[axis] == weight and operand.view[axis] == _needed(operand.labels, choice[axis])
+            if not keep:
+                solved.conversions.append(Gather(operand.index, axis, tuple(at), operand.written))
+                at[axis] = None
+        return at
+
+    def _sliced(self, solved: _Solved, operand: _Operand, choice: Choice, view: View, placed: OfView) -> View:
+        """Slice what is replicated and needed sharded; returns the local view after that."""
+        digits = [(c.weight, axis, c) for axis, c in enumerate(choice) if isinstance(c, Digit)]
+        for weight, axis, chosen in sorted(digits, key=lambda d: d[:2]):
+            need = _needed(operand.labels, chosen)
+            if need is None or placed[axis] == need:
+                continue
+            inner = math.prod(
+                self.mesh.sizes[a] for w, a, c in digits if a != axis and c.label == chosen.label and w < weight
+            )
+            dim, count = need.dim, self.mesh.sizes[axis]
+            size = (*view.size[:dim], view.size[dim] // count, *view.size[dim + 1 :])
+            if view.stride[dim] == 0:
+                view = View(size, view.stride, view.offset)
+                continue
+            if solved.rule.reads:
+                seen = _replaced(operand.geometry, view)
+                solved.conversions.append(TakeSlice(operand.index, axis, seen, dim, weight // inner))
+            view = View(size, row_major(size), 0)
+        return view
+
+    # -- what is computed whole and cut back ------------------------------------------------------------------------------------
+
+    def _cut_back(self, solved: _Solved, group: Group, operands: list[_Operand], choice: Choice) -> None:
+        """Results that are whole only because the call cannot be sharded as an operand is are cut as that operand was."""
+        for axis, chosen in enumerate(choice):
+            if chosen is not None:
+                continue
+            for operand in operands:
+                shard = operand.view[axis]
+                if isinstance(shard, Shard) and not operand.written and operand.labels[shard.dim] not in group.may_shard:
+                    self._cut_results_like(solved, group, operand, axis, shard)
+                    break
+
+    def _cut_results_like(self, solved: _Solved, group: Group, operand: _Operand, axis: int, shard: Shard) -> None:
+        for index, labels in group.outs.items():
+            geometry = solved.define.outs[index]
+            if geometry is None or view_of(geometry).extent != math.prod(geometry.size):
+                continue
+            label = operand.labels[shard.dim]
+            if label is not None and label in labels:
+                dim = labels.index(label)
+            elif label is None and geometry.size == operand.geometry.size:
+                dim = shard.dim
+            else:
+                continue
+            if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) == 0 and geometry.stride[dim]:
+                solved.cuts.append(CutBack(index, axis, shard.weight * geometry.stride[dim]))
+
+    # -- the plan ------------------------------------------------------------------------------------------------------------
+
+    def _plan(self, solved: _Solved, unruled: bool) -> Plan:
+        define = solved.define
+        graph = self._remember_graph(solved) if define.requires_grad and define.grad_mode else None
+        outs = [None if g is None else solved.local_outs.get(o, g) for o, g in enumerate(define.outs)]
+        ins = [solved.local_ins.get(i, g) for i, g in enumerate(define.ins)]
+        lowered: Lowered | None = None
+        args, kwargs = define.args, define.kwargs
+        if solved.rule.localise is not None and not unruled:
+            present = {o: g for o, g in enumerate(outs) if g is not None}
+            args, kwargs = solved.rule.localise(args, kwargs, dict(enumerate(ins)), present)
+        local = msgspec.structs.replace(define, call=0, args=args, kwargs=kwargs, ins=ins, outs=outs)
+        if solved.rule.lowering and solved.lowers():
+            lowered = lowerings.lower(solved.rule.lowering, define, local, solved.choices[0], self.mesh)
+        reduces = [Reduce(tuple(found), axis) for axis, found in solved.reduces.items()]
+        results = tuple(self._result_state(solved, o, g, lowered, graph) for o, g in enumerate(define.outs))
+        written = tuple(i for group in solved.rule.groups for i in group.written)
+        cuts = () if define.grad_mode else tuple(sorted(solved.cuts, key=lambda cut: -cut.weight))
+        return Plan((*reduces, *solved.conversions), local, results, written, lowered, cuts)
+
+    def _result_state(
+        self, solved: _Solved, index: int, geometry: Geometry | None, lowered: Lowered | None, graph: Any
+    ) -> int | None:
+        if geometry is None:
+            return None
+        placed = list(solved.placed.get(index, (None,) * len(self.mesh.sizes)))
+        for result, axis in lowered.whole if lowered else ():
+            if result == index:
+                placed[axis] = None
+        is_handle = graph is not None and index == len(solved.define.outs) - 1
+        return self.states.number(
+            State(tuple(placed), view_of(geometry).extent, geometry.dtype, None, graph if is_handle else None)
+        )
+
+    def _remember_graph(self, solved: _Solved) -> Any:
+        """The handle of a composite's graph remembers what forward chose: backward has no other choice."""
+        key = (solved.define.call, solved.choices[0])
+        self._graphs[key] = solved.rule.groups[0], solved.choices[0]
+        return key
+
+    def _backward_rule(self, define: Define, handle: State) -> tuple[Rule, Choice]:
+        group, choice = self._graphs[handle.graph]
+        _, *grads, wanted = define.args
+        ins: dict[int, Labels] = {0: ()}
+        for output, grad in enumerate(grads[0] if len(grads) == 1 and isinstance(grads[0], list) else grads):
+            if grad is not None:
+                ins[grad.index] = group.outs[output]  # type: ignore[union-attr, index]
+        assert isinstance(wanted, list)
+        outs = {n: group.ins[i] for n, i in enumerate(wanted)}  # type: ignore[index]
+        sums = {n: group.may_shard - set(labels) for n, labels in outs.items()}
+        return Rule((Group(ins, outs, group.may_shard, sums),)), choice
+
+
+class _Solved:
+    """What is decided about a call while its groups are solved one by one."""
+
+    def __init__(self, define: Define, operands: list[State], rule: Rule) -> None:
+        self.define = define
+        self.operands = operands
+        self.rule = rule
+        self.choices: list[Choice] = []
+        self.conversions: list[Conversion] = []
+        self.reduces: dict[int, list[int]] = {}
+        self.local_ins: dict[int, Geometry] = {}
+        self.local_outs: dict[int, Geometry] = {}
+        self.placed: dict[int, OfStorage] = {}
+        self.cuts: list[CutBack] = []
+
+    def lowers(self) -> bool:
+        """Whether a label is sharded for which the local call alone is not right."""
+        lowered = self.rule.lowered
+        return any(isinstance(c, Digit) and c.label in lowered for c in self.choices[0])
+
+
+def _unruled(define: Define) -> Rule:
+    """The rule of a call that has none: nothing is sharded."""
+    ins: Mapping[int, Labels] = {i: (None,) * len(g.size) for i, g in enumerate(define.ins)}
+    outs: Mapping[int, Labels] = {o: (None,) * len(g.size) for o, g in enumerate(define.outs) if g is not None}
+    return Rule((Group(ins, outs, frozenset(), written=frozenset(define.writes)),))
+
+
+def _passing(group: Group, operands: list[_Operand], axis: int) -> Partial | None:
+    """The kind of Partial that all operands are and the group computes with."""
+    kinds = {operand.view[axis] for operand in operands}
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    return kind if isinstance(kind, Partial) and kind in group.passes else None
+
+
+def _needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:
+    """The placement that an operand with these labels needs."""
+    if isinstance(choice, Digit) and choice.label in labels:
+        return Shard(labels.index(choice.label), choice.weight)
+    return None
+
+
+def _replaced(geometry: Geometry, view: View) -> Geometry:
+    return msgspec.structs.replace(geometry, size=view.size, stride=view.stride, offset=view.offset)

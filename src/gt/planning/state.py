@@ -1,0 +1,53 @@
+"""What the planner knows of a storage: its placement, how many elements it has, and what has been made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gt.placement.digit import OfStorage
+
+
+class State(NamedTuple):
+    """The state of a storage. Plans depend on it, and on nothing else of a storage.
+
+    `computed`: the placement in which a parameter is computed with, where that is not the one in which it is stored.
+    `graph`: for the handle of a composite's graph, what its forward pass chose.
+    """
+
+    placed: OfStorage
+    elements: int
+    dtype: str
+    computed: OfStorage | None = None
+    graph: Any = None
+
+
+class States:
+    """States by number, so that a plan is looked up by a few integers."""
+
+    def __init__(self) -> None:
+        self._states: list[State] = []
+        self._numbers: dict[State, int] = {}
+
+    def number(self, state: State) -> int:
+        """The number of a state."""
+        found = self._numbers.get(state)
+        if found is None:
+            found = self._numbers[state] = len(self._states)
+            self._states.append(state)
+        return found
+
+    def __getitem__(self, number: int) -> State:
+        return self._states[number]
+
+
+@dataclass(slots=True)
+class Stored:
+    """A storage of the program. `id`: its id on the workers, which is the client's until it is made anew.
+
+    `copies`: the ids of what was gathered or sliced of it, by how, until it is written or freed.
+    """
+
+    id: int
+    state: int
+    copies: dict[Any, int] = field(default_factory=dict)

@@ -1,0 +1,256 @@
+"""The instructions between the workers of one session.
+
+A worker takes part in every collective, also with a storage that an error spoiled here: it contributes zeros, so that nobody
+waits in vain, and what comes out stays spoiled here. It says so at the next request, and then the client is told the error
+and no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gt.errors import ProtocolError
+from gt.wire import instructions as wire
+from gt.wire.messages import Failure
+from gt.worker.geometry import dtype_of
+from gt.worker.group import Group, Pending
+from gt.worker.memory import Memory, PoisonedError
+from gt.worker.session import WorkerSession, failure_of
+
+TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
+"""The instructions in which all workers along an axis take part."""
+SUMMED = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
+    torch.int32, torch.int64, torch.uint8, torch.int8,
+)  # fmt: skip
+"""dtypes that gloo can add."""
+
+
+class Collective:
+    """A collective under way. `finish` puts its results into the session's memory."""
+
+    def __init__(self, pending: Sequence[Pending], finish: Callable[[], None], fail: Callable[[Exception], None]) -> None:
+        self._pending = list(pending)
+        self.finish = finish
+        self.fail = fail
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end, at most `timeout_s` seconds; False if it has not come. Raises RuntimeError if it failed."""
+        while self._pending:
+            if not self._pending[0].wait(timeout_s):
+                return False
+            del self._pending[0]
+        return True
+
+
+def begin(session: WorkerSession, item: Any) -> Collective | None:
+    """Begin an instruction of `HANDLERS`; None if it is done already. Raises ProtocolError in a session of one worker."""
+    if session.group is None:
+        raise ProtocolError(f"{type(item).__name__} in a session of one worker")
+    return HANDLERS[type(item)](session, session.group, item)
+
+
+def made(item: Any) -> list[int]:
+    """The storages that an instruction of `HANDLERS` makes or replaces."""
+    if isinstance(item, TOGETHER):
+        return [part.out or part.id for part in item.parts]
+    return [item.id] if isinstance(item, wire.Cut) else [item.out]
+
+
+class _Flat:
+    """A part of a collective: all elements of its storage, in a row; zeros where the storage is spoiled."""
+
+    def __init__(self, session: WorkerSession, part: wire.Part) -> None:
+        self.part = part
+        self.dtype = dtype_of(part.dtype)
+        self.spoiled: Failure | None = None
+        try:
+            self.elements = elements_of(session.memory, part.id, self.dtype, part.elements)
+        except PoisonedError as error:
+            self.spoiled = error.failure
+        except RuntimeError as error:
+            self.spoiled = failure_of(error, "collective", 0)
+            session.note(self.spoiled)
+        if self.spoiled is not None:
+            self.elements = torch.zeros(part.elements, dtype=self.dtype, device=session.memory.device)
+
+    def keep(self, session: WorkerSession, elements: torch.Tensor) -> None:
+        """Make `elements` the storage that the part makes; a spoiled part makes a spoiled one."""
+        id = self.part.out or self.part.id
+        if self.spoiled is not None:
+            session.memory.poison([id], self.spoiled)
+        else:
+            put(session.memory, id, elements)
+
+
+def elements_of(memory: Memory, id: int, dtype: torch.dtype, count: int) -> torch.Tensor:
+    """All elements of a storage, in a row. Raises as `Memory.views`, and RuntimeError for another number of elements."""
+    member = next(iter(memory.views(id).values()))
+    if not isinstance(member, torch.Tensor):
+        raise RuntimeError(f"storage {id} is a handle, not a tensor")
+    storage = member.untyped_storage()
+    if storage.nbytes() != count * dtype.itemsize:
+        raise RuntimeError(
+            f"storage {id} has {storage.nbytes()} bytes and not {count} elements of {dtype}: please report this"
+        )
+    return torch.empty(0, dtype=dtype, device=memory.device).set_(storage, 0, (count,), (1,))  # type: ignore[call-overload, no-any-return]
+
+
+def put(memory: Memory, id: int, elements: torch.Tensor) -> None:
+    """Make the elements, which have a storage of their own, the storage `id`."""
+    name = str(elements.dtype).removeprefix("torch.")
+    memory.put(id, wire.Geometry((elements.numel(),), (1,), 0, name), elements)
+
+
+def parts_by_digit(elements: torch.Tensor, count: int, weight: int) -> torch.Tensor:
+    """The elements of each of `count` ranks, one row each."""
+    return elements.view(-1, count, weight).movedim(1, 0).reshape(count, -1)
+
+
+def joined_by_digit(rows: torch.Tensor, weight: int) -> torch.Tensor:
+    """The elements that the ranks' rows make up: the inverse of `parts_by_digit`."""
+    return rows.view(rows.shape[0], -1, weight).movedim(0, 1).reshape(-1)
+
+
+# -- reductions ----------------------------------------------------------------------------------------------------------
+
+
+def _all_reduce(session: WorkerSession, group: Group, item: wire.AllReduce) -> Collective:
+    flats = [_Flat(session, part) for part in item.parts]
+    pending, finishers = [], []
+    for dtype in dict.fromkeys(flat.dtype for flat in flats):
+        alike = [flat for flat in flats if flat.dtype == dtype]
+        buffer = _for_reduction(torch.cat([flat.elements for flat in alike]), item.kind)
+        pending.append(group.all_reduce(item.axis, buffer, "max" if item.kind == "max" else "sum"))
+        finishers.append((alike, buffer))
+
+    def finish() -> None:
+        for alike, buffer in finishers:
+            whole = _reduced(buffer, item.kind, group.mesh.sizes[item.axis])
+            for flat, own in zip(alike, whole.split([flat.part.elements for flat in alike]), strict=True):
+                if flat.spoiled is None and not flat.part.out:
+                    flat.elements.copy_(own)  # in place: graphs and views keep their storage
+                else:
+                    flat.keep(session, own.to(flat.dtype).clone())
+
+    return Collective(pending, finish, _failing(session, item))
+
+
+def _reduce_scatter(session: WorkerSession, group: Group, item: wire.ReduceScatter) -> Collective:
+    count = group.mesh.sizes[item.axis]
+    flats = [_Flat(session, part) for part in item.parts]
+    pending, finishers = [], []
+    for dtype in dict.fromkeys(flat.dtype for flat in flats):
+        alike = [flat for flat in flats if flat.dtype == dtype]
+        rows = torch.cat([parts_by_digit(flat.elements, count, flat.part.weight) for flat in alike], 1)
+        rows = _for_reduction(rows, item.kind)
+        own = torch.empty_like(rows[0])
+        pending.append(group.reduce_scatter(item.axis, own, rows))
+        finishers.append((alike, own))
+
+    def finish() -> None:
+        for alike, own in finishers:
+            whole = _reduced(own, item.kind, count)
+            for flat, piece in zip(alike, whole.split([flat.part.elements // count for flat in alike]), strict=True):
+                flat.keep(session, piece.to(flat.dtype).clone())
+
+    return Collective(pending, finish, _failing(session, item))
+
+
+def _for_reduction(buffer: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "norm":
+        return buffer.square()
+    return buffer if buffer.dtype in SUMMED else buffer.to(torch.int64)
+
+
+def _reduced(buffer: torch.Tensor, kind: str, count: int) -> torch.Tensor:
+    if kind == "norm":
+        return buffer.sqrt()
+    return buffer.div(count) if kind == "average" else buffer
+
+
+# -- gathering -----------------------------------------------------------------------------------------------------------
+
+
+def _all_gather(session: WorkerSession, group: Group, item: wire.AllGather) -> Collective:
+    count = group.mesh.sizes[item.axis]
+    flats = [_Flat(session, part) for part in item.parts]
+    sent = torch.cat([flat.elements.view(torch.uint8) for flat in flats])
+    rows = torch.empty((count, *sent.shape), dtype=torch.uint8, device=sent.device)
+
+    def finish() -> None:
+        sizes = [flat.part.elements * flat.dtype.itemsize for flat in flats]
+        for flat, columns in zip(flats, rows.split(sizes, 1), strict=True):
+            own = columns.contiguous().view(flat.dtype)
+            flat.keep(session, joined_by_digit(own, flat.part.weight))
+
+    return Collective([group.all_gather(item.axis, rows, sent)], finish, _failing(session, item))
+
+
+def _failing(session: WorkerSession, item: Any) -> Callable[[Exception], None]:
+    return lambda error: session.fail(made(item), error, type(item).__name__, 0)
+
+
+# -- local instructions: what this worker keeps of a replicated storage ------------------------------------------------------
+
+
+def _cut(session: WorkerSession, group: Group, item: wire.Cut) -> None:
+    member = next(iter(session.memory.views(item.id).values()))
+    count = member.untyped_storage().nbytes() // member.dtype.itemsize
+    elements = elements_of(session.memory, item.id, member.dtype, count)
+    rows = elements.view(-1, group.mesh.sizes[item.axis], item.weight)
+    put(session.memory, item.id, rows[:, _coordinate(group, item.axis)].reshape(-1).clone())
+
+
+def _slice(session: WorkerSession, group: Group, item: wire.Slice) -> None:
+    try:
+        whole, count = session.memory.tensor(item.id, item.geometry), group.mesh.sizes[item.axis]
+        shape, own = whole.shape, _coordinate(group, item.axis)
+        before, after = shape[: item.dim], shape[item.dim + 1 :]
+        rows = whole.reshape(*before, shape[item.dim] // (count * item.weight), count, item.weight, *after)
+        mine = rows.select(item.dim + 1, own).reshape(*before, shape[item.dim] // count, *after)
+        put(
+            session.memory, item.out, mine.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1)
+        )
+    except PoisonedError as error:
+        session.memory.poison([item.out], error.failure)
+    except RuntimeError as error:
+        session.fail([item.out], error, "slice", 0)
+
+
+def _once(session: WorkerSession, group: Group, item: wire.Once) -> None:
+    try:
+        member = next(iter(session.memory.views(item.id).values()))
+        count = member.untyped_storage().nbytes() // member.dtype.itemsize
+        elements = elements_of(session.memory, item.id, member.dtype, count)
+        first = _coordinate(group, item.axis) == 0
+        put(session.memory, item.out, elements.clone() if first else torch.zeros_like(elements))
+    except PoisonedError as error:
+        session.memory.poison([item.out], error.failure)
+    except RuntimeError as error:
+        session.fail([item.out], error, "once", 0)
+
+
+def _make_coordinate(session: WorkerSession, group: Group, item: wire.Coordinate) -> None:
+    value = torch.tensor(_coordinate(group, item.axis) * item.scale, dtype=torch.int64, device=session.memory.device)
+    session.memory.put(item.out, wire.Geometry((), (), 0, "int64"), value)
+
+
+def _coordinate(group: Group, axis: int) -> int:
+    return group.mesh.coordinate(group.rank)[axis]
+
+
+Handler = Callable[[WorkerSession, Group, Any], Collective | None]
+HANDLERS: dict[type, Handler] = {
+    wire.AllReduce: _all_reduce,
+    wire.ReduceScatter: _reduce_scatter,
+    wire.AllGather: _all_gather,
+    wire.Cut: _cut,
+    wire.Slice: _slice,
+    wire.Once: _once,
+    wire.Coordinate: _make_coordinate,
+}
+"""What begins each instruction; those that return None need no other worker."""

@@ -1,0 +1,158 @@
+"""The workers of one sharded session, as one of them sees them: its rank, its coordinates, and the collectives of PyTorch.
+
+Every wait is bounded by the caller. A peer that died makes a collective fail; one that is merely silent makes it take long,
+and the caller asks meanwhile whether the session still exists.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from gt.placement.mesh import Mesh
+
+CONNECT_TIMEOUT_S = 60.0
+"""The most seconds that PyTorch looks for peers. Whoever waits for it is not bound to that: the search has its own thread."""
+
+SHORTEST_S = 0.001
+
+
+class Pending(Protocol):
+    """A collective under way."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end, at most `timeout_s` seconds; False if it has not come. Raises RuntimeError if it failed."""
+
+
+class Group(Protocol):
+    """Collectives along the axes of a session's mesh. Tensors are contiguous; each call returns while it is under way."""
+
+    rank: int
+    mesh: Mesh
+
+    def all_reduce(self, axis: int, tensor: torch.Tensor, kind: str) -> Pending:
+        """Replace a tensor by its sum or maximum ("sum", "max") over the workers along `axis`."""
+
+    def all_gather(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """Fill `out`, of one more dim in front, with the tensors of the workers along `axis`, in order."""
+
+    def reduce_scatter(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """Fill `out` with this worker's row of the sum of all tensors, whose first dim counts the workers along `axis`."""
+
+    def close(self) -> None:
+        """Leave the group. Collectives under way fail at the peers, and those to come fail here."""
+
+
+class _Connecting(threading.Thread):
+    """Finds the peers along one axis, on a thread of its own: PyTorch waits for them in C++ and cannot be interrupted."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        super().__init__(name="gt-connect", daemon=True)
+        self._connect = connect
+        self._found: Any = None
+        self._failed: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._found = self._connect()
+        except Exception as error:
+            self._failed = error
+
+    def result(self, timeout_s: float) -> Any:
+        """PyTorch's process group; None if it is not there yet. Raises RuntimeError if peers could not be found."""
+        self.join(timeout_s)
+        if self._failed is not None:
+            raise RuntimeError(f"the session's workers could not find each other: {self._failed}") from self._failed
+        return self._found
+
+
+class _Work:
+    """A collective of PyTorch that begins once the peers are found."""
+
+    def __init__(self, peers: _Connecting, begin: Callable[[Any], Any]) -> None:
+        self._peers = peers
+        self._begin = begin
+        self._work: Any = None
+        self._try_to_begin(0.0)
+
+    def _try_to_begin(self, timeout_s: float) -> bool:
+        if self._work is None and (found := self._peers.result(timeout_s)) is not None:
+            self._work = self._begin(found)
+        return self._work is not None
+
+    def wait(self, timeout_s: float) -> bool:
+        if not self._try_to_begin(timeout_s):
+            return False
+        if timeout_s < SHORTEST_S and not self._work.is_completed():
+            return False  # to PyTorch, 0 means for ever
+        try:
+            self._work.wait(datetime.timedelta(seconds=max(timeout_s, SHORTEST_S)))
+        except RuntimeError:
+            if self._work.is_completed():
+                raise
+            return False
+        return True
+
+
+class TorchGroup:
+    """A group over torch.distributed: gloo between CPUs, NCCL between CUDA devices, both on loopback."""
+
+    def __init__(self, rank: int, mesh: Mesh, meeting: str, device: torch.device) -> None:
+        self.rank = rank
+        self.mesh = mesh
+        self._device = device
+        self._axes = [_Connecting(self._finder(axis, meeting)) if size > 1 else None for axis, size in enumerate(mesh.sizes)]
+
+    def _finder(self, axis: int, meeting: str) -> Callable[[], Any]:
+        peers = self.mesh.peers(self.rank, axis)
+        path = f"{meeting}-{axis}-{peers[0]}"
+        rank, size, device = peers.index(self.rank), len(peers), self._device
+        return lambda: _process_group(path, rank, size, device)
+
+    def _start(self, axis: int, begin: Callable[[Any], Any]) -> Pending:
+        peers = self._axes[axis]
+        if peers is None:
+            raise RuntimeError("the session's workers have left each other after an error")
+        return _Work(peers, begin)
+
+    def all_reduce(self, axis: int, tensor: torch.Tensor, kind: str) -> Pending:
+        """See `Group`."""
+        from torch.distributed.distributed_c10d import AllreduceOptions, ReduceOp  # late import: only groups need it
+
+        options = AllreduceOptions()
+        options.reduceOp = ReduceOp(ReduceOp.MAX if kind == "max" else ReduceOp.SUM)
+        return self._start(axis, lambda group: group.allreduce([tensor], options))
+
+    def all_gather(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """See `Group`."""
+        return self._start(axis, lambda group: group._allgather_base(out.view(-1), tensor))
+
+    def reduce_scatter(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """See `Group`."""
+        return self._start(axis, lambda group: group._reduce_scatter_base(out, tensor.view(-1)))
+
+    def close(self) -> None:
+        """See `Group`."""
+        self._axes = [None] * len(self._axes)
+
+
+def _process_group(path: str, rank: int, size: int, device: torch.device) -> Any:
+    from torch._C import _distributed_c10d as c10d  # late import: only groups need it
+
+    store = c10d.FileStore(path, size)
+    timeout = datetime.timedelta(seconds=CONNECT_TIMEOUT_S)
+    store.set_timeout(timeout)
+    if device.type == "cuda":
+        nccl = c10d.ProcessGroupNCCL.Options()
+        nccl._timeout = timeout
+        return c10d.ProcessGroupNCCL(store, rank, size, nccl)
+    options = c10d.ProcessGroupGloo._Options()
+    options._devices = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    options._timeout = datetime.timedelta(days=1)  # whoever waits has a bound of its own, and asks whether to go on
+    # connecting to the peers is bounded by the store's timeout
+    return c10d.ProcessGroupGloo(store, rank, size, options)
