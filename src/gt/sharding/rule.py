@@ -55,3 +55,5 @@ class Rule:
     """Whether elements of the operands matter, not just their geometry (`zeros_like`)."""
     lowering: str = ""
     """The name of a lowering (`lowerings`), for calls that become several instructions when they are sharded."""
+    lowered: frozenset[Label] = NOTHING
+    """The labels whose sharding needs the lowering; under that of others alone the local call is the call itself."""

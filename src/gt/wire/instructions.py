@@ -104,6 +104,7 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     `requires_grad` lists the operands that require grad, and `grad_mode` says whether grad mode is enabled. Both are given
     for composites that are sent undecomposed, since some kernels depend on them; if both are set, the last result is an
     opaque handle on what backward needs. `default_dtype` is the client's; it decides the dtype of an int divided by an int.
+    `writes` lists the operands that the call writes; `draws` says whether it draws random numbers.
     """
 
     call: int
@@ -115,6 +116,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     requires_grad: tuple[int, ...] = ()
     grad_mode: bool = False
     default_dtype: str = "float32"
+    writes: tuple[int, ...] = ()
+    draws: bool = False
 
 
 class Op(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=0):
