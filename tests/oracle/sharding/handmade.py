@@ -157,13 +157,31 @@ def images() -> None:
     nn.Conv1d(4, 6, 3).to("remote")(_grown(6, 4, 8)).sum().backward()
     nn.Conv3d(2, 6, 2).to("remote")(_grown(2, 2, 4, 4, 4)).sum().backward()
     x = _grown(6, 6, 6, 6)
-    for module in (nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False), nn.BatchNorm2d(6, track_running_stats=False), nn.GroupNorm(3, 6), nn.InstanceNorm2d(6)):
+    for module in (
+        nn.BatchNorm2d(6),
+        nn.BatchNorm2d(6, affine=False),
+        nn.BatchNorm2d(6, track_running_stats=False),
+        nn.GroupNorm(3, 6),
+        nn.InstanceNorm2d(6),
+    ):
         for training in (True, False):
             module.to("remote").train(training)
             module(x).pow(2).sum().backward()
-    for module in (nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2), nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.PixelUnshuffle(2), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.AdaptiveAvgPool2d(1)):
+    for module in (
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.PixelUnshuffle(2),
+        nn.ReflectionPad2d(1),
+        nn.ReplicationPad2d(1),
+        nn.AdaptiveAvgPool2d(1),
+    ):
         module(x).pow(2).sum().backward()
     F.grid_sample(x, _grown(6, 4, 2, 2), align_corners=False).sum().backward()
+    F.grid_sample(_grown(2, 4, 2, 3, 4), _grown(2, 2, 3, 4, 3), align_corners=True).sum().backward()
     F.pixel_shuffle(_grown(2, 8, 3, 3), 2).sum().backward()
 
 
@@ -173,7 +191,23 @@ def lists() -> None:
 
     a, b, c = several(), several(), several()
     positive = torch._foreach_abs(b)
-    for name in ("abs", "acos", "ceil", "cos", "erf", "exp", "floor", "neg", "reciprocal", "sigmoid", "sign", "sin", "tanh", "trunc", "zero"):
+    for name in [
+        "abs",
+        "acos",
+        "ceil",
+        "cos",
+        "erf",
+        "exp",
+        "floor",
+        "neg",
+        "reciprocal",
+        "sigmoid",
+        "sign",
+        "sin",
+        "tanh",
+        "trunc",
+        "zero",
+    ]:
         for found in (f"_foreach_{name}", f"_foreach_{name}_"):
             if hasattr(torch, found):
                 getattr(torch, found)(several())
@@ -192,7 +226,7 @@ def lists() -> None:
     for found in (torch._foreach_addcmul, torch._foreach_addcmul_, torch._foreach_addcdiv, torch._foreach_addcdiv_):
         found(several(), a, positive, value=0.5)
         found(several(), a, positive, [0.5, 1.5, 2.5, 3.5])
-        found(several(), a, positive, torch.tensor([0.5, 1.5, 2.5, 3.5]))
+        found(several(), a, positive, torch.tensor([0.5, 1.5, 2.5, 3.5], device="remote"))
     torch._foreach_lerp(a, b, c)
     torch._foreach_lerp_(several(), b, 0.3)
     torch._foreach_copy_(several(), b)

@@ -1,6 +1,6 @@
 """The overloads that PyTorch tags as pointwise.
 
-    python -m tests.oracle.sharding.pointwise     # writes src/gt/sharding/rules/pointwise_names.py anew
+python -m tests.oracle.sharding.pointwise     # writes src/gt/sharding/rules/pointwise_names.py anew
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def version() -> str:
 
 
 def text() -> str:
-    names = textwrap.fill(" ".join(sorted(tagged())), 120, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    indent = " " * 4
+    names = textwrap.fill(" ".join(sorted(tagged())), 120, initial_indent=indent, subsequent_indent=indent)
     return HEAD.format(version=version(), names=names)
 
 

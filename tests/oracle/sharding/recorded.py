@@ -62,7 +62,8 @@ class Recorder(Worker):
         self._seen.add(key)
         memory = self.host.sessions[session].memory
         try:
-            seen = [memory.tensor(id, _plain(g)).clone(memory_format=torch.contiguous_format) for id, g in zip(item.args, define.ins)]
+            views = [memory.tensor(id, plain(g)) for id, g in zip(item.args, define.ins, strict=False)]
+            seen = [view.clone(memory_format=torch.contiguous_format) for view in views]
         except Exception:
             return
         self.calls.append(Call(facts_known, seen, item.args[count:]))
@@ -72,7 +73,8 @@ def _key(define: wire.Define) -> bytes:
     return msgspec.msgpack.encode(msgspec.structs.replace(define, call=0, requires_grad=(), grad_mode=False))
 
 
-def _plain(geometry: wire.Geometry) -> wire.Geometry:
+def plain(geometry: wire.Geometry) -> wire.Geometry:
+    """The geometry of the elements as they are in memory."""
     return msgspec.structs.replace(geometry, conj=False, neg=False)
 
 

@@ -51,12 +51,14 @@ class Totals:
         self.wrong += other.wrong
 
 
-def try_calls(calls: Iterable[Call], rng: random.Random, limit: int | None = None, only: str = "*") -> Totals:
-    """Try the rules of calls. `limit`: of labels and digits of each call."""
+def try_calls(
+    calls: Iterable[Call], rng: random.Random, limit: int | None = None, only: str = "*", per_op: int | None = None
+) -> Totals:
+    """Try the rules of calls. `limit`: of labels and digits of each call; `per_op`: of calls of each operator."""
     totals, bench, labels = Totals(), Bench(), Counter[str]()
     for call in calls:
         op = call.define.op
-        if not fnmatch.fnmatch(op, only):
+        if not fnmatch.fnmatch(op, only) or (per_op is not None and totals.with_rule[op] >= per_op):
             continue
         rule = rules.find(call.define)
         if rule is None:
@@ -104,9 +106,9 @@ def main() -> int:
         totals.add(found)
     print(f"operators with a rule {len(totals.with_rule)}, without {len(set(totals.without) - set(totals.with_rule))}")
     print(f"calls with a rule {totals.with_rule.total()}, without {totals.without.total()}")
-    print(f"labels and digits tried {totals.tried}, Partials passed on {totals.passed_on}, in {time.perf_counter() - began:.0f} s")
+    print(f"labels and digits tried {totals.tried}, Partials passed on {totals.passed_on}")
     print("without a rule:", *sorted(f"{op.removeprefix('aten::')}({n})" for op, n in totals.without.items()))
-    print(f"{len(totals.wrong)} wrong")
+    print(f"{len(totals.wrong)} wrong, in {time.perf_counter() - began:.0f} s")
     return 1 if totals.wrong else 0
 
 

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -19,14 +19,12 @@ from gt.placement.digit import Partial, Shard, View, part, row_major
 from gt.sharding.rule import Group, Label, Labels, Rule
 from gt.wire import instructions as wire
 from gt.worker.calls.prepared import PreparedCall
-from gt.worker.execute import Worker
 from gt.worker.operators import facts
+from tests.oracle.sharding.bench import Bench, Ran
+from tests.oracle.sharding.parts import combined, cut, difference, join, split
 from tests.oracle.sharding.recorded import Call
 
 RANKS = (2, 3, 5)
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.complex64: 1e-4,
-              torch.complex128: 1e-9, torch.complex32: 1e-2}  # fmt: skip
-"""By dtype: the difference that rounding may make, relative to the largest element."""
 
 
 class Axis(NamedTuple):
@@ -38,112 +36,6 @@ class Axis(NamedTuple):
     count: int
 
 
-@dataclass
-class Ran:
-    """What a call made, by result, and what it left in its operands. As in memory, without conj and neg bits."""
-
-    outs: dict[int, torch.Tensor]
-    operands: list[torch.Tensor]
-
-
-class Bench:
-    """Runs calls on a worker of its own."""
-
-    def __init__(self) -> None:
-        self.worker = Worker("cpu")
-        self.worker.execute(1, [], [], lambda session: False)
-
-    def prepare(self, define: wire.Define) -> PreparedCall:
-        return PreparedCall(define, self.worker.host.device, self.worker.host.sessions[1].memory.number)
-
-    def run(self, call: PreparedCall, operands: Sequence[torch.Tensor], numbers: Sequence[Any]) -> Ran:
-        """Run a call; operands are given as their elements, and are laid out as the call says."""
-        host, session = self.worker.host, self.worker.host.sessions[1]
-        memory, define = session.memory, call.define
-        for id, (geometry, elements) in enumerate(zip(define.ins, operands, strict=True)):
-            memory.storages[id] = {memory.number(_plain(geometry)): _laid_out(geometry, elements)}
-        ids = [len(define.ins) + k for k, g in enumerate(g for g in define.outs if g is not None)]
-        item = wire.Op(0, tuple(ids), (*range(len(define.ins)), *numbers), 0)
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-            ins, given = call.operands(memory, item.args)
-            result = host.runner.run(session, call, ins, given, 0)
-            host.runner.keep(session, call, item, result, ins)
-        numbered = [(o, g) for o, g in enumerate(define.outs) if g is not None]
-        outs = {o: memory.tensor(id, _plain(g)).clone() for id, (o, g) in zip(ids, numbered, strict=True)}
-        after = [memory.tensor(i, _plain(g)).clone() for i, g in enumerate(define.ins)]
-        memory.storages.clear()
-        return Ran(outs, after)
-
-
-def _plain(geometry: wire.Geometry) -> wire.Geometry:
-    return msgspec.structs.replace(geometry, conj=False, neg=False)
-
-
-def _laid_out(geometry: wire.Geometry, elements: torch.Tensor) -> torch.Tensor:
-    """The elements in a storage of their own, with the geometry's strides and offset."""
-    view = View(geometry.size, geometry.stride, geometry.offset)
-    storage = torch.zeros(view.extent, dtype=elements.dtype)
-    where = torch.full(geometry.size, geometry.offset, dtype=torch.int64)
-    for dim, (n, step) in enumerate(zip(geometry.size, geometry.stride, strict=True)):
-        where += (torch.arange(n) * step).view(-1, *(1,) * (len(geometry.size) - dim - 1))
-    if elements.numel():
-        bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(elements.dtype.itemsize)
-        if bits is None or elements.is_complex():
-            storage[where.flatten()] = elements.flatten()
-        else:
-            storage.view(bits)[where.flatten()] = elements.contiguous().flatten().view(bits)
-    return storage.as_strided(geometry.size, geometry.stride, geometry.offset)
-
-
-# -- cutting and putting together ----------------------------------------------------------------------------------------
-
-
-def _rank_of(size: int, weight: int, count: int) -> torch.Tensor:
-    """The rank that owns each index of a dim."""
-    return torch.arange(size) // weight % count
-
-
-def _cut(whole: torch.Tensor, dim: int, weight: int, count: int, rank: int) -> torch.Tensor:
-    mine = (_rank_of(whole.shape[dim], weight, count) == rank).nonzero().flatten()
-    return whole.index_select(dim, mine)
-
-
-def _join(parts: Sequence[torch.Tensor], dim: int, weight: int, size: int) -> torch.Tensor:
-    shape = list(parts[0].shape)
-    shape[dim] = size
-    whole = torch.empty(shape, dtype=parts[0].dtype)
-    owners = _rank_of(size, weight, len(parts))
-    for rank, one in enumerate(parts):
-        whole.index_copy_(dim, (owners == rank).nonzero().flatten(), one)
-    return whole
-
-
-def combined(parts: Sequence[torch.Tensor], kind: Partial) -> torch.Tensor:
-    """The value of which every rank has a part."""
-    stacked = torch.stack(list(parts))
-    if kind is Partial.SUM:
-        return stacked.sum(0, dtype=parts[0].dtype)
-    return stacked.mean(0) if kind is Partial.AVERAGE else stacked.square().sum(0).sqrt()
-
-
-def split(whole: torch.Tensor, kind: Partial, count: int) -> list[torch.Tensor]:
-    """Random parts that make up a value."""
-    if kind is Partial.NORM:
-        shares = torch.rand(count, *whole.shape) + 0.1
-        shares = (shares / shares.sum(0)).sqrt()
-        return [(whole * share).to(whole.dtype) for share in shares]
-    if whole.is_floating_point() or whole.is_complex():
-        scale = float(whole.abs().nan_to_num(0, 0, 0).max()) if whole.numel() else 1.0
-        first = [torch.randn(whole.shape, dtype=whole.dtype) * scale for _ in range(count - 1)]
-    else:
-        first = [torch.randint(0, 9, whole.shape).to(whole.dtype) for _ in range(count - 1)]
-    times = count if kind is Partial.AVERAGE else 1
-    return [*first, whole * times - sum(first)]
-
-
-# -- a trial -------------------------------------------------------------------------------------------------------------
-
-
 class Trial:
     """One rule on one call."""
 
@@ -151,6 +43,7 @@ class Trial:
         self.bench, self.call, self.rule = bench, call, rule
         self.call_whole = bench.prepare(call.define)
         self.whole = bench.run(self.call_whole, call.operands, call.numbers)
+        """What one worker makes."""
         self.compared = not facts.allocates(call.define.op)
 
     def choices(self) -> Iterator[Axis]:
@@ -166,6 +59,12 @@ class Trial:
         found = [(labels, define.ins[i].size) for i, labels in group.ins.items()]
         found += [(labels, g.size) for o, labels in group.outs.items() if (g := define.outs[o]) is not None]
         return {size[labels.index(label)] for labels, size in found if label in labels}
+
+    def writes_what_it_says(self) -> None:
+        """Raises AssertionError if the call changes an operand that its rule does not name as written."""
+        written = {i for group in self.rule.groups for i in group.written}
+        for i, before in enumerate(self.call.operands):
+            assert i in written or not difference(before, self.whole.operands[i]), f"operand {i} is written"
 
     def sharded(self, axes: Sequence[Axis]) -> None:
         """Raises AssertionError if the results of local calls, put together, are not those of the whole call."""
@@ -190,7 +89,7 @@ class Trial:
         labels: Labels,
         summed: frozenset[Label],
     ) -> None:
-        sizes = list(whole.shape)
+        sizes, added = list(whole.shape), list[torch.Tensor]()
         for position in reversed(range(len(axes))):
             group, label, weight, count = axes[position]
             joined: dict[tuple[int, ...], torch.Tensor] = {}
@@ -198,20 +97,21 @@ class Trial:
                 parts = [found[*rest, rank] for rank in range(count)]
                 if group == number and label in labels:
                     dim = labels.index(label)
-                    joined[rest] = _join(parts, dim, weight, sizes[dim])
+                    joined[rest] = join(parts, dim, weight, sizes[dim])
                 elif group == number and label in summed:
                     joined[rest] = combined(parts, self.rule.groups[number].partial)
+                    added += parts
                 else:
                     for other in parts[1:]:
                         self._close(f"{what} of two ranks", parts[0], other)
                     joined[rest] = parts[0]
             found = joined
-        self._close(what, whole, found[()])
+        self._close(what, whole, found[()], added)
 
-    def _close(self, what: str, expected: torch.Tensor, got: torch.Tensor) -> None:
+    def _close(self, what: str, expected: torch.Tensor, got: torch.Tensor, summed: Sequence[torch.Tensor] = ()) -> None:
         assert (expected.shape, expected.dtype) == (got.shape, got.dtype), f"{what}: {got.shape}, expected {expected.shape}"
-        if self.compared and (difference := _difference(expected, got)):
-            raise AssertionError(f"{what} differs by {difference:.2g}")
+        if self.compared and (apart := difference(expected, got, summed)):
+            raise AssertionError(f"{what} differs by {apart:.2g}")
 
     def _run(self, local: PreparedCall, axes: Sequence[Axis], rank: tuple[int, ...]) -> Ran:
         operands = [self._part(i, elements, axes, rank) for i, elements in enumerate(self.call.operands)]
@@ -242,7 +142,7 @@ class Trial:
             group = self.rule.groups[axis.group]
             labels = group.ins.get(index, ())
             if axis.label in labels:
-                elements = _cut(elements, labels.index(axis.label), axis.weight, axis.count, place)
+                elements = cut(elements, labels.index(axis.label), axis.weight, axis.count, place)
             if place and axis.label in group.once.get(index, ()):
                 elements = torch.zeros_like(elements)
         return elements
@@ -259,10 +159,11 @@ class Trial:
             )
             for rank in range(count)
         ]
+        given_parts = [p for i in parts for p in parts[i]]
         for o in group.outs:
-            self._close(f"{kind} result {o}", whole.outs[o], combined([r.outs[o] for r in ran], kind))
+            self._close(f"{kind} result {o}", whole.outs[o], combined([r.outs[o] for r in ran], kind), given_parts)
         for i in group.written:
-            self._close(f"{kind} operand {i}", whole.operands[i], combined([r.operands[i] for r in ran], kind))
+            self._close(f"{kind} operand {i}", whole.operands[i], combined([r.operands[i] for r in ran], kind), given_parts)
 
 
 def _weights(sizes: set[int], count: int, contiguous: bool) -> list[int]:
@@ -291,23 +192,6 @@ def _local(geometry: wire.Geometry, labels: Labels, own: Sequence[Axis]) -> wire
     return msgspec.structs.replace(geometry, size=size, stride=stride, offset=offset)
 
 
-def _difference(expected: torch.Tensor, got: torch.Tensor) -> float:
-    """The largest difference, relative to the largest element; 0 if rounding explains it."""
-    tolerance = TOLERANCES.get(expected.dtype)
-    if expected.is_quantized or not expected.numel():
-        return 0.0
-    if tolerance is None:
-        return 0.0 if torch.equal(expected, got) else math.inf
-    wide = torch.complex128 if expected.is_complex() else torch.float64
-    a, b = expected.to(wide), got.to(wide)
-    finite = a.isfinite() & b.isfinite()
-    scale = max(float(a[finite].abs().max()) if finite.any() else 0.0, 1e-3)
-    if torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
-        return 0.0
-    apart = (a - b).abs()[finite]
-    return float(apart.max()) / scale if finite.any() else math.inf
-
-
 @dataclass
 class Report:
     """What the trials of one call showed."""
@@ -323,6 +207,7 @@ def try_rule(bench: Bench, call: Call, rule: Rule, rng: random.Random, limit: in
     if call.define.draws and rule.lowered:
         return report
     trial = Trial(bench, call, rule)
+    _note(report, call, "whole", trial.writes_what_it_says)
     choices = list(trial.choices())
     single = [(c,) for c in choices]
     pairs = [(a, b) for a, b in itertools.combinations(choices, 2) if (a.group, a.label) != (b.group, b.label)]
@@ -344,4 +229,3 @@ def _note(report: Report, call: Call, what: str, run: Callable[[], None]) -> Non
     except Exception as error:
         text = f"{call.define.op} {what}: {type(error).__name__}: {error} | {call.define.args} {call.define.kwargs}"
         report.wrong += (f"{text} {[g.size for g in call.define.ins]}",)
-

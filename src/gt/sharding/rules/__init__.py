@@ -1,8 +1,8 @@
 """The table of rules: for each operator how its calls may be sharded. Rows are made by few functions, grouped by idea.
 
-A call that has no rule here is computed with whole operands on every rank. So a row that is missing costs speed, and one that
-is wrong costs results: where in doubt, there is none. `python -m tests.oracle.sharding.rules` tries every row against whole
-calls.
+A call that has no rule here is computed with whole operands on every rank. So a row that is missing costs speed, and one
+that is wrong costs results: where in doubt, there is none. `python -m tests.oracle.sharding.rules` tries every row against
+whole calls.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ TABLE: Table = {
 
 
 def find(define: wire.Define) -> Rule | None:
-    """The rule of a call; None if it has none. A composite's handle is in no group: it belongs to whoever plans its backward.
+    """The rule of a call; None if it has none. Results are numbered as in `Define.outs`.
 
-    Results are numbered as in `Define.outs`.
+    A composite's handle is in no group: it belongs to whoever plans its backward.
     """
     row = _row(define.op.removeprefix("aten::"))
     if row is None:

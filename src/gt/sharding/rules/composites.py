@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gt.sharding.rule import Labels, Rule
 from gt.sharding.rules import labelling
-from gt.sharding.rules.reading import Row, Table, argument, operand, operands_in
+from gt.sharding.rules.reading import Row, Table, argument, operand, operands_in, operands_of
 from gt.wire import instructions as wire
 
 
@@ -13,15 +13,13 @@ def attention(define: wire.Define) -> Rule | None:
 
     With fewer heads of keys than of queries (`enable_gqa`), heads are whole.
     """
-    if argument(define, 4, "dropout_p", 0.0) != 0.0 or len(operands_in(list(define.args[:3]))) != 3:
+    if argument(define, 4, "dropout_p", 0.0) != 0.0 or len(operands_of(define.args[:3])) != 3:
         return None
     shape = define.ins[0].size[:-2]
     if any(len(g.size) != len(shape) + 2 for g in define.ins[:3]):
         return None
-    heads: Labels = tuple(
-        k if all(g.size[k] == n for g in define.ins[:3]) else None for k, n in enumerate(shape)
-    )
-    ins: dict[int, Labels] = {i: (*heads, None, None) for i in range(3)}
+    heads: Labels = tuple(k if all(g.size[k] == n for g in define.ins[:3]) else None for k, n in enumerate(shape))
+    ins: dict[int, Labels] = dict.fromkeys(range(3), (*heads, None, None))
     mask = operand(define, 3, "attn_mask")
     if mask is not None:
         size = define.ins[mask].size[:-2]
@@ -33,8 +31,8 @@ def attention(define: wire.Define) -> Rule | None:
 
 
 def recurrent(states: int) -> Row:
-    """A row of `(input [time, batch, features], states [layers, batch, features], weights, has_biases, layers, dropout, train,
-    bidirectional, batch_first)`: only the batch. `states`: the number of states."""
+    """A row of `(input [time, batch, features], states [layers, batch, features], weights, has_biases, layers, dropout,
+    train, bidirectional, batch_first)`: only the batch. `states`: the number of states."""
 
     def row(define: wire.Define) -> Rule | None:
         drops = argument(define, 5) != 0 and argument(define, 6) is not False

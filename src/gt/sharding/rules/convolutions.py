@@ -44,22 +44,19 @@ def convolution(define: wire.Define) -> Rule | None:
 def convolution_backward(define: wire.Define) -> Rule | None:
     """`convolution_backward(grad, input, weight, bias sizes, ..., groups, mask)`: gradients of input, weight and bias."""
     transposed, groups, mask = argument(define, 7), argument(define, 9), argument(define, 10)
-    if not _is_batched(define) or type(transposed) is not bool or type(groups) is not int or not isinstance(mask, list):
+    if not _is_batched(define) or type(transposed) is not bool or type(groups) is not int:
         return None
     given, weight, made = _terms(len(define.ins[0].size), transposed, groups)
-    every: list[tuple[Labels, frozenset[Label]]] = [(given, OUT), (weight, BATCH), ((made[1],), BATCH)]
-    found = [one for one, wanted in zip(every, mask, strict=True) if wanted]
-    plain = labelling.rule(
-        {0: made, 1: given, 2: weight}, {o: f[0] for o, f in enumerate(found)}, sums={o: f[1] for o, f in enumerate(found)}
-    )
-    return replace(plain, localise=_sized_bias)
+    every: labelling.Results = [(given, OUT), (weight, BATCH), ((made[1],), BATCH)]
+    found = labelling.masked({0: made, 1: given, 2: weight}, every, mask)
+    return None if found is None else replace(found, localise=_sized_bias)
 
 
 def _sized_bias(
     args: list[wire.Arg], kwargs: dict[str, wire.Arg], ins: Mapping[int, wire.Geometry], outs: Mapping[int, wire.Geometry]
 ) -> Arguments:
     """The size of the bias is the number of the local gradient's channels."""
-    sizes = [ins[0].size[1]] if isinstance(args[3], list) and args[3] else args[3]
+    sizes: wire.Arg = [ins[0].size[1]] if isinstance(args[3], list) and args[3] else args[3]
     return [*args[:3], sizes, *args[4:]], kwargs
 
 

@@ -17,7 +17,7 @@ def like(define: wire.Define) -> Rule | None:
 
 
 def new(define: wire.Define) -> Rule | None:
-    """The result has a size of its own, and is made by every rank; the operand, of which no element is read, may lie anyhow."""
+    """The result has a size of its own, and every rank makes it; no element of the operand is read: it may lie anyhow."""
     made = define.outs[0]
     if made is None:
         return None

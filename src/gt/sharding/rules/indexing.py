@@ -114,14 +114,16 @@ def index_put(define: wire.Define) -> Rule | None:
     found = _indexed(define)
     values = operand(define, 2, "values")
     if found is None or values is None:
-        return None
+        return mask_put(define)
     read, indices, picked = found
     given = define.ins[values].size
     sizes = {label: n for label, n in zip(read, define.ins[0].size, strict=True) if label is not None}
     if len(given) > len(picked):
         return None
     there = picked[len(picked) - len(given) :]
-    put: Labels = tuple(label if label in sizes and n == sizes[label] else None for label, n in zip(there, given, strict=True))
+    put: Labels = tuple(
+        label if label in sizes and n == sizes[label] else None for label, n in zip(there, given, strict=True)
+    )
     whole: dict[int, Labels] = {i: (None,) * len(labels) for i, labels in indices.items()}
     return labelling.rule({0: read, **whole, values: put}, {0: read})
 
@@ -156,8 +158,27 @@ def _indexed(define: wire.Define) -> tuple[Labels, dict[int, Labels], Labels] | 
     return read, indices, (*before, *picks, *after)
 
 
+def mask_put(define: wire.Define) -> Rule | None:
+    """`self[mask] = number`: the mask has the first dims of `self`, and any of them may be sharded with it."""
+    given, value = argument(define, 1, "indices"), operand(define, 2, "values")
+    masks = operands_in(given)
+    if value is None or len(masks) != 1 or given[:1] != [wire.In(masks[0])]:  # type: ignore[index]
+        return None
+    mask, put = define.ins[masks[0]], define.ins[value]
+    labels = labelling.positions(define.ins[0].size)
+    if mask.dtype != "bool" or any(n != 1 for n in put.size) or argument(define, 3, "accumulate", False) is not False:
+        return None
+    return labelling.rule({0: labels, masks[0]: labels[: len(mask.size)], value: (None,) * len(put.size)}, {0: labels})
+
+
+def take(define: wire.Define) -> Rule | None:
+    """`take(self, index)`: each index by itself."""
+    labels = labelling.positions(define.ins[1].size)
+    return labelling.rule({0: (None,) * len(define.ins[0].size), 1: labels}, {0: labels})
+
+
 def bucketize(define: wire.Define) -> Rule | None:
-    """`bucketize(self, boundaries)`: each element by itself, with whole boundaries."""
+    """`bucketize(self, boundaries)` and `isin(elements, others)`: each element by itself, with the others whole."""
     if operand(define, 0) is None or operand(define, 1) is None:
         return None
     labels = labelling.positions(define.ins[0].size)
@@ -174,5 +195,6 @@ TABLE: Table = {
     "index_fill": index_fill,
     "index": index,
     "index_put": index_put,
-    "bucketize.Tensor": bucketize,
+    "take": take,
+    **dict.fromkeys(("bucketize.Tensor", "isin.Tensor_Tensor"), bucketize),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from gt.sharding.rule import Group, Label, Labels, Rule
 from gt.wire import instructions as wire
@@ -40,9 +40,7 @@ def labels_in(several: Iterable[Labels]) -> frozenset[Label]:
     return frozenset(label for labels in several for label in labels if label is not None)
 
 
-def group(
-    ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any
-) -> Group:
+def group(ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any) -> Group:
     """A group whose labels may all be sharded, but for those of `unsharded`."""
     may_shard = labels_in((*ins.values(), *outs.values())) - frozenset(unsharded)
     return Group(ins, outs, may_shard, **facts)
@@ -51,6 +49,19 @@ def group(
 def rule(ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any) -> Rule:
     """A rule of one group (see `group`)."""
     return Rule((group(ins, outs, unsharded, **facts),))
+
+
+Results: TypeAlias = list[tuple[Labels, frozenset[Label]]]
+"""The results that a backward pass may make: the labels of each, and those that it sums over."""
+
+
+def masked(ins: Mapping[int, Labels], results: Results, mask: wire.Arg, unsharded: Iterable[Label] = ()) -> Rule | None:
+    """The rule of a backward pass that makes only the results which the mask asks for."""
+    if not isinstance(mask, list) or len(mask) != len(results):
+        return None
+    made = [found for found, wanted in zip(results, mask, strict=True) if wanted]
+    outs = {o: labels for o, (labels, _) in enumerate(made)}
+    return rule(ins, outs, unsharded, sums={o: summed for o, (_, summed) in enumerate(made)})
 
 
 def alone(define: wire.Define, indices: Iterable[int]) -> tuple[Group, ...]:

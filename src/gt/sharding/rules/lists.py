@@ -97,8 +97,9 @@ def _parameter(define: wire.Define, column: Sequence[int], counters: set[int]) -
 
 
 _FOREACH = """
-    abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min copy cos cosh div erf erfc exp expm1 floor frac lerp lgamma
-    log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub tan tanh trunc zero
+    abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min copy cos cosh div erf erfc exp expm1 floor frac lerp
+    lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub tan tanh
+    trunc zero
 """
 TABLE: Table = {
     **{f"_foreach_{name}": foreach for name in _FOREACH.split()},

@@ -7,7 +7,7 @@ from dataclasses import replace
 from gt.placement.digit import Partial
 from gt.sharding.rule import Label, Labels, Rule
 from gt.sharding.rules import labelling
-from gt.sharding.rules.reading import Row, Table, argument, operand, operands_in
+from gt.sharding.rules.reading import Row, Table, argument, operand, operands_of
 from gt.wire import instructions as wire
 
 NONE, MEAN, SUM = 0, 1, 2
@@ -47,7 +47,7 @@ def elementwise_backward(reduction_at: int) -> Row:
 
 
 def _broadcast(define: wire.Define, shape: tuple[int, ...]) -> dict[int, Labels]:
-    read = operands_in(list(define.args))
+    read = operands_of(define.args)
     return {i: labelling.from_the_right(define.ins[i].size, shape) for i in read if len(define.ins[i].size) <= len(shape)}
 
 
@@ -57,8 +57,8 @@ def _batch(dims: int) -> Labels:
 
 
 def nll_loss(define: wire.Define) -> Rule | None:
-    """`nll_loss_forward(self [b, c], target [b], weight, reduction, ignore_index)` and `nll_loss2d_forward`: the loss and the
-    sum of the weights.
+    """`nll_loss_forward(self [b, c], target [b], weight, reduction, ignore_index)` and `nll_loss2d_forward`: the loss and
+    the sum of the weights.
 
     The mean is the quotient of two sums, and a sharded class dim takes a lowering too: both are in the one named `nll`.
     """
@@ -70,7 +70,7 @@ def nll_loss(define: wire.Define) -> Rule | None:
     classes: Label = "c" if len(rows) == 1 else None
     weighted = len(define.ins) > 2
     ins: dict[int, Labels] = {0: (rows[0], classes, *rows[1:]), target: rows}
-    ins.update({i: (None if weighted else classes,) for i in range(2, len(define.ins))})
+    ins.update(dict.fromkeys(range(2, len(define.ins)), (None if weighted else classes,)))
     return _reduced_nll(ins, rows, reduction, weighted)
 
 
@@ -95,8 +95,8 @@ def _lowered(found: Rule, lowering: str, labels: frozenset[Label]) -> Rule:
 
 
 def nll_loss_backward(define: wire.Define) -> Rule | None:
-    """`nll_loss_backward(grad, self [b, c], target [b], weight, reduction, ignore_index, total_weight)`: the whole sum of the
-    weights is given. A sharded class dim takes a lowering."""
+    """`nll_loss_backward(grad, self [b, c], target [b], weight, reduction, ignore_index, total_weight)`: the whole sum of
+    the weights is given. A sharded class dim takes a lowering."""
     given, target, weight, total = (operand(define, k) for k in (1, 2, 3, 6))
     if given is None or target is None or total is None or len(define.ins[given].size) < 2:
         return None

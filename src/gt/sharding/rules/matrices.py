@@ -20,7 +20,9 @@ def batched(ins: tuple[int, ...], outs: tuple[int, ...]) -> Row:
         made = {o: _labels(g, count, batch) for o, (g, count) in enumerate(zip(define.outs, outs, strict=True)) if g}
         if None in given.values() or None in made.values():
             return None
-        return labelling.rule({i: x for i, x in given.items() if x is not None}, {o: x for o, x in made.items() if x is not None})
+        return labelling.rule(
+            {i: x for i, x in given.items() if x is not None}, {o: x for o, x in made.items() if x is not None}
+        )
 
     return row
 

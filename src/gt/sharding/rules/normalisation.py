@@ -10,18 +10,6 @@ from gt.sharding.rules import labelling
 from gt.sharding.rules.reading import Row, Table, argument, operand, result_size
 from gt.wire import instructions as wire
 
-Made = list[tuple[Labels, frozenset[Label]]]
-"""The results of a backward pass: their labels, and those that they sum over."""
-
-
-def _masked(ins: dict[int, Labels], every: Made, mask: wire.Arg, unsharded: frozenset[Label]) -> Rule | None:
-    """The rule of a backward pass whose results are those that the mask asks for."""
-    if not isinstance(mask, list):
-        return None
-    made = [found for found, wanted in zip(every, mask, strict=True) if wanted]
-    outs = {o: labels for o, (labels, _) in enumerate(made)}
-    return labelling.rule(ins, outs, unsharded, sums={o: summed for o, (_, summed) in enumerate(made)})
-
 
 def _rows_and_columns(define: wire.Define, operand_at: int, shape_at: int) -> tuple[Labels, Labels, Labels] | None:
     """Labels of the dims before those that are normalised, of these, and of a statistic of each row."""
@@ -59,9 +47,9 @@ def layer_norm_backward(statistics: int) -> Row:
         full: Labels = (*rows, *columns)
         ins: dict[int, Labels] = {0: full, 1: full, **dict.fromkeys(range(2, 2 + statistics), statistic)}
         ins.update(dict.fromkeys(range(2 + statistics, len(define.ins)), columns))
-        parameters: Made = [(columns, frozenset(rows))] * statistics
+        parameters: labelling.Results = [(columns, frozenset(rows))] * statistics
         mask = argument(define, 3 + 2 * statistics, "output_mask")
-        return _masked(ins, [(full, frozenset()), *parameters], mask, frozenset(columns))
+        return labelling.masked(ins, [(full, frozenset()), *parameters], mask, frozenset(columns))
 
     return row
 
@@ -98,15 +86,15 @@ def group_norm_backward(define: wire.Define) -> Rule | None:
     size = define.ins[1].size
     labels: Labels = ("b", *(None,) * (len(size) - 1))
     ins: dict[int, Labels] = {0: labels, 1: labels, 2: ("b", None), 3: ("b", None)}
-    ins.update({i: (None,) for i in range(4, len(define.ins))})
+    ins.update(dict.fromkeys(range(4, len(define.ins)), (None,)))
     batch: frozenset[Label] = frozenset({"b"})
-    every: Made = [(labels, frozenset()), ((None,), batch), ((None,), batch)]
-    found = _masked(ins, every, argument(define, 9, "output_mask"), frozenset())
+    every: labelling.Results = [(labels, frozenset()), ((None,), batch), ((None,), batch)]
+    found = labelling.masked(ins, every, argument(define, 9, "output_mask"), frozenset())
     return None if found is None else replace(found, localise=_batch_of(1, 5))
 
 
 def batch_norm(training_at: int) -> Row:
-    """A row of batch normalisation. In training the statistics are those of the whole batch: only channels may be sharded."""
+    """A row of batch normalisation. In training the statistics are those of the whole batch: only channels are sharded."""
 
     def row(define: wire.Define) -> Rule | None:
         size = define.ins[0].size
@@ -140,8 +128,8 @@ def batch_norm_backward(define: wire.Define) -> Rule | None:
     ins: dict[int, Labels] = {0: labels, 1: labels}
     ins.update({i: ("c",) if define.ins[i].size == (size[1],) else (None,) for i in range(2, len(define.ins))})
     rest = frozenset(label for label in labels if label != "c")
-    every: Made = [(labels, frozenset()), (("c",), rest), (("c",), rest)]
-    return _masked(ins, every, argument(define, 9, "output_mask"), rest if training else frozenset())
+    every: labelling.Results = [(labels, frozenset()), (("c",), rest), (("c",), rest)]
+    return labelling.masked(ins, every, argument(define, 9, "output_mask"), rest if training else frozenset())
 
 
 TABLE: Table = {

@@ -6,7 +6,7 @@ from gt.placement.digit import Partial
 from gt.sharding.rule import Rule
 from gt.sharding.rules import labelling
 from gt.sharding.rules.pointwise_names import TAGGED
-from gt.sharding.rules.reading import Table, floating, operands_in, short_name
+from gt.sharding.rules.reading import Table, floating, operands_of, short_name
 from gt.wire import instructions as wire
 
 LINEAR = frozenset({Partial.SUM, Partial.AVERAGE})
@@ -33,10 +33,10 @@ WIDER = {
 
 def pointwise(define: wire.Define) -> Rule | None:
     """Labels are positions from the right, as broadcasting counts them."""
-    read = sorted({i for value in (*define.args, *_kwargs(define)) for i in operands_in(value)})
+    read = sorted(set(operands_of((*define.args, *_kwargs(define)))))
     shape = _broadcast([define.ins[i].size for i in read])
     outs = [(o, g.size) for o, g in enumerate(define.outs) if g is not None]
-    if not outs or any(size != shape for _, size in outs):
+    if shape is None or not outs or any(size != shape for _, size in outs):
         return None
     ins = {i: labelling.from_the_right(define.ins[i].size, shape) for i in read}
     made = {o: labelling.from_the_right(size, shape) for o, size in outs}
@@ -94,4 +94,4 @@ def _is_linear(name: str, define: wire.Define) -> bool:
     return name in ("neg", "conj_physical")
 
 
-TABLE: Table = {name: pointwise for name in (*TAGGED, *OTHERS)}
+TABLE: Table = dict.fromkeys((*TAGGED, *OTHERS), pointwise)

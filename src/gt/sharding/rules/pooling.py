@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gt.sharding.rule import Labels, Rule
 from gt.sharding.rules import labelling
-from gt.sharding.rules.reading import Row, Table
+from gt.sharding.rules.reading import Row, Table, argument
 from gt.sharding.rules.shapes import sized_by_result
 from gt.wire import instructions as wire
 
@@ -40,6 +40,15 @@ def grid_sampler(define: wire.Define) -> Rule | None:
     return labelling.rule({0: given, 1: grid}, {0: ("b", "c", *grid[1:-1])})
 
 
+def grid_sampler_backward(define: wire.Define) -> Rule | None:
+    """`grid_sampler_backward(grad, input, grid, mode, padding, align, mask)`: the gradients of input and grid."""
+    given: Labels = ("b", "c", *(None,) * (len(define.ins[1].size) - 2))
+    places: Labels = tuple(("space", k) for k in range(len(define.ins[2].size) - 2))
+    results: labelling.Results = [(given, labelling.labels_in([places])), (("b", *places, None), frozenset({"c"}))]
+    ins: dict[int, Labels] = {0: ("b", "c", *places), 1: given, 2: ("b", *places, None)}
+    return labelling.masked(ins, results, argument(define, 6, "output_mask"))
+
+
 def batch(define: wire.Define) -> Rule | None:
     """Only the first dim, which all operands and results have."""
     ins = {i: _leading(g, 1) for i, g in enumerate(define.ins)}
@@ -56,6 +65,8 @@ _POOLS = {
     "adaptive_max_pool{n}d": (2, 3),
     "adaptive_max_pool{n}d_backward": (2, 3),
     "max_unpool{n}d": (2, 3),
+    "fractional_max_pool{n}d": (2, 3),
+    "fractional_max_pool{n}d_backward": (2, 3),
     "reflection_pad{n}d": (1, 2, 3),
     "reflection_pad{n}d_backward": (1, 2, 3),
     "replication_pad{n}d": (1, 2, 3),
@@ -77,6 +88,7 @@ TABLE: Table = {
     **{name.format(n=n): images(n) for name, several in _RESAMPLINGS.items() for n in several},
     **{f"{name}_backward".format(n=n): images(n, 2) for name, several in _RESAMPLINGS.items() for n in several},
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), grid_sampler),
+    **dict.fromkeys(("grid_sampler_2d_backward", "grid_sampler_3d_backward"), grid_sampler_backward),
     **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), images(3)),
-    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), batch),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle", "im2col", "col2im"), batch),
 }

@@ -40,7 +40,9 @@ def _broadcast(size: tuple[int, ...], result: Labels, sizes: Mapping[Label, int]
     first = len(result) - len(size)
     if first < 0:
         return None
-    return tuple(label if label is not None and n == sizes[label] else None for label, n in zip(result[first:], size, strict=True))
+    return tuple(
+        label if label is not None and n == sizes[label] else None for label, n in zip(result[first:], size, strict=True)
+    )
 
 
 def _contraction(ins: Mapping[int, Labels], result: Labels, added: int | None = None) -> Rule:
@@ -61,17 +63,16 @@ def linear_backward(define: wire.Define) -> Rule | None:
     """`linear_backward(input [..., i], grad [..., o], weight [o, i], mask)`: the gradients of input, weight and bias."""
     rows: Labels = tuple(("row", k) for k in range(len(define.ins[0].size) - 1))
     mask = argument(define, 3, "output_mask")
-    if not isinstance(mask, list) or not rows:
+    if not rows:
         return None
     summed = labelling.labels_in([rows])
-    every: list[tuple[Labels, frozenset[Label]]] = [
+    every: labelling.Results = [
         ((*rows, "i"), frozenset({"o"})),
         (("o", "i"), summed),
         (("o",), summed),
     ]
-    made = [found for found, wanted in zip(every, mask, strict=True) if wanted]
     ins: dict[int, Labels] = {0: (*rows, "i"), 1: (*rows, "o"), 2: ("o", "i")}
-    return labelling.rule(ins, {o: labels for o, (labels, _) in enumerate(made)}, sums={o: s for o, (_, s) in enumerate(made)})
+    return labelling.masked(ins, every, mask)
 
 
 TABLE: Table = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from gt.sharding.rule import Rule
@@ -30,6 +30,11 @@ def operands_in(value: wire.Arg) -> list[int]:
     """The operands (by index) that an argument names."""
     values = value if isinstance(value, list) else [value]
     return [v.index for v in values if isinstance(v, wire.In)]
+
+
+def operands_of(values: Iterable[wire.Arg]) -> list[int]:
+    """The operands (by index) that several arguments name."""
+    return [i for value in values for i in operands_in(value)]
 
 
 def operand(define: wire.Define, position: int, name: str = "") -> int | None:

@@ -11,7 +11,7 @@ from gt.placement.digit import Partial
 from gt.sharding.rule import Labels, Rule
 from gt.sharding.rules import labelling
 from gt.sharding.rules.pointwise import LINEAR, kinds_of
-from gt.sharding.rules.reading import Row, Table, argument, dim, dims, floating, operands_in
+from gt.sharding.rules.reading import Row, Table, argument, dim, dims, floating, operands_of
 from gt.wire import instructions as wire
 
 
@@ -28,7 +28,7 @@ class Reduction:
         """A row."""
         size = define.ins[0].size
         reduced = dims(argument(define, self.dims_at, "dim", self.default), len(size))
-        if reduced is None or operands_in(list(define.args[1:])):
+        if reduced is None or operands_of(define.args[1:]):
             return None
         kept = argument(define, self.keep_at, "keepdim", False) is True
         out: Labels = tuple(None if k in reduced else k for k in range(len(size)) if kept or k not in reduced)
@@ -64,7 +64,7 @@ def norm(define: wire.Define) -> Rule | None:
 
 
 def along(position: int, default: wire.Arg = None, name: str = "dim") -> Row:
-    """A row of an operator that works along one dim (or several), each line by itself. Operands and results have all dims."""
+    """A row of an operator that works along one dim (or several), each line by itself. All operands have the same dims."""
 
     def row(define: wire.Define) -> Rule | None:
         size = define.ins[0].size
@@ -73,7 +73,7 @@ def along(position: int, default: wire.Arg = None, name: str = "dim") -> Row:
             return None
         labels = labelling.positions(size, along_dims)
         outs = {o: labels for o, g in enumerate(define.outs) if g is not None}
-        return labelling.rule({i: labels for i in range(len(define.ins))}, outs)
+        return labelling.rule(dict.fromkeys(range(len(define.ins)), labels), outs)
 
     return row
 
@@ -101,7 +101,7 @@ def softmax(position: int, lowering: str) -> Row:
         if found is None or dim(argument(define, position, "dim"), len(size)) != len(size) - 1:
             return found
         labels, last = labelling.positions(size), len(size) - 1
-        whole = labelling.rule({i: labels for i in range(len(define.ins))}, {0: labels})
+        whole = labelling.rule(dict.fromkeys(range(len(define.ins)), labels), {0: labels})
         return replace(whole, lowering=lowering, lowered=frozenset({last}))
 
     return row
@@ -136,6 +136,9 @@ TABLE: Table = {
     "sort": along(1, -1),
     "sort.stable": along(-1, -1),
     "topk": along(2, -1),
+    "glu": along(1, -1),
+    "glu_backward": along(2),
+    "linalg_cross": along(-1, -1),
     "_softmax": softmax(1, "softmax"),
     "_log_softmax": softmax(1, "log_softmax"),
     "_softmax_backward_data": softmax(2, "softmax_backward"),

@@ -13,6 +13,7 @@ from gt.sharding.rules.pointwise import kinds_of
 from gt.sharding.rules.reading import Row, Table, argument, dim, dims, operands_in, result_size
 from gt.wire import instructions as wire
 
+
 def sized_by_result(position: int, result: int = 0) -> Localise:
     """The local call names the local size of its result where the call names the size."""
 
@@ -50,7 +51,7 @@ def stack(define: wire.Define) -> Rule | None:
         return None
     labels = labelling.positions(define.ins[parts[0]].size)
     made: Labels = (*labels[:new], None, *labels[new:])
-    return labelling.rule({i: labels for i in parts}, {0: made}, passes=_if_one_dtype(define))
+    return labelling.rule(dict.fromkeys(parts, labels), {0: made}, passes=_if_one_dtype(define))
 
 
 def _if_one_dtype(define: wire.Define) -> frozenset[Partial]:
@@ -132,6 +133,17 @@ def put_back(position: int, drops: bool = False) -> Row:
     return row
 
 
+def unfold_backward(define: wire.Define) -> Rule | None:
+    """The gradient of windows along a dim, whose elements are the last dim of `grad`: each is added where it came from."""
+    made = result_size(define)
+    cut = dim(argument(define, 2), len(made))
+    if cut is None:
+        return None
+    labels = labelling.positions(made, [cut])
+    found = labelling.rule({0: (*labels, None)}, {0: labels}, passes=_if_one_dtype(define) - {Partial.NORM})
+    return replace(found, localise=sized_by_result(1))
+
+
 def diagonal_backward(define: wire.Define) -> Rule | None:
     """The gradient of a diagonal, which is the last dim of `grad`, among zeros."""
     made = result_size(define)
@@ -164,5 +176,6 @@ TABLE: Table = {
     "slice_backward": put_back(2),
     "select_backward": put_back(2, drops=True),
     "diagonal_backward": diagonal_backward,
+    "unfold_backward": unfold_backward,
     "diag_embed": diag_embed,
 }
