@@ -60,7 +60,7 @@ def load_config(path: str | os.PathLike[str]) -> None:
 
 
 def sharding(**sections: Any) -> None:
-    """Place tensors as these sections say, which are those of a sharding file: `mesh`, `params`, `inputs`, `scopes`, `workers`.
+    """Place tensors as the sections of a sharding file say: `mesh`, `params`, `inputs`, `scopes`, `workers`.
 
     Raises ConfigError for sections that are wrong, or if there are tensors already.
     """

@@ -21,7 +21,7 @@ class Pin(NamedTuple):
 def pin(view: View, placements: Mapping[str, Placement], mesh: Mesh, strict: bool = True) -> Pin:
     """The digits for a dense tensor. Axes that shard one dim nest, those that gather it for use innermost.
 
-    A `FullyShard` that does not divide leaves the tensor replicated along its axis, and so does any placement unless `strict`.
+    A `FullyShard` that does not divide leaves the tensor replicated along its axis; so does any placement unless `strict`.
     Raises ConfigError for a dim that the tensor does not have, or a `Shard` that does not divide.
     """
     stored: list[int | None] = [None] * len(mesh.sizes)

@@ -35,6 +35,14 @@ class Builder:
         """The axes along which a label is sharded."""
         return [axis for axis, c in enumerate(self.choice) if isinstance(c, Digit) and c.label == label]
 
+    def result(self, index: int) -> Geometry:
+        """The local geometry of a result that is defined."""
+        return _defined(self.local.outs[index])
+
+    def whole_result(self, index: int) -> Geometry:
+        """The geometry that a defined result has on one worker."""
+        return _defined(self.original.outs[index])
+
     def temporary(self) -> Ref:
         """A new storage that the lowering frees at its end."""
         self.temporaries += 1
@@ -92,6 +100,11 @@ class Builder:
         return Lowered(tuple(self.steps), self.temporaries, frozenset(whole or ()))
 
 
+def _defined(geometry: Geometry | None) -> Geometry:
+    assert geometry is not None
+    return geometry
+
+
 def _dim(label: Any, dims: int) -> int:
     """Labels that are positions may count from the right, as in broadcasting."""
     assert isinstance(label, int)
@@ -135,8 +148,7 @@ def _embedding(b: Builder) -> Lowered | None:
     if not axes:
         return None
     weight, index = b.local.ins[0], b.local.ins[1]
-    out = b.local.outs[0]
-    assert out is not None and len(axes) == 1
+    out = b.result(0)
     own, outside = _own_rows(b, (Ref("in", 1), index), axes[0], weight.size[0])
     found = b.run("embedding", [In(0), In(1)], [(Ref("in", 0), weight), own], dense(out.size, out.dtype))
     mask = msgspec.structs.replace(outside[1], size=(*outside[1].size, 1), stride=(*outside[1].stride, 1))
@@ -144,13 +156,12 @@ def _embedding(b: Builder) -> Lowered | None:
     return b.lowered()
 
 
-# -- softmax over a sharded dim ----------------------------------------------------------------------------------------------
+# -- softmax over a sharded dim --------------------------------------------------------------------------------------------
 
 
 def _softmax_parts(b: Builder) -> tuple[Any, ...] | None:
     """The axis of the sharded dim, the dim, and the local input in a dtype for sums; None if the dim is not sharded."""
-    out = b.local.outs[0]
-    assert out is not None
+    out = b.result(0)
     dims = len(out.size)
     position = 2 if len(b.local.ins) == 2 else 1
     dim = b.local.args[position] % dims  # type: ignore[operator]
@@ -229,7 +240,7 @@ def _log_softmax_backward(b: Builder) -> Lowered | None:
     return _finish(b, "sub.Tensor", [grad, product], out)
 
 
-# -- losses by class index ---------------------------------------------------------------------------------------------------
+# -- losses by class index -------------------------------------------------------------------------------------------------
 
 NONE, MEAN, SUM = 0, 1, 2
 
@@ -240,8 +251,7 @@ def _nll(b: Builder) -> Lowered | None:
     reduction = b.local.args[3]
     if not classes and (not rows or reduction != MEAN):
         return None
-    loss, weight = b.local.outs
-    assert loss is not None and weight is not None
+    loss, weight = b.result(0), b.result(1)
     target = Ref("out", 0), loss
     if classes:
         _nll_of_classes(b, classes[0])
@@ -261,8 +271,7 @@ def _nll(b: Builder) -> Lowered | None:
 
 def _nll_of_classes(b: Builder, axis: int) -> None:
     logs, target = b.local.ins[0], b.local.ins[1]
-    loss, weight = b.local.outs
-    assert loss is not None and weight is not None
+    loss, weight = b.result(0), b.result(1)
     size, ignored = target.size, b.local.args[4]
     counted = b.run("ne.Scalar", [In(0), ignored], [(Ref("in", 1), target)], dense(size, "bool"))
     skipped = b.run("logical_not", [In(0)], [counted], dense(size, "bool"))
@@ -294,8 +303,7 @@ def _nll_backward(b: Builder) -> Lowered | None:
     if not classes:
         return None
     grad, logs, target, weight = b.local.ins
-    out, size, ignored = b.local.outs[0], b.local.ins[2].size, b.local.args[5]
-    assert out is not None
+    out, size, ignored = b.result(0), b.local.ins[2].size, b.local.args[5]
     skipped = b.run("eq.Scalar", [In(0), ignored], [(Ref("in", 2), target)], dense(size, "bool"))
     named = b.run("masked_fill.Scalar", [In(0), In(1), 0], [(Ref("in", 2), target), skipped], dense(size, "int64"))
     own, outside = _own_rows(b, named, classes[0], logs.size[-1])
@@ -311,13 +319,11 @@ def _nll_backward(b: Builder) -> Lowered | None:
     return b.lowered()
 
 
-# -- random numbers: every worker draws all of them and keeps its own ---------------------------------------------------------
+# -- random numbers: every worker draws all of them and keeps its own ------------------------------------------------------
 
 
 def _dropout(b: Builder) -> Lowered | None:
-    whole, kept = b.original.outs
-    out, mask = b.local.outs
-    assert whole is not None and kept is not None and out is not None and mask is not None
+    whole, kept, out = b.whole_result(0), b.whole_result(1), b.result(0)
     dims = len(whole.size)
     full, full_mask = dense(whole.size, whole.dtype), dense(kept.size, kept.dtype)
     ones = _filled(b, "ones", full)
@@ -345,8 +351,7 @@ def _draw(b: Builder) -> Lowered | None:
         copy = Define(0, "aten::copy_", [In(0), In(1)], {}, [b.local.ins[0], own[1]], [], writes=(0,))
         b.steps.append(RunStep(copy, (Ref("in", 0), own[0]), ()))
         return b.lowered()
-    whole, out = original.outs[0], b.local.outs[0]
-    assert whole is not None and out is not None
+    whole, out = b.whole_result(0), b.result(0)
     made = b.temporary()
     define = msgspec.structs.replace(original, call=0, ins=[full], outs=[dense(whole.size, whole.dtype)])
     b.steps.append(RunStep(define, (blank[0],), (made,), numbers))

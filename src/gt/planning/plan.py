@@ -59,7 +59,7 @@ class TakeOnce(msgspec.Struct, frozen=True):
 Conversion: TypeAlias = Reduce | Gather | TakeSlice | TakeOnce
 
 
-# -- a lowering: the several instructions that a sharded call becomes --------------------------------------------------------
+# -- a lowering: the several instructions that a sharded call becomes ------------------------------------------------------
 
 
 class Ref(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """Rewrites one session's instructions into one stream for all workers of its mesh, with explicit collectives.
 
-The stream is the same for every worker; they differ only in what `Cut`, `Slice`, `Once` and `Coordinate` mean to each. A call
-is planned once for each combination of its operands' states, and costs a look-up from then on. What moves is a storage, so
-every view of it sees that: a Partial is reduced once and stays so, and a write through a view that had to be gathered is kept.
+The stream is the same for every worker; they differ only in what `Cut`, `Slice`, `Once` and `Coordinate` mean to each. A
+call is planned once for each combination of its operands' states, and costs a look-up from then on. What moves is a storage,
+so every view of it sees that: a Partial is reduced once and stays so, and a write through a view that had to be gathered is
+kept.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Planner:
         out, self._out = self._out, []
         return out
 
-    # -- storages ------------------------------------------------------------------------------------------------------------
+    # -- storages ----------------------------------------------------------------------------------------------------------
 
     def _new_id(self) -> int:
         self._last_id += 1
@@ -136,7 +137,7 @@ class Planner:
             stored.copies.clear()
             self._gathered.forget(stored)
 
-    # -- moving --------------------------------------------------------------------------------------------------------------
+    # -- moving ------------------------------------------------------------------------------------------------------------
 
     def _cut(self, stored: Stored, axis: int, weight: int) -> None:
         """From replicated to sharded: every worker keeps its part."""
@@ -203,7 +204,7 @@ class Planner:
         for weight, axis in sorted(digits, reverse=True):
             self._cut(stored, axis, weight)
 
-    # -- what the client says of its tensors -----------------------------------------------------------------------------------
+    # -- what the client says of its tensors -------------------------------------------------------------------------------
 
     def _name(self, item: wire.Name) -> None:
         rule = self.sharding.param(item.name)
@@ -295,7 +296,7 @@ class Planner:
         for bucket in _buckets(parts):
             self._out.append(wire.ReduceScatter(axis, kind.value, bucket))
 
-    # -- operators -------------------------------------------------------------------------------------------------------------
+    # -- operators ---------------------------------------------------------------------------------------------------------
 
     def _define(self, item: wire.Define) -> None:
         self._defined[item.call] = item
@@ -455,7 +456,7 @@ class Planner:
             case SliceStep(axis, source, geometry, out, dim, weight):
                 return wire.Slice(axis, id_of(source), geometry, id_of(out), dim, weight)
 
-    # -- tensors in and out ------------------------------------------------------------------------------------------------------
+    # -- tensors in and out ------------------------------------------------------------------------------------------------
 
     def _query(self, item: wire.Query) -> None:
         """Its results are known to nobody yet, so every worker runs it on whole operands."""

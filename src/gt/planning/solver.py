@@ -120,7 +120,7 @@ class Solver:
             placed[found.axis] = None
         return _Operand(index, geometry, state, group.ins[index], written, placed, found[1])
 
-    # -- choosing ------------------------------------------------------------------------------------------------------------
+    # -- choosing ----------------------------------------------------------------------------------------------------------
 
     def _choose(self, group: Group, operands: list[_Operand], axis: int) -> Digit | Partial | None:
         passing = _passing(group, operands, axis)
@@ -163,7 +163,7 @@ class Solver:
             total += travels * (LOCAL_COST if have is None else 2 if isinstance(have, Partial) else 1)
         return total
 
-    # -- results -------------------------------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------------------------------
 
     def _place_results(self, solved: _Solved, group: Group, choice: Choice) -> int | None:
         """Place the results; returns an axis whose choice they cannot have."""
@@ -197,7 +197,7 @@ class Solver:
             return chosen.weight * geometry.stride[dim]
         return group.partial if chosen.label in group.sums.get(index, ()) else None
 
-    # -- operands ------------------------------------------------------------------------------------------------------------
+    # -- operands ----------------------------------------------------------------------------------------------------------
 
     def _bring(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> None:
         """The conversions that bring an operand where the choice needs it, and its local geometry."""
@@ -246,7 +246,7 @@ class Solver:
             view = View(size, row_major(size), 0)
         return view
 
-    # -- what is computed whole and cut back ------------------------------------------------------------------------------------
+    # -- what is computed whole and cut back -------------------------------------------------------------------------------
 
     def _cut_back(self, solved: _Solved, group: Group, operands: list[_Operand], choice: Choice) -> None:
         """Results that are whole only because the call cannot be sharded as an operand is are cut as that operand was."""
@@ -274,7 +274,7 @@ class Solver:
             if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) == 0 and geometry.stride[dim]:
                 solved.cuts.append(CutBack(index, axis, shard.weight * geometry.stride[dim]))
 
-    # -- the plan ------------------------------------------------------------------------------------------------------------
+    # -- the plan ----------------------------------------------------------------------------------------------------------
 
     def _plan(self, solved: _Solved, unruled: bool) -> Plan:
         define = solved.define

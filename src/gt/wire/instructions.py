@@ -104,8 +104,8 @@ class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
     `requires_grad` lists the operands that require grad, and `grad_mode` says whether grad mode is enabled. Both are given
     for composites that are sent undecomposed, since some kernels depend on them; if both are set, the last result is an
     opaque handle on what backward needs. `default_dtype` is the client's; it decides the dtype of an int divided by an int.
-    `writes` lists the operands that the call writes, and `draws` says whether it draws from the session's generator: sharding
-    goes by them, a worker by its own schemas.
+    `writes` lists the operands that the call writes, and `draws` says whether it draws from the session's generator:
+    sharding goes by them, a worker by its own schemas.
     """
 
     call: int
@@ -256,7 +256,7 @@ class Argument(msgspec.Struct, array_like=True, frozen=True, tag=16):
 
 
 class Output(msgspec.Struct, array_like=True, frozen=True, tag=17):
-    """Storage `id`, seen through `geometry`, is a result of the module or scope at `path`, or with `backward` its gradient."""
+    """Storage `id`, seen through `geometry`, is a result of the scope at `path`, or with `backward` its gradient."""
 
     id: int
     geometry: Geometry
@@ -276,8 +276,8 @@ class Gradients(msgspec.Struct, array_like=True, frozen=True, tag=18):
 class Part(msgspec.Struct, array_like=True, frozen=True):
     """A storage in a collective: what a worker needs to take part even if its own storage is spoiled.
 
-    `elements` are those of the worker's own storage before it. `weight`: of the digit in the shared index that is gathered or
-    scattered.
+    `elements` are those of the worker's own storage before it. `weight`: of the digit that is gathered or scattered, in the
+    worker's own storage.
     """
 
     id: int

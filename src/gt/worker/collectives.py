@@ -194,7 +194,7 @@ def _failing(session: WorkerSession, item: Any) -> Callable[[Exception], None]:
     return lambda error: session.fail(made(item), error, type(item).__name__, 0)
 
 
-# -- local instructions: what this worker keeps of a replicated storage ------------------------------------------------------
+# -- local instructions: what this worker keeps of a replicated storage ----------------------------------------------------
 
 
 def _cut(session: WorkerSession, group: Group, item: wire.Cut) -> None:

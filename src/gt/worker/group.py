@@ -16,8 +16,7 @@ import torch
 from gt.placement.mesh import Mesh
 
 CONNECT_TIMEOUT_S = 60.0
-"""The most seconds that PyTorch looks for peers. Whoever waits for it is not bound to that: the search has its own thread."""
-
+"""The most seconds that PyTorch looks for peers, on a thread of its own: whoever waits for it is not bound to that."""
 SHORTEST_S = 0.001
 
 

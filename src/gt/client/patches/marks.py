@@ -120,7 +120,7 @@ class Marks:
             )
         self._owners[name] = weakref.ref(root)
 
-    # -- gradients ------------------------------------------------------------------------------------------------------------
+    # -- gradients ---------------------------------------------------------------------------------------------------------
 
     def end_of_backward(self) -> None:
         """Record whose gradients the tensors are that a backward pass has made."""

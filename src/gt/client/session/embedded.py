@@ -76,7 +76,7 @@ def _place() -> str:
 
 
 def start(workers: int) -> Embedded:
-    """Start the service and return at once; `wait_ready` waits for it. `workers`: how many; 0: one per visible GPU, or one."""
+    """Start the service and return at once; `wait_ready` waits for it. `workers`: how many; 0: one per GPU, at least one."""
     folder = Path(tempfile.mkdtemp(prefix="gt-", dir=_place()))
     said = (folder / "said").open("w+b")
     try:
