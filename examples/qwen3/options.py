@@ -110,6 +110,7 @@ def parser(description: str | None, program: str | None = None) -> argparse.Argu
     training("--accumulate", type=positive, default=1, help="micro-batches per step")
     training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="optimizer; SGD has momentum 0.9")
     training("--lr", type=not_negative, default=1e-5, help="peak learning rate")
+    training("--eps", type=not_negative, default=1e-8, help="what AdamW adds to its denominator")
     training("--weight-decay", type=not_negative, default=0.0, help="weight decay of all parameters")
     training("--clip", type=not_negative, default=1.0, help="largest gradient norm; 0: no clipping")
     training("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")

@@ -275,7 +275,9 @@ def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[n
 def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optimizer:
     if given.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9, weight_decay=given.weight_decay)
-    return torch.optim.AdamW(model.parameters(), lr=given.lr, betas=(0.9, 0.95), weight_decay=given.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        model.parameters(), lr=given.lr, betas=(0.9, 0.95), eps=given.eps, weight_decay=given.weight_decay, fused=True
+    )
 
 
 def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]], bf16: bool) -> torch.Tensor:

@@ -65,12 +65,6 @@ def test_wrong_arguments_are_told_at_once_in_one_line(arguments: list[str], said
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said + "\n")
 
 
-def test_sharding_is_refused_until_it_is_supported() -> None:
-    done = run("train.sh", GT_CONFIG="sharding.yaml")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "GT_CONFIG: sharding files are not supported yet; unset it to run on one worker\n"
-
-
 @pytest.mark.parametrize(("program", "said"), [(ROOT / "run", "./run"), (EXAMPLE / "train.sh", "./train.sh")])
 def test_help_speaks_of_what_was_called_and_shows_every_default(program: Path, said: str, scripts: ModuleType) -> None:
     done = run(program.name, "--help", folder=program.parent)
