@@ -42,6 +42,19 @@ BUCKET_BYTES = 25 << 20
 """Gradients are reduced together up to this many bytes, as in DistributedDataParallel."""
 
 
+class _Known:
+    """A plan, and what is looked up of it in each run. `number`: of the local call; 0 for a lowering. `reduces`: operands."""
+
+    __slots__ = ("number", "plan", "reduces", "results", "simple")
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        self.plan = plan
+        self.number = number
+        self.results = [state for state in plan.results if state is not None]
+        self.simple = plan.lowered is None and not plan.conversions
+        self.reduces = [i for c in plan.conversions if isinstance(c, Reduce) for i in c.operands]
+
+
 class Planner:
     """The planner of one session."""
 
@@ -57,7 +70,9 @@ class Planner:
         """How often an operator without a rule had sharded operands."""
         self._whole: OfStorage = (None,) * len(self.mesh.sizes)
         self._defined: dict[int, wire.Define] = {}
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._operands: dict[int, int] = {}
+        """How many operands each call has."""
+        self._plans: dict[tuple[Any, ...], _Known] = {}
         self._local_calls: dict[bytes, int] = {}
         self._last_id = FIRST_ID
         self._pending: dict[int, int] = {}
@@ -132,9 +147,9 @@ class Planner:
             self._out.append(stored.id)
 
     def _drop_copies(self, stored: Stored) -> None:
-        if stored.copies:
+        if stored.copies is not None:
             self._out.extend(stored.copies.values())
-            stored.copies.clear()
+            stored.copies = None
             self._gathered.forget(stored)
 
     # -- moving ------------------------------------------------------------------------------------------------------------
@@ -300,68 +315,90 @@ class Planner:
 
     def _define(self, item: wire.Define) -> None:
         self._defined[item.call] = item
+        self._operands[item.call] = len(item.ins)
 
     def _forget(self, item: wire.Forget) -> None:
         for call in item.calls:
             self._defined.pop(call, None)
+            self._operands.pop(call, None)
         self._plans.clear()
         if self._local_calls:
             self._out.append(wire.Forget(list(self._local_calls.values())))
             self._local_calls.clear()
 
     def _op(self, item: wire.Op) -> None:
-        define = self._defined.get(item.call)
-        if define is None or len(item.args) < len(define.ins):
-            self._out.append(item)  # the workers do not know the call either, and say so
-            return
-        count = len(define.ins)
-        operands = [
-            self.storages.get(id) or self._stored(id, g)  # type: ignore[call-overload, arg-type]
-            for id, g in zip(item.args, define.ins, strict=False)
-        ]
-        plan = self._plan(define, operands)
-        if self._pending and self._reduces_gradients(plan, item):
+        count = self._operands.get(item.call)
+        args = item.args
+        try:
+            operands = [self.storages[id] for id in args[:count]]  # type: ignore[index]
+        except KeyError:
+            operands = self._meet(item)
+        known = self._plans.get((item.call, *[stored.state for stored in operands]))
+        if known is None:
+            if count is None or len(args) < count:
+                self._out.append(item)  # the workers do not know the call either, and say so
+                return
+            known = self._plan(item.call, operands)
+        if known.simple:
+            ids = (*[stored.id for stored in operands], *args[count:])
+            self._out.append(wire.Op(known.number, item.out, ids, item.site))
+            if type(item.out) is int:
+                self.storages[item.out] = Stored(item.out, known.results[0])
+                return
+        elif self._pending and any(args[i] in self._pending for i in known.reduces):
             self._settle_gradients()
-            plan = self._plan(define, operands)
-        ids = [stored.id for stored in operands]
+            self._op(item)
+            return
+        else:
+            self._run(known, item, operands)
+        for id, state in zip(item.outs, known.results, strict=False):
+            self.storages[id] = Stored(id, state)
+        if known.plan.written or known.plan.cuts:
+            self._after(known.plan, item, operands)
+
+    def _meet(self, item: wire.Op) -> list[Stored]:
+        """The operands of a call of which some were not met before."""
+        ins = self._defined[item.call].ins if item.call in self._defined else []
+        return [self._stored(id, g) for id, g in zip(item.args, ins, strict=False)]  # type: ignore[arg-type]
+
+    def _run(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
+        """Run a call that takes more than itself: conversions, or the steps of a lowering."""
+        plan, ids = known.plan, [stored.id for stored in operands]
         for conversion in plan.conversions:
             self._convert(conversion, operands, ids)
-        for i in plan.written:
-            self._drop_copies(operands[i])
-        for id, state in zip(item.outs, (s for s in plan.results if s is not None), strict=False):
-            self.storages[id] = Stored(id, state)
+        numbers = item.args[len(operands) :]
         if plan.lowered is None:
-            self._out.append(wire.Op(self._local_call(plan.local), item.out, (*ids, *item.args[count:]), item.site))
+            self._out.append(wire.Op(known.number, item.out, (*ids, *numbers), item.site))
         else:
-            self._emit(plan, item, ids, item.args[count:])
-        self._after(plan, item)
+            self._emit(plan, item, ids, numbers)
+        self._evict()
 
-    def _plan(self, define: wire.Define, operands: list[Stored]) -> Plan:
-        key = (define.call, *[stored.state for stored in operands])
-        plan = self._plans.get(key)
-        if plan is None:
-            states = [self.states[stored.state] for stored in operands]
-            rule = find(define) if define.op != "gt::backward" else None
-            plan = self._plans[key] = self.solver.solve(define, states, rule)
-            if rule is None and define.op != "gt::backward" and any(state.placed != self._whole for state in states):
-                self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
-        return plan
+    def _plan(self, call: int, operands: list[Stored]) -> _Known:
+        """Plan a call for operands in these states."""
+        define = self._defined[call]
+        states = [self.states[stored.state] for stored in operands]
+        rule = find(define) if define.op != "gt::backward" else None
+        plan = self.solver.solve(define, states, rule)
+        if rule is None and define.op != "gt::backward" and any(state.placed != self._whole for state in states):
+            self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
+        known = _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local))
+        self._plans[call, *[stored.state for stored in operands]] = known
+        return known
 
-    def _reduces_gradients(self, plan: Plan, item: wire.Op) -> bool:
-        return any(
-            isinstance(c, Reduce) and any(item.args[i] in self._pending for i in c.operands) for c in plan.conversions
-        )
-
-    def _after(self, plan: Plan, item: wire.Op) -> None:
+    def _after(self, plan: Plan, item: wire.Op, operands: list[Stored]) -> None:
         if plan.cuts:
             results = [o for o, state in enumerate(plan.results) if state is not None]
             for cut in plan.cuts:
                 self._cut(self.storages[item.outs[results.index(cut.result)]], cut.axis, cut.weight)
         for i in plan.written:
+            self._drop_copies(operands[i])
             if item.args[i] in self.pins:
                 self._restore(item.args[i])  # type: ignore[arg-type]
+
+    def _evict(self) -> None:
         for stored, key in self._gathered.evict():
-            self._out.append(stored.copies.pop(key))
+            if stored.copies is not None:
+                self._out.append(stored.copies.pop(key))
 
     def _convert(self, conversion: Conversion, operands: list[Stored], ids: list[int]) -> None:
         match conversion:
@@ -389,21 +426,19 @@ class Planner:
     def _copy_id(self, stored: Stored, conversion: Conversion, source: int) -> int:
         """The id of the copy that a conversion makes of a storage; negative if it is still to be made."""
         key = (msgspec.structs.replace(conversion, operand=0), source)
-        found = stored.copies.get(key)
-        if found is not None:
-            return found
-        stored.copies[key] = made = self._new_id()
-        return -made
+        return stored.copy(key) or -stored.keep(key, self._new_id())
 
     def _gathered_copy(self, stored: Stored, id: int, placed: OfStorage, axis: int) -> int:
         key = ("gather", placed, axis)
-        if key not in stored.copies:
+        if stored.copy(key) is None:
             if self.states[stored.state].computed is None or stored.id != id:
-                stored.copies[key] = self._gather(stored, id, placed, axis)
+                stored.keep(key, self._gather(stored, id, placed, axis))
             else:
                 self._gather_bucket(stored, axis)
         self._gathered.use(stored)
-        return stored.copies[key]
+        found = stored.copy(key)
+        assert found is not None
+        return found
 
     def _gather_bucket(self, stored: Stored, axis: int) -> None:
         """Gather a fully sharded parameter for use, together with those that will be needed next to it."""
@@ -411,13 +446,10 @@ class Planner:
         for other in self._gathered.bucket(stored):
             state = self.states[other.state]
             key = ("gather", state.placed, axis)
-            first = min((p, a) for a, p in enumerate(state.placed) if type(p) is int and state.computed[a] is None)  # type: ignore[index]
-            if key in other.copies or first[1] != axis:
-                continue
-            out = self._new_id()
-            parts.append(self._part(other, other.id, local_weight(state.placed, self.mesh.sizes, axis), out))
-            other.copies[key] = out
-            self._gathered.made(other, key)
+            if other.copy(key) is None and _gathered_first(state) == axis:
+                out = other.keep(key, self._new_id())
+                parts.append(self._part(other, other.id, local_weight(state.placed, self.mesh.sizes, axis), out))
+                self._gathered.made(other, key)
         self._out.append(wire.AllGather(axis, tuple(parts)))
 
     def _local_call(self, define: wire.Define) -> int:
@@ -509,6 +541,13 @@ class Planner:
             made += copies
         self._out.append(msgspec.structs.replace(item, tensors=tensors))
         self._out.extend(made)
+
+
+def _gathered_first(state: State) -> int:
+    """The first axis along which a parameter is gathered for use; -1 if there is none."""
+    computed = state.computed or state.placed
+    digits = [(p, axis) for axis, p in enumerate(state.placed) if type(p) is int and computed[axis] is None]
+    return min(digits)[1] if digits else -1
 
 
 def _buckets(parts: list[wire.Part]) -> list[tuple[wire.Part, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gt.placement.digit import OfStorage
@@ -41,13 +40,26 @@ class States:
         return self._states[number]
 
 
-@dataclass(slots=True)
 class Stored:
     """A storage of the program. `id`: its id on the workers, which is the client's until it is made anew.
 
-    `copies`: the ids of what was gathered or sliced of it, by how, until it is written or freed.
+    `copies`: the ids of what was gathered or sliced of it, by how, until it is written or freed; None: nothing.
     """
 
-    id: int
-    state: int
-    copies: dict[Any, int] = field(default_factory=dict)
+    __slots__ = ("copies", "id", "state")
+
+    def __init__(self, id: int, state: int) -> None:
+        self.id = id
+        self.state = state
+        self.copies: dict[Any, int] | None = None
+
+    def keep(self, key: Any, id: int) -> int:
+        """Note a copy; returns its id."""
+        if self.copies is None:
+            self.copies = {}
+        self.copies[key] = id
+        return id
+
+    def copy(self, key: Any) -> int | None:
+        """The id of a copy, if there is one."""
+        return self.copies.get(key) if self.copies is not None else None
