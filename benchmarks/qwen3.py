@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import torch
 
 import gt
+from benchmarks.presets import PRESETS, Preset, build_config, load_model
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "qwen3"
 Row = tuple[str, float, float, float]
 Paired = Callable[[Callable[[], object], Callable[[], object], int], tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """The shapes of one size; `bar` is the most that GT's step may take, as a multiple of a local step."""
-
-    name: str
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    batch: int
-    tokens: int
-    bar: float
-    steps: int
-    """Steps between two fetches of the loss."""
-    runs: int
-
-
-PRESETS = {
-    p.name: p
-    for p in (
-        Preset("micro", 512, 64, 2, 4, 2, 16, 128, 2, 32, 2.5, 20, 9),
-        Preset("tiny", 2048, 128, 4, 4, 2, 32, 384, 8, 128, 1.2, 4, 7),
-        Preset("30m", 8192, 512, 8, 8, 4, 64, 1536, 8, 256, 1.05, 1, 5),
-    )
-}
 MEMORY_BAR = 1.1
-
-
-def load_model() -> ModuleType:
-    """The example's model file, which runs where its weights are."""
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        return importlib.import_module("model")
-    finally:
-        sys.path.remove(str(EXAMPLE))
 
 
 def trainer(preset: Preset, device: str) -> Callable[[], float]:
     """`preset.steps` training steps, ending with one fetch of the loss."""
-    module = load_model()
     torch.manual_seed(0)
-    config = module.Config(
-        vocab_size=preset.vocabulary,
-        hidden_size=preset.hidden,
-        num_hidden_layers=preset.layers,
-        num_attention_heads=preset.heads,
-        num_key_value_heads=preset.kv_heads,
-        head_dim=preset.head_dim,
-        intermediate_size=preset.intermediate,
-        rope_theta=1e6,
-        tie_word_embeddings=True,
-    )
     with torch.device(device):
-        model = module.Qwen3(config)
+        model = load_model().Qwen3(build_config(preset))
         ids = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
         labels = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
