@@ -31,7 +31,7 @@ def run_python(tmp_path: Path) -> Run:
     """Run a script in its own process and folder; returns the completed process."""
     numbers = itertools.count()
 
-    def run(source: str, *arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(source: str, *arguments: str, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
         number = next(numbers)
         script = tmp_path / f"run{number}" / f"script{number}.py"
         script.parent.mkdir()

@@ -20,6 +20,14 @@ from tests.conftest import free_ports
 PATIENCE_S = 60.0
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One after another, also where `./test` runs two tests at a time: they kill, flood, measure memory and seconds."""
+    for item in items:
+        if item.path.parent.name == "cluster":
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 def eventually(what: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
     """Wait until a condition holds; returns the seconds it took."""
     began = time.monotonic()

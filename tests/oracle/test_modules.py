@@ -12,14 +12,17 @@ from tests.oracle.modes import MODES
 
 CASES = 6
 """Number of random cases per entry, over dtypes, modes, ways to the device or implementations, and inputs."""
+FEWER = {"LBFGS": 2}
+"""Entries of which fewer: a case of this one evaluates the loss a hundred times."""
 
 
 @pytest.mark.parametrize("part", range(8))
 @pytest.mark.parametrize("name", modules.DATABASES)
 def test_modules_and_optimizers_give_the_cpus_results(name: str, part: int) -> None:
     database = modules.DATABASES[name]
-    outcomes = modules.check_all(database, database.entries[part::8], CASES)
-    assert {o.entry for o in outcomes} == {e.name for e in database.entries[part::8]}
+    chosen = database.entries[part::8]
+    outcomes = [o for e in chosen for o in modules.check_all(database, [e], FEWER.get(e.name, CASES))]
+    assert {o.entry for o in outcomes} == {e.name for e in chosen}
     assert modules.surprises(outcomes) == []
 
 

@@ -1,7 +1,8 @@
 """Freed memory stays with the worker for the next results, and goes back to the system when the worker is idle.
 
 By default glibc returns every freed block of more than 32 MB to the system at once, and the end of its heap too, so that a
-training step gets the same pages again and again, each by a page fault and filled with zeros. docs/decisions/011-heap.md.
+training step gets the same pages again and again, each by a page fault and filled with zeros.
+docs/decisions/011-freed-memory.md.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_a_training_that_diverges_keeps_the_checkpoint_that_was_there(made: Path
 def test_losses_are_fetched_when_they_are_shown_and_not_oftener(made: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(tmp_path / "out")]
-    few = ["--no-eval", "--max-steps", "12", "--log-every", "5"]
+    few = ["--no-eval", "--max-steps", "12", "--log-every", "5", "--bf16"]
     done = run("train.py", *paths, *few, GT_INSTRUCTION_LOG=str(log))
     assert done.stdout.count("Batch ") == 4, done.stderr
     weights = 1
