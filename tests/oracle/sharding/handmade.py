@@ -57,16 +57,24 @@ class Decoder(nn.Module):
 
 
 def language_model() -> None:
-    for optimizer, options in OPTIMIZERS:
-        model = Decoder().to("remote")
-        ids = torch.randint(0, 12, (6, 4), device="remote")
-        step = optimizer(model.parameters(), **options)
+    model = Decoder().to("remote")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True, lr=1e-2)
+    ids = torch.randint(0, 12, (6, 4), device="remote")
+    for _ in range(2):
+        loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), ignore_index=3)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def optimizers() -> None:
+    for kind, options in OPTIMIZERS:
+        model = nn.Linear(6, 4).to("remote")
+        optimizer = kind(model.parameters(), **options)
         for _ in range(2):
-            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), ignore_index=3)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            step.step()
-            step.zero_grad()
+            model(_remote(2, 6)).pow(2).sum().backward()
+            optimizer.step()
 
 
 OPTIMIZERS: list[tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = [
@@ -264,5 +272,5 @@ def writes() -> None:
 
 
 PROGRAMS: tuple[Callable[[], None], ...] = (
-    language_model, linears, attention, recurrent, embeddings, losses, images, lists, writes
+    language_model, optimizers, linears, attention, recurrent, embeddings, losses, images, lists, writes
 )  # fmt: skip

@@ -39,7 +39,9 @@ def combined(parts: Sequence[torch.Tensor], kind: Partial) -> torch.Tensor:
     stacked = torch.stack(list(parts))
     if kind is Partial.SUM:
         return stacked.sum(0, dtype=parts[0].dtype)
-    return stacked.mean(0) if kind is Partial.AVERAGE else stacked.square().sum(0).sqrt()
+    if kind is Partial.AVERAGE:
+        return stacked.mean(0)
+    return stacked.double().square().sum(0).sqrt().to(stacked.dtype)
 
 
 def split(whole: torch.Tensor, kind: Partial, count: int) -> list[torch.Tensor]:

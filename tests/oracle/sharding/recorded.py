@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,12 @@ class Call:
 class Recorder(Worker):
     """A worker that keeps each kind of call that it meets."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, seen: set[bytes]) -> None:
+        """`seen`: the kinds of calls that were met before."""
         super().__init__("cpu", name=name)
         self.calls: list[Call] = []
-        self.wanted: Callable[[wire.Define], bool] = lambda define: True
         self._defines: dict[tuple[int, int], wire.Define] = {}
-        self._seen: set[bytes] = set()
+        self._seen = seen
 
     def execute(self, session: int, items: list[Any], frames: Any, ended: Any) -> Any:
         replies: list[Any] = []
@@ -52,7 +52,7 @@ class Recorder(Worker):
         return replies
 
     def _keep(self, session: int, define: wire.Define, item: wire.Op) -> None:
-        if not define.ins or define.op == "gt::backward" or not self.wanted(define):
+        if not define.ins or define.op == "gt::backward":
             return
         count = len(define.ins)
         facts_known = with_facts(define, item.args[count:])
@@ -94,11 +94,11 @@ def with_facts(define: wire.Define, numbers: tuple[Any, ...]) -> wire.Define:
 
 
 @contextmanager
-def recording(wanted: Callable[[wire.Define], bool] = lambda define: True) -> Iterator[list[Call]]:
-    """A context in which remote tensors live in this process, and the calls on them are kept in a list."""
+def recording(seen: set[bytes] | None = None) -> Iterator[list[Call]]:
+    """A context in which remote tensors live in this process, and the calls on them that are not in `seen` are kept in a
+    list."""
     system = gt.fakes.System()
-    recorder = Recorder("worker0")
-    recorder.wanted = wanted
+    recorder = Recorder("worker0", set() if seen is None else seen)
     system.workers[b"worker0"] = recorder
     with system, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -113,9 +113,11 @@ def finish() -> None:
         return
 
 
-def of_entry(entry: Any, dtypes: tuple[torch.dtype, ...], limit: int | None = None) -> Iterator[Call]:
+def of_entry(
+    entry: Any, dtypes: tuple[torch.dtype, ...], limit: int | None = None, seen: set[bytes] | None = None
+) -> Iterator[Call]:
     """The calls of an entry of the operator database, forward and backward. `limit`: of samples of each dtype."""
-    with recording() as calls:
+    with recording(seen) as calls:
         for dtype in dtypes:
             if not entry.supports_dtype(dtype, "cpu"):
                 continue

@@ -177,6 +177,17 @@ def take(define: wire.Define) -> Rule | None:
     return labelling.rule({0: (None,) * len(define.ins[0].size), 1: labels}, {0: labels})
 
 
+def searchsorted(define: wire.Define) -> Rule | None:
+    """`searchsorted(sequences [..., n], values [..., m])`: values of one sequence, or each line in its own."""
+    values = operand(define, 1)
+    if values != 1 or not define.ins[0].size:
+        return None
+    size = define.ins[0].size
+    labels = labelling.positions(define.ins[1].size)
+    sequences: Labels = (None,) if len(size) == 1 else (*labels[:-1], None)
+    return labelling.rule({i: labels if i == 1 else sequences for i in range(len(define.ins))}, {0: labels})
+
+
 def bucketize(define: wire.Define) -> Rule | None:
     """`bucketize(self, boundaries)` and `isin(elements, others)`: each element by itself, with the others whole."""
     if operand(define, 0) is None or operand(define, 1) is None:
@@ -196,5 +207,6 @@ TABLE: Table = {
     "index": index,
     "index_put": index_put,
     "take": take,
+    "searchsorted.Tensor": searchsorted,
     **dict.fromkeys(("bucketize.Tensor", "isin.Tensor_Tensor"), bucketize),
 }

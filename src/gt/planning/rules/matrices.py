@@ -33,6 +33,12 @@ def _labels(geometry: wire.Geometry, count: int, batch: tuple[int, ...]) -> Labe
     return (*range(len(batch)), *(None,) * count)
 
 
+def distances(define: wire.Define) -> Rule | None:
+    """`(x1 [..., m, d], x2 [..., n, d])` to the distances `[..., m, n]` of their rows."""
+    batch: Labels = tuple(range(len(define.ins[0].size) - 2))
+    return labelling.rule({0: (*batch, "m", None), 1: (*batch, "n", None)}, {0: (*batch, "m", "n")})
+
+
 def transform(define: wire.Define) -> Rule | None:
     """A Fourier transform along some dims."""
     along = dims(argument(define, 1, "dim"), len(define.ins[0].size))
@@ -53,4 +59,10 @@ TABLE: Table = {
     "_linalg_det": batched((2,), (0, 2, 1)),
     "linalg_solve_triangular": batched((2, 2), (2,)),
     "linalg_lu_factor_ex": batched((2,), (2, 1, 0)),
+    "linalg_lu_solve": batched((2, 1, 2), (2,)),
+    "lu_unpack": batched((2, 1), (2, 2, 2)),
+    "_linalg_slogdet": batched((2,), (0, 0, 2, 1)),
+    "_linalg_solve_ex": batched((2, 2), (2, 2, 1, 0)),
+    "_linalg_svd": batched((2,), (2, 1, 2)),
+    **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), distances),
 }
