@@ -38,6 +38,8 @@ class Group:
     together (`a + b`, `2 * a`)."""
     written: frozenset[int] = frozenset()
     """Operands that the call writes: they are never copies."""
+    unread: frozenset[int] = frozenset()
+    """Operands whose elements do not matter: a Partial may stay one."""
     contiguous: frozenset[Label] = frozenset()
     """Labels of which every rank must have one run, as the rows of a vocabulary."""
     once: Mapping[int, frozenset[Label]] = field(default_factory=dict)

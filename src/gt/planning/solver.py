@@ -63,6 +63,8 @@ class _Operand:
     state: State
     labels: Labels
     written: bool
+    read: bool
+    """Whether its elements matter."""
     placed: list[Any]
     """Its placement without what has to be gathered in any case."""
     view: OfView
@@ -118,7 +120,8 @@ class Solver:
         while isinstance(found := part(view, tuple(placed), self.mesh.sizes), Underivable):
             self.underivable[solved.define.op] = found.reason
             placed[found.axis] = None
-        return _Operand(index, geometry, state, group.ins[index], written, placed, found[1])
+        read = solved.rule.reads and index not in group.unread
+        return _Operand(index, geometry, state, group.ins[index], written, read, placed, found[1])
 
     # -- choosing ----------------------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class Solver:
         total, count = 0.0, self.mesh.sizes[axis]
         for operand in operands:
             need, have = _needed(operand.labels, choice), operand.view[axis]
-            if have == need:
+            if have == need or not operand.read:
                 continue
             if operand.written and need is not None:
                 return INFINITE  # a write goes to the storage, never to a copy
@@ -215,7 +218,7 @@ class Solver:
         at: list[Any] = list(operand.state.placed)
         for axis, placed in enumerate(at):
             passes = placed == choice[axis] and operand.geometry.dtype == operand.state.dtype
-            if isinstance(placed, Partial) and not passes and solved.rule.reads:
+            if isinstance(placed, Partial) and not passes and operand.read:
                 solved.reduces.setdefault(axis, []).append(operand.index)
                 at[axis] = None
         for weight, axis in sorted((p, a) for a, p in enumerate(at) if type(p) is int):
@@ -240,7 +243,7 @@ class Solver:
             if view.stride[dim] == 0:
                 view = View(size, view.stride, view.offset)
                 continue
-            if solved.rule.reads:
+            if operand.read:
                 seen = _replaced(operand.geometry, view)
                 solved.conversions.append(TakeSlice(operand.index, axis, seen, dim, weight // inner))
             view = View(size, row_major(size), 0)
@@ -358,7 +361,7 @@ def _unruled(define: Define) -> Rule:
 
 def _passing(group: Group, operands: list[_Operand], axis: int) -> Partial | None:
     """The kind of Partial that all operands are and the group computes with."""
-    kinds = {operand.view[axis] for operand in operands}
+    kinds = {operand.view[axis] for operand in operands if operand.read}
     if len(kinds) != 1:
         return None
     kind = kinds.pop()

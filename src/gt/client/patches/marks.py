@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from gt.client.session import recording
 from gt.client.session.configured import configured
+from gt.client.session.process import process
 from gt.client.stream.operands import operand
 from gt.errors import ConfigError
 from gt.placement.digit import View
@@ -39,6 +40,11 @@ class Marks:
 
     def __init__(self) -> None:
         self._depth = Depth()
+        self._installed = False
+        self.forget()
+
+    def forget(self) -> None:
+        """A session has ended: what it was told is to be told to the next one anew."""
         self._roots: weakref.WeakSet[Module] = weakref.WeakSet()
         self._named: dict[int, str] = {}
         """By storage id."""
@@ -47,20 +53,20 @@ class Marks:
         self._paths: weakref.WeakKeyDictionary[Module, str] = weakref.WeakKeyDictionary()
         self._gradients: dict[int, int] = {}
         """The last gradient that was recorded, by parameter; storage ids."""
-        self._installed = False
 
     def install(self) -> None:
         """Watch the program's modules: every call of one goes through here."""
         if self._installed:
             return
         self._installed = True
+        process.when_closed.append(self.forget)
         call = Module._call_impl
 
         @functools.wraps(call)
         def marked(module: Module, *args: Any, **kwargs: Any) -> Any:
             self._depth.value += 1
             try:
-                if self._depth.value == 1:
+                if self._depth.value == 1 and configured.sharding is not None:
                     self._enter(module, args, kwargs)
                 result = call(module, *args, **kwargs)
             finally:
@@ -124,7 +130,7 @@ class Marks:
 
     def end_of_backward(self) -> None:
         """Record whose gradients the tensors are that a backward pass has made."""
-        if not self._installed:
+        if configured.sharding is None:
             return
         pairs = []
         for reference in self._parameters.values():

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -38,6 +39,8 @@ class Process:
         self.opened: Session | None = None
         self.forked = False
         """Whether this is a child that was forked after the import, which has no session."""
+        self.when_closed: list[Callable[[], None]] = []
+        """What is to be forgotten with a session, as its tensors are gone."""
         self._flusher: threading.Thread | None = None
         """The thread of `_flush_aged`."""
         recorder.segment.limit = settings().segment_size
@@ -145,6 +148,8 @@ class Process:
         self.opened.close()
         self.opened = None
         definitions.forget()
+        for forget in self.when_closed:
+            forget()
         recorder.segment = segment
         record_open_scopes()
 

@@ -108,7 +108,8 @@ def nll_loss_backward(define: wire.Define) -> Rule | None:
     if weight is not None:
         ins[weight] = (None,)
     by_class: frozenset[Label] = frozenset({"c"})
-    return _lowered(labelling.rule(ins, {0: full}, contiguous=by_class), "nll_backward", by_class)
+    unread = frozenset([total]) if argument(define, 4, "reduction", MEAN) in (NONE, SUM) else frozenset()
+    return _lowered(labelling.rule(ins, {0: full}, contiguous=by_class, unread=unread), "nll_backward", by_class)
 
 
 _FORWARD = {

@@ -1,0 +1,69 @@
+"""A whole system in this process for a program that is sharded, with what its workers were told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gt.fakes
+from gt.client.patches.marks import marks
+from gt.client.session.configured import configured
+from gt.client.session.process import process
+from gt.client.stream.segment import recorder
+from gt.placement import config_file
+from gt.placement.layout import Sharding
+from gt.planning.planner import Planner
+from gt.wire import instructions as wire
+
+TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
+
+
+@dataclass
+class Running:
+    """A system in use. `told`: the instructions that its planner made, if it has one."""
+
+    system: gt.fakes.System
+    planner: Planner | None = None
+    told: list[wire.Instruction] = field(default_factory=list)
+
+    def collectives(self) -> Counter[str]:
+        """The collectives since this was asked last, by kind and axis; everything recorded is executed first."""
+        with recorder.lock:  # an idle client's instructions are sent by a thread
+            process.flush()
+            self.system.settle()
+        told, self.told[:] = list(self.told), []
+        axes = self.planner.mesh.axes if self.planner else ()
+        return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in told if isinstance(i, TOGETHER))
+
+
+@contextmanager
+def sharded(sharding: Sharding | str | None) -> Iterator[Running]:
+    """Remote tensors live in this process, on as many workers as a configuration (in YAML or made) needs; on one without."""
+    before = configured.sharding
+    configured.sharding = config_file.parse(sharding, "test.yaml") if isinstance(sharding, str) else sharding
+    if configured.sharding is not None:
+        marks.install()
+    try:
+        with gt.fakes.System(workers=configured.workers_needed) as system:
+            yield _tapped(system)
+    finally:
+        configured.sharding = before
+
+
+def _tapped(system: gt.fakes.System) -> Running:
+    system.settle()
+    (session,) = system.dispatcher.state.sessions.values()
+    running = Running(system, session.planner)
+    if session.planner is not None:
+        rewrite = session.planner.rewrite
+
+        def tapped(items: Sequence[Any]) -> list[wire.Instruction]:
+            made = rewrite(items)
+            running.told += made
+            return made
+
+        session.planner.rewrite = tapped
+    return running
