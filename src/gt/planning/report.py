@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gt.placement.digit import Underivable, part
-from gt.placement.layout import ParamRule, Replicate
+from gt.placement.digit import OfStorage, Partial, Underivable, part
+from gt.placement.layout import FullyShard, Placement, Placements, Shard
 from gt.planning.footprint import GRADIENTS, OPTIMIZER, PARAMETERS, Footprint, Held, part_bytes, storage_bytes
 from gt.planning.planner import Planner
 from gt.planning.rules import find
@@ -34,6 +34,17 @@ class Placed:
     dtype: str
     size_bytes: int
     local_bytes: int
+    placement: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A tensor that a rule for inputs or scopes has placed; `name` says which."""
+
+    name: str
+    size: tuple[int, ...]
+    dtype: str
     placement: str
     origin: str
 
@@ -82,6 +93,12 @@ class _Step:
     unruled: dict[tuple[str, str], Unruled] = field(default_factory=dict)
 
 
+def _on_axis(axis: str, wanted: Placement | None, placed: int | Partial | None) -> str:
+    if placed is None and isinstance(wanted, Shard | FullyShard):
+        return f"{axis}: replicate (not {wanted}, which does not divide)"
+    return f"{axis}: {wanted or ('replicate' if placed is None else 'as it was')}"
+
+
 class Report:
     """Listens to a planner (`observe`). Whatever is asked of it is about the step that was begun last."""
 
@@ -99,6 +116,7 @@ class Report:
         self._scope = ""
         self._defined: dict[int, wire.Define] = {}
         self._placed: dict[str, Placed] = {}
+        self._laid: dict[Laid, None] = {}
         self._kinds: dict[int, str] = {}
         """By the client's id."""
         self._told: dict[type, Callable[[Any], None]] = {
@@ -107,6 +125,8 @@ class Report:
             wire.Define: self._define,
             wire.Name: self._name,
             wire.Gradients: self._note_gradients,
+            wire.Argument: self._argument,
+            wire.Output: self._output,
         }
 
     def observe(self, item: wire.FromClient, made: Sequence[wire.Instruction]) -> None:
@@ -149,16 +169,31 @@ class Report:
         whole = storage_bytes(item.geometry)
         share = math.prod(n for n, p in zip(self._mesh.sizes, stored, strict=True) if type(p) is int)
         rule = self.sharding.param(item.name)
-        placement = ", ".join(self._placement(axis, rule, stored[i] is None) for i, axis in enumerate(self._mesh.axes))
+        placement = self._placement({} if rule is None else rule.placements, stored)
         self._placed[item.name] = Placed(
             item.name, view.size, local, item.geometry.dtype, whole, whole // share, placement, rule.origin if rule else ""
         )
 
-    def _placement(self, axis: str, rule: ParamRule | None, whole: bool) -> str:
-        wanted = Replicate() if rule is None else rule.on(axis)
-        if whole and not isinstance(wanted, Replicate):
-            return f"{axis}: replicate (not {wanted}, which does not divide)"
-        return f"{axis}: {wanted}"
+    def _placement(self, wanted: Placements, placed: OfStorage) -> str:
+        return ", ".join(_on_axis(axis, wanted.get(axis), p) for axis, p in zip(self._mesh.axes, placed, strict=True))
+
+    def _argument(self, item: wire.Argument) -> None:
+        rule = self.sharding.input(item.name)
+        if rule is not None:
+            self._lay(item, f"argument {item.name}", rule.placements, rule.origin)
+
+    def _output(self, item: wire.Output) -> None:
+        rule = self.sharding.scope(item.path)
+        placements = {} if rule is None else rule.backward_out if item.backward else rule.out
+        if rule is not None and placements:
+            name = f"gradient that leaves {item.path}" if item.backward else f"result of {item.path}"
+            self._lay(item, name, placements, rule.origin)
+
+    def _lay(self, item: wire.Argument | wire.Output, name: str, placements: Placements, origin: str) -> None:
+        stored = self._planner.storages.get(item.id)
+        if stored is not None:
+            placement = self._placement(placements, self._planner.states[stored.state].placed)
+            self._laid[Laid(name, item.geometry.size, item.geometry.dtype, placement, origin)] = None
 
     def _note_gradients(self, item: wire.Gradients) -> None:
         self._kinds |= {gradient: GRADIENTS for _, gradient in item.pairs}
@@ -181,6 +216,10 @@ class Report:
     def placed(self) -> list[Placed]:
         """The named tensors, in the order in which they were named."""
         return list(self._placed.values())
+
+    def laid(self) -> list[Laid]:
+        """What rules for inputs and scopes have placed."""
+        return list(self._laid)
 
     def moved(self) -> dict[Route, Moved]:
         """The collectives of the step, alike ones together, in the order of the first."""

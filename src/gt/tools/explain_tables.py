@@ -32,7 +32,7 @@ class Table:
 
 def tables(report: Report) -> list[Table]:
     """All tables of a report."""
-    return [placements(report), collectives(report), memory(report), unruled(report), underivable(report)]
+    return [placements(report), laid(report), collectives(report), memory(report), unruled(report), underivable(report)]
 
 
 def count(number: int) -> str:
@@ -75,6 +75,15 @@ def _size(size: Sequence[int]) -> str:
 
 def _placed_key(one: Placed) -> tuple[str, Hashable]:
     return one.name, (one.size, one.dtype, one.placement, one.origin)
+
+
+def laid(report: Report) -> Table:
+    """Inputs, and what enters and leaves scopes."""
+    rows = [
+        (_together(names), one.dtype, _size(one.size), one.placement, one.origin)
+        for names, one in _alike(report.laid(), lambda one: (one.name, (one.size, one.dtype, one.placement, one.origin)))
+    ]
+    return Table("Placed by rules for inputs and scopes", ("tensor", "dtype", "size", "placement", "because of"), rows)
 
 
 def collectives(report: Report) -> Table:
