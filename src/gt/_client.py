@@ -22,11 +22,13 @@ early.start()
 import torch  # noqa: E402
 
 from gt.client import device  # noqa: E402
+from gt.client.patches import inspection  # noqa: E402
 from gt.client.patches.marks import marks  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
 from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
+inspection.install(settings().inspect)
 if configured.sharding is not None:
     marks.install()
 

@@ -1,4 +1,4 @@
-"""The command `gt`: serve, worker, log, config."""
+"""The command `gt`: serve, worker, log, explain, check, config."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from gt import __version__, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
+from gt.tools.explain import explain
+from gt.tools.script import ScriptError
 from gt.worker import openmp
 
 
@@ -22,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _serve_arguments(commands.add_parser("serve", help="run a dispatcher and local workers"))
     _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
     _log_arguments(commands.add_parser("log", help="print an instruction log, filtered"))
+    _explain_arguments(commands.add_parser("explain", help="show what a sharding file makes of a program's first step"))
     commands.add_parser("config", help="print every setting, its value and its origin")
     return top
 
@@ -59,11 +62,35 @@ def _log_arguments(show: argparse.ArgumentParser) -> None:
     show.add_argument("--json", action="store_true", help="as in the file, one JSON object per line")
 
 
+def _explain_arguments(explained: argparse.ArgumentParser) -> None:
+    explained.description = (
+        "Run a program's first training step on shapes alone, without any worker, and print where its tensors are,"
+        " what travels between workers, and how much memory they need."
+    )
+    explained.add_argument("--config", required=True, metavar="FILE", help="the sharding file (docs/sharding.md)")
+    explained.add_argument("--html", metavar="OUT", help="also write the report as a page")
+    explained.add_argument("--steps", type=_steps, default=1, help="which step to look at (default: 1, the first)")
+    _command_argument(explained)
+
+
+def _command_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("command_line", nargs="+", metavar="COMMAND", help="after --: python script.py ...")
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a step, from 1 on")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command (default: of `sys.argv`); returns its exit status. Errors are one line on standard error."""
     given = parser().parse_args(arguments)
     try:
         return COMMANDS[given.command](given)
+    except ScriptError as error:
+        print(f"gt: {error}", file=sys.stderr)
+        return error.status
     except GTError as error:
         print(f"gt: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -108,6 +135,10 @@ def _log(given: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(given: argparse.Namespace) -> int:
+    return explain(given.config, given.command_line, given.steps, given.html)
+
+
 def _config(given: argparse.Namespace) -> int:
     values, origins = read(os.environ)
     for row in TABLE:
@@ -115,4 +146,4 @@ def _config(given: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"serve": _serve, "worker": _worker, "log": _log, "config": _config}
+COMMANDS = {"serve": _serve, "worker": _worker, "log": _log, "explain": _explain, "config": _config}

@@ -34,6 +34,13 @@ def _role(text: str) -> str:
     return text
 
 
+def _inspect(text: str) -> str:
+    what, _, how = text.partition(":")
+    if what not in ("explain", "check") or not how:
+        raise ConfigError(f"GT_INSPECT={text!r}: `gt explain` and `gt check` set it; leave it unset")
+    return text
+
+
 TABLE = (
     Setting("address", str, "", "GT_ADDRESS", "service to join; empty: an embedded one is started"),
     Setting("instruction_log", str, "", "GT_INSTRUCTION_LOG", "file that gets every instruction, one JSON line each"),
@@ -47,6 +54,7 @@ TABLE = (
     Setting("worker_threads", int, 0, "GT_WORKER_THREADS", "threads of a CPU worker; 0: PyTorch's own choice", 0),
     Setting("heartbeat_s", float, 1.0, "GT_HEARTBEAT_S", "seconds between two looks at who is still there", 0.1),
     Setting("data_dirs", str, "", "GT_DATA", "folders a service's workers may read and write, separated by ':'"),
+    Setting("inspect", _inspect, "", "GT_INSPECT", "set by `gt explain` and `gt check` for the script that they run"),
     Setting("role", _role, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
 )
 
@@ -67,6 +75,7 @@ class Settings:
     worker_threads: int
     heartbeat_s: float
     data_dirs: str
+    inspect: str
     role: str
 
 

@@ -50,6 +50,7 @@ ITEMS: list[wire.Instruction] = [
     wire.Argument(3, GEOMETRY, "input_ids"),
     wire.Output(3, GEOMETRY, "layers.0", True),
     wire.Gradients([(3, 9)]),
+    wire.Phase("end", (3, 9)),
 ]
 PART = wire.Part(3, 8, "float32", 4, 5)
 BETWEEN_WORKERS: list[wire.Instruction] = [

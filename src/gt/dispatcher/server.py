@@ -89,7 +89,7 @@ class Server:
             except Exception as error:
                 waiting.extendleft(self._blame(event, error))
                 continue
-            waiting += [gone for action in actions if (gone := self._carry_out(action)) is not None]
+            waiting += [gone for action in actions if (gone := self.carry_out(action)) is not None]
             if isinstance(event, events.Failed):
                 self._router(event.cause).drop(event.cause.peer)
 
@@ -106,8 +106,8 @@ class Server:
         of_clients = isinstance(what, (events.FromClientEvent, events.ClientGone, events.TellClient))
         return self.clients if of_clients else self.workers
 
-    def _carry_out(self, action: events.Action) -> events.Event | None:
-        """Log it and send it. Returns an event if its receiver is gone, or cannot be sent to."""
+    def carry_out(self, action: events.Action) -> events.Event | None:
+        """Log it and send it. Returns an event that follows from it: its receiver is gone, or cannot be sent to."""
         if self.log is not None:
             self._note(self.log, action)
         if isinstance(action, events.SessionEnded):

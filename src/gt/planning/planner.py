@@ -68,6 +68,8 @@ class Planner:
         """Where named storages belong."""
         self.unruled: dict[str, int] = {}
         """How often an operator without a rule had sharded operands."""
+        self.observer: Callable[[wire.FromClient, Sequence[wire.Instruction]], None] | None = None
+        """Is told what became of each instruction."""
         self._whole: OfStorage = (None,) * len(self.mesh.sizes)
         self._defined: dict[int, wire.Define] = {}
         self._operands: dict[int, int] = {}
@@ -93,16 +95,20 @@ class Planner:
             wire.Argument: self._argument,
             wire.Gradients: self._gradients,
             wire.Output: self._output,
+            wire.Phase: lambda item: None,
         }
 
     def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
         """The instructions of every worker for those of the client."""
         for item in items:
+            before = len(self._out)
             handler = self._handlers.get(type(item))
             if handler is None:
                 self._out.append(item)  # type: ignore[arg-type]
             else:
                 handler(item)
+            if self.observer is not None:
+                self.observer(item, self._out[before:])
         out, self._out = self._out, []
         return out
 

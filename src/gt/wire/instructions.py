@@ -270,6 +270,16 @@ class Gradients(msgspec.Struct, array_like=True, frozen=True, tag=18):
     pairs: list[tuple[int, int]]
 
 
+class Phase(msgspec.Struct, array_like=True, frozen=True, tag=19):
+    """What follows is of a phase of a training step: "forward", "evaluation" (without gradients), "backward", "optimizer".
+
+    At its "end" `state` are the storages of the optimizers' state. Only `gt explain` has a program say this.
+    """
+
+    name: str
+    state: tuple[int, ...] = ()
+
+
 # -- between the workers of one session: what the planner adds. A worker refuses these from a session that has no group ----
 
 
@@ -366,9 +376,10 @@ FromClient: TypeAlias = (
     | Argument
     | Output
     | Gradients
+    | Phase
 )
 """A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
 Instruction: TypeAlias = FromClient | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate
-MARKS = (Name, Argument, Output, Gradients)
+MARKS = (Name, Argument, Output, Gradients, Phase)
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

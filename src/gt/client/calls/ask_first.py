@@ -9,6 +9,7 @@ import torch
 
 from gt.client.calls import dry_run, schemas, templates
 from gt.client.calls.schemas import OpOverload
+from gt.client.session.configured import configured
 from gt.client.stream import operands
 from gt.client.stream.geometry import TensorSpec
 from gt.client.stream.isolation import untraced
@@ -29,7 +30,7 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     """The kind of a call that is doubtful: the first call of a kind asks the worker. None if there is no doubt."""
     specs = [k for k in key if type(k) is TensorSpec]
     name = op._schema.name
-    if not op._schema.returns:
+    if not op._schema.returns or configured.on_shapes:
         return None
     if name in dry_run.INDEXED:
         return key if dry_run.fails(op, args, kwargs) else None

@@ -10,6 +10,7 @@ import torch
 from gt.client.calls import schemas, sparse_parts, templates
 from gt.client.calls.lifting import lift, lifted
 from gt.client.calls.schemas import OpOverload
+from gt.client.session.configured import configured
 from gt.client.session.process import process
 from gt.client.session.random_sequence import sequence
 from gt.client.stream import geometry, operands, sites
@@ -132,6 +133,8 @@ def with_generator(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     if sequence.is_default(generator):
         sequence.to_worker()
         return query(op, args, {**kwargs, "generator": None})
+    if configured.on_shapes:
+        return op(*args, **{**kwargs, "generator": None})
     state = generator.get_state().to("remote")
     result = query(op, args, {**kwargs, "generator": templates.GeneratorState(state)})
     generator.set_state(state.cpu())

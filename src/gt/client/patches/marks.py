@@ -76,6 +76,10 @@ class Marks:
 
         Module._call_impl = marked  # type: ignore[method-assign, assignment]
 
+    def path(self, module: Module) -> str:
+        """The path of a module in the root module that was called; empty for that, and for one that is not known."""
+        return self._paths.get(module, "")
+
     # -- modules -----------------------------------------------------------------------------------------------------------
 
     def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

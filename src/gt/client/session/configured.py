@@ -10,6 +10,8 @@ class Configured:
 
     def __init__(self) -> None:
         self.sharding: Sharding | None = None
+        self.on_shapes = False
+        """Whether the workers compute nothing: `gt explain` runs this program."""
 
     @property
     def workers_needed(self) -> int:

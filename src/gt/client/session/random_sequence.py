@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gt.client.session.configured import configured
 from gt.client.session.process import process
 from gt.client.session.recording import bytes_of, record
 from gt.client.stream.isolation import isolated
@@ -44,7 +45,7 @@ class RandomSequence:
     def is_shared(self) -> bool:
         """Whether the worker's generator is of the same kind as this process's. An accelerator's is not, and draws its own
         numbers."""
-        return process.opened is None or process.opened.is_on_cpus
+        return process.opened is None or (process.opened.is_on_cpus and not configured.on_shapes)
 
     def to_worker(self) -> None:
         """Called before an instruction that draws."""

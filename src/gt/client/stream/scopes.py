@@ -33,9 +33,15 @@ class scope:  # noqa: N801
             _record_path()
 
 
+class module_scope(scope):  # noqa: N801
+    """The scope of a module at the path `name`, which begins with the paths of the modules around it."""
+
+
 def _record_path() -> None:
     """Record the path of names. Sends nothing, so that no scope begins or ends with another operation's error."""
-    recorder.segment.append(wire.Scope("/".join(one.name for one in _open)))
+    innermost = next((one for one in reversed(_open) if type(one) is module_scope), None)
+    names = (one.name for one in _open if type(one) is scope or one is innermost)
+    recorder.segment.append(wire.Scope("/".join(names)))
 
 
 def record_open_scopes() -> None:
