@@ -43,7 +43,7 @@ BUCKET_BYTES = 25 << 20
 
 
 class _Known:
-    """A plan, and what is looked up of it in each run. `number`: of the local call; 0 for a lowering. `reduces`: operands."""
+    """A plan, and what is looked up of it in each run: the local call's number (0 for a lowering), operands to reduce."""
 
     __slots__ = ("number", "plan", "reduces", "results", "simple")
 
