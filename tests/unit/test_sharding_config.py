@@ -104,7 +104,7 @@ def test_python_objects_equal_the_yaml() -> None:
         },
     )
     assert written == parse(ALL, "s.yaml")
-    assert written.params[0].origin == "gt.planning"
+    assert written.params[0].origin == "gt.sharding"
     assert sharding(mesh={"dp": 2}, source="train.py:3").source == "train.py:3"
     assert sharding(mesh={"dp": 2}) == parse("mesh: {dp: 2}", "s.yaml")
     assert sharding(mesh={"dp": 2}) != sharding(mesh={"dp": 4})
@@ -197,7 +197,7 @@ def test_a_peer_cannot_send_what_cannot_be_written(change: dict[str, object]) ->
 def test_workers_by_name_and_by_number() -> None:
     chosen = sharding(mesh={"dp": 2}, workers=["right", 0])
     assert chosen.worker_names(["left", "right"]) == ("right", "left")
-    message = "gt.planning: workers: the service has no worker 'right'; legal: rigth; did you mean rigth?"
+    message = "gt.sharding: workers: the service has no worker 'right'; legal: rigth; did you mean rigth?"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         chosen.worker_names(["rigth"])
     with pytest.raises(ConfigError, match=r"the service has no worker 0; legal: none$"):
@@ -401,10 +401,10 @@ def test_python_is_refused_by_the_same_messages() -> None:
             {"params": {"a": {"dp": Shard(99)}}},
             "params 'a', axis 'dp': dim in 'shard(99)' is '99'; legal: an integer from -64 to 63",
         ),
-        ({"inputs": {0: {}, "0": {}}}, "inputs: '0' is there twice, first at gt.planning; legal: once"),
+        ({"inputs": {0: {}, "0": {}}}, "inputs: '0' is there twice, first at gt.sharding; legal: once"),
     ]
     for arguments, message in cases:
-        with pytest.raises(ConfigError, match=f"^gt.planning: {re.escape(message)}$"):
+        with pytest.raises(ConfigError, match=f"^gt.sharding: {re.escape(message)}$"):
             sharding(**{"mesh": {"dp": 2}, **arguments})  # type: ignore[arg-type]
     circle: dict[str, object] = {}
     circle["a"] = circle

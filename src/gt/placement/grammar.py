@@ -44,7 +44,7 @@ def sharding(
     inputs: Mapping[str | int, Mapping[str, Placement | str]] | None = None,
     scopes: Mapping[str, Mapping[str, Any]] | None = None,
     workers: list[str | int] | tuple[str | int, ...] | None = None,
-    source: str = "gt.planning",
+    source: str = "gt.sharding",
 ) -> Sharding:
     """A configuration written in Python: the arguments are the keys of the YAML file, and placements may be objects.
 

@@ -1,4 +1,4 @@
-"""The sharding of this process's tensors: from `GT_CONFIG`, `gt.load_config` or `gt.planning`; without any, one worker."""
+"""The sharding of this process's tensors: from `GT_CONFIG`, `gt.load_config` or `gt.sharding`; without any, one worker."""
 
 from __future__ import annotations
 
