@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from gt.placement.digit import View
+from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.worker.calls.prepared import PreparedCall
-from gt.worker.execute import Worker
+from gt.worker.execute import Worker, complete
 from tests.oracle.sharding.recorded import plain
 
 
@@ -28,7 +29,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.worker = Worker("cpu")
-        self.worker.execute(1, [], [], lambda session: False)
+        complete(self.worker.take(messages.Execute(1, 1, codec.pack([])), []))
 
     def prepare(self, define: wire.Define) -> PreparedCall:
         return PreparedCall(define, self.worker.host.device, self.worker.host.sessions[1].memory.number)

@@ -41,15 +41,15 @@ class Recorder(Worker):
         self._defines: dict[tuple[int, int], wire.Define] = {}
         self._seen = seen
 
-    def execute(self, session: int, items: list[Any], frames: Any, ended: Any) -> Any:
-        replies: list[Any] = []
-        for item in items:
+    def _run_items(self, state: Any, items: list[Any], position: int, until: int, frames: Any, replies: Any) -> Any:
+        for at in range(position, until):
+            item = items[at]
             if isinstance(item, wire.Define):
-                self._defines[session, item.call] = item
-            elif isinstance(item, wire.Op) and (define := self._defines.get((session, item.call))) is not None:
-                self._keep(session, define, item)
-            replies += super().execute(session, [item], frames, ended)
-        return replies
+                self._defines[state.number, item.call] = item
+            elif isinstance(item, wire.Op) and (define := self._defines.get((state.number, item.call))) is not None:
+                self._keep(state.number, define, item)
+            super()._run_items(state, items, at, at + 1, frames, replies)
+        return until, None
 
     def _keep(self, session: int, define: wire.Define, item: wire.Op) -> None:
         if not define.ins or define.op == "gt::backward":

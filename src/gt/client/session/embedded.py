@@ -75,7 +75,7 @@ def _place() -> str:
     raise StartError(f"no place for a socket: {', '.join(filter(None, candidates))} are too long or cannot be written to")
 
 
-def start(workers: int) -> Embedded:
+def start(workers: int = 0) -> Embedded:
     """Start the service and return at once; `wait_ready` waits for it. `workers`: how many; 0: one per GPU, at least one."""
     folder = Path(tempfile.mkdtemp(prefix="gt-", dir=_place()))
     said = (folder / "said").open("w+b")
