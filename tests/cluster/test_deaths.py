@@ -28,10 +28,10 @@ def test_a_killed_client_frees_all_it_had(either: Service) -> None:
 def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(either: Service) -> None:
     flood = """
 import gt
-m = gt.full((1500, 1500), 1e-3)
+m = gt.full((700, 700), 1e-3)
 m.sum().item()
 print("begun")
-for _ in range(4000):
+for _ in range(20000):
     m = m @ m * 1e-3
 print("queued")
 m.sum().item()

@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, log: InstructionLog | None = None) -> None:
         self.clients, self.workers = Router(), Router()
         routers = iter([self.clients, self.workers])
-        monkeypatch.setattr(server, "listen", lambda address, notice_stopped: next(routers))
+        monkeypatch.setattr(server, "listen", lambda address, role: next(routers))
         self.dispatcher = Dispatcher(10, 8)
         self.server = server.Server("tcp://127.0.0.1:1", self.dispatcher, log, 1.0)
         self.from_worker(b"w", messages.Register(messages.PROTOCOL, INFO))

@@ -40,7 +40,7 @@ class Side:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.router: Router = listen(address, notice_stopped=True)
+        self.router: Router = listen(address, "worker")
         self.arrived: list[tuple[bytes, list[Frame] | None]] = []
 
     def until(self, what: Callable[[], bool]) -> None:
@@ -57,7 +57,7 @@ class Side:
     def join(self) -> tuple[Transport, bytes]:
         """Connect a new peer; returns it and its name."""
         with ThreadPoolExecutor(1) as executor:
-            made = executor.submit(connect, self.address, "client", PATIENCE_S)
+            made = executor.submit(connect, self.address, "worker", PATIENCE_S)
             self.until(made.done)
         peer = made.result()
         peer.send([b"hello"])
@@ -170,7 +170,7 @@ def test_what_speaks_otherwise_is_shown_the_door_and_counted(said: bytes, tmp_pa
     side = Side(f"ipc://{tmp_path}/socket")
     peer, name = side.join()
     with closing(side.router), closing(peer), socket.socket(socket.AF_UNIX) as stranger:
-        stranger.connect(str(addresses.path(side.address)))
+        stranger.connect(str(addresses.path(addresses.workers(side.address))))
         stranger.sendall(said)
         (first, frames), (second, end) = side.next(), side.next()
         assert (frames, end) == ([], None)
@@ -204,7 +204,7 @@ def test_a_frame_that_is_no_sealed_memory_is_refused_before_anyone_reads_it(what
     files = UNSAFE[what]()
     head = struct.pack("<3Q", 2, 0, SHARE_FROM_BYTES | SHARED)
     with closing(side.router), socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(str(addresses.path(side.address)))
+        peer.connect(str(addresses.path(addresses.workers(side.address))))
         peer.sendall(unix.GREETING)
         for some in (files[:200], files[200:]):
             socket.send_fds(peer, [head[:1] if len(files) > 200 else head], some)
@@ -229,26 +229,26 @@ def test_what_was_shared_can_be_written_to_for_oneself_and_leaves_no_descriptor(
 def test_a_file_that_is_no_socket_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ConnectionLostError, match="File exists"):
-        listen(f"ipc://{tmp_path}/notes", notice_stopped=True)
+        listen(f"ipc://{tmp_path}/notes", "client")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("notes", "mine")]
 
 
 def test_a_service_that_ends_leaves_the_socket_of_the_next_one(tmp_path: Path) -> None:
-    first = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
+    first = listen(f"ipc://{tmp_path}/socket", "client")
     (tmp_path / "socket").unlink()
-    second = listen(f"ipc://{tmp_path}/socket", notice_stopped=True)
+    second = listen(f"ipc://{tmp_path}/socket", "client")
     first.close()
     assert (tmp_path / "socket").is_socket()
     second.close()
 
 
 def test_a_socket_file_of_a_service_that_is_gone_is_taken_over_and_no_other(tmp_path: Path) -> None:
-    address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket"
+    address, path = f"ipc://{tmp_path}/socket", tmp_path / "socket.workers"
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     side = Side(address)
     with pytest.raises(ConnectionLostError, match="another service does"):
-        listen(address, notice_stopped=True)
+        listen(address, "worker")
     _, frames = side.next()  # from the peer that checked whether the address is in use
     assert frames is None
     peer, _ = side.join()

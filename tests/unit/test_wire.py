@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from gt.errors import ConfigError, ConnectionLostError, ProtocolError
 from gt.wire import addresses, codec, messages
 from gt.wire import instructions as wire
-from gt.wire.transport import connect
+from gt.wire.transport import connect, listen
 
 GEOMETRY = wire.Geometry((2, 3), (3, 1), 0, "float32")
 ITEMS: list[wire.Instruction] = [
@@ -155,6 +156,14 @@ NO_ADDRESSES = {
     **dict.fromkeys(["ipc://socket", "ipc://../socket", "ipc://~/socket"], f"write ipc://{os.getcwd()}/"),
     "ipc:///" + "x" * 200: "at most 98 bytes",
 }
+
+
+def test_the_longest_path_that_is_an_address_can_be_served(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    address = f"ipc://{tmp_path}/"
+    address += "x" * (addresses.MAX_PATH_BYTES - len(os.fsencode(addresses.path(address))) - 1)
+    for role in ("client", "worker"):
+        listen(address, role).close()
 
 
 @pytest.mark.parametrize("address", NO_ADDRESSES)

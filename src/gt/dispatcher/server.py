@@ -16,7 +16,7 @@ from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.log import InstructionLog
 from gt.errors import ProtocolError
-from gt.wire import addresses, codec, messages
+from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline
 from gt.wire.text import printable
 from gt.wire.transport import Router, listen
@@ -26,9 +26,9 @@ class Server:
     """Two routers around one core, and the instruction log."""
 
     def __init__(self, address: str, dispatcher: Dispatcher, log: InstructionLog | None, heartbeat_s: float) -> None:
-        self.clients = listen(address, notice_stopped=False)
+        self.clients = listen(address, "client")
         try:
-            self.workers = listen(addresses.workers(address), notice_stopped=True)
+            self.workers = listen(address, "worker")
         except Exception:
             self.clients.close()
             raise

@@ -82,12 +82,14 @@ def connect(address: str, role: str, timeout_s: float) -> Transport:
     return tcp.TcpTransport(target, address, deadline)
 
 
-def listen(address: str, notice_stopped: bool) -> Router:
-    """Listen at `address`. With `notice_stopped`, a peer that stays stopped (Ctrl-Z, a debugger) counts as gone.
+def listen(address: str, role: str) -> Router:
+    """Listen for the clients or the workers of the service at `address`: those who connect as `role`.
 
-    Raises ConfigError for an address that is not private, ConnectionLostError for one that is taken.
+    A worker that stays stopped (Ctrl-Z, a debugger) counts as gone. Raises ConfigError for an address that is not private,
+    ConnectionLostError for one that is taken.
     """
     addresses.check_private(address)
+    target, notice_stopped = (address, False) if role == "client" else (addresses.workers(address), True)
     if address.startswith(addresses.IPC):
-        return unix.UnixRouter(address, notice_stopped)
-    return tcp.TcpRouter(address, notice_stopped)
+        return unix.UnixRouter(target, notice_stopped)
+    return tcp.TcpRouter(target, notice_stopped)
