@@ -20,6 +20,7 @@ from gt.planning.plan import (
     Choice,
     Conversion,
     CutBack,
+    CutWritten,
     Digit,
     Gather,
     Lowered,
@@ -158,7 +159,7 @@ class Solver:
             need, have = _needed(operand.labels, choice), operand.view[axis]
             if have == need or not operand.read:
                 continue
-            if operand.written and need is not None:
+            if operand.written and need is not None and not _can_be_cut(operand, axis):
                 return INFINITE  # a write goes to the storage, never to a copy
             g = operand.geometry
             held = math.prod(n for n, s in zip(g.size, g.stride, strict=True) if s) * item_bytes(g.dtype)
@@ -205,6 +206,8 @@ class Solver:
     def _bring(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> None:
         """The conversions that bring an operand where the choice needs it, and its local geometry."""
         at = self._gathered(solved, operand, choice)
+        if operand.written:
+            self._cut_written(solved, operand, choice, at)
         seen = part(view_of(operand.geometry), tuple(at), self.mesh.sizes)
         assert not isinstance(seen, Underivable), "the operand was brought where it can be seen"
         view = self._sliced(solved, operand, choice, *seen)
@@ -227,6 +230,13 @@ class Solver:
                 solved.conversions.append(Gather(operand.index, axis, tuple(at), operand.written))
                 at[axis] = None
         return at
+
+    def _cut_written(self, solved: _Solved, operand: _Operand, choice: Choice, at: list[Any]) -> None:
+        for axis, chosen in enumerate(choice):
+            need = _needed(operand.labels, chosen)
+            if need is not None and at[axis] is None and _can_be_cut(operand, axis):
+                at[axis] = need.weight * operand.geometry.stride[need.dim]
+                solved.conversions.append(CutWritten(operand.index, axis, at[axis]))
 
     def _sliced(self, solved: _Solved, operand: _Operand, choice: Choice, view: View, placed: OfView) -> View:
         """Slice what is replicated and needed sharded; returns the local view after that."""
@@ -373,6 +383,13 @@ def _needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:
     if isinstance(choice, Digit) and choice.label in labels:
         return Shard(labels.index(choice.label), choice.weight)
     return None
+
+
+def _can_be_cut(operand: _Operand, axis: int) -> bool:
+    """Whether an operand that is written may be sharded where it is: it is all of a replicated storage without a place."""
+    elements, view = operand.state.elements, view_of(operand.geometry)
+    dense = math.prod(view.size) == view.extent == elements and operand.geometry.dtype == operand.state.dtype
+    return dense and operand.state.placed[axis] is None and not operand.state.pinned
 
 
 def _replaced(geometry: Geometry, view: View) -> Geometry:
