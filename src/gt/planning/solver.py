@@ -6,8 +6,9 @@ or everything replicated. The cost is the bytes that travel.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +101,7 @@ class Solver:
         for i in group.ins:
             if solved.operands[i].graph is not None:
                 solved.local_ins[i] = solved.define.ins[i]
-        axes = range(len(self.mesh.sizes))
-        choice = list(fixed) if fixed is not None else [self._choose(group, operands, a) for a in axes]
+        choice = list(fixed) if fixed is not None else self._choices(group, operands)
         while (impossible := self._place_results(solved, group, tuple(choice))) is not None:
             choice[impossible] = None
         solved.choices.append(tuple(choice))
@@ -126,11 +126,20 @@ class Solver:
 
     # -- choosing ----------------------------------------------------------------------------------------------------------
 
-    def _choose(self, group: Group, operands: list[_Operand], axis: int) -> Digit | Partial | None:
+    def _choices(self, group: Group, operands: list[_Operand]) -> list[Digit | Partial | None]:
+        chosen: list[Digit | Partial | None] = []
+        for axis in range(len(self.mesh.sizes)):
+            chosen.append(self._choose(group, operands, axis, chosen))
+        return chosen
+
+    def _choose(
+        self, group: Group, operands: list[_Operand], axis: int, before: Sequence[Digit | Partial | None]
+    ) -> Digit | Partial | None:
         passing = _passing(group, operands, axis)
         if passing is not None:
             return passing
-        candidates = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
+        found = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
+        candidates = [candidate for candidate in found if self._nests(candidate, axis, before)]
         best: Digit | None = None
         cost: float = self._cost(operands, None, axis) + REPLICATING_COST if candidates else 0.0
         for candidate in candidates:
@@ -152,6 +161,12 @@ class Solver:
         if any(size % period for size in sizes) or (label in group.contiguous and any(size != period for size in sizes)):
             return None
         return Digit(label, shard.weight)
+
+    def _nests(self, candidate: Digit, axis: int, before: Sequence[Digit | Partial | None]) -> bool:
+        """Whether a digit leaves those of the same label alone that the axes before this one have."""
+        own = [(c.weight, a) for a, c in enumerate(before) if isinstance(c, Digit) and c.label == candidate.label]
+        digits = sorted([*own, (candidate.weight, axis)])
+        return not any(upper % (lower * self.mesh.sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(digits))
 
     def _cost(self, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
         total, count = 0.0, self.mesh.sizes[axis]
@@ -284,8 +299,14 @@ class Solver:
                 dim = shard.dim
             else:
                 continue
-            if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) == 0 and geometry.stride[dim]:
-                solved.cuts.append(CutBack(index, axis, shard.weight * geometry.stride[dim]))
+            if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) or not geometry.stride[dim]:
+                continue
+            cut = CutBack(index, axis, shard.weight * geometry.stride[dim])
+            placed = list(solved.placed[index])
+            for one in (*(c for c in solved.cuts if c.result == index), cut):
+                placed[one.axis] = one.weight
+            if not isinstance(part(view_of(geometry), tuple(placed), self.mesh.sizes), Underivable):
+                solved.cuts.append(cut)
 
     # -- the plan ----------------------------------------------------------------------------------------------------------
 
