@@ -90,9 +90,10 @@ def test_ignored_labels_that_are_unequal_on_ranks(two: Running, placement: int, 
     both(two, program)
 
 
-def test_labels_of_images_and_soft_labels(two: Running) -> None:
+@pytest.mark.parametrize("placement", [0, 2, 3])
+def test_labels_of_images_and_soft_labels(two: Running, placement: int) -> None:
     def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
-        x = put(seeded(4, 3, 2, 2), 0).requires_grad_()
+        x = put(seeded(4, 3, 2, 2), placement).requires_grad_()
         labels = torch.tensor([[-100, -100], [0, 1]]).repeat(4, 1, 1)
         labels[0] = -100
         value = F.cross_entropy(x, put(labels, 0)) + F.cross_entropy(x, put(seeded(4, 3, 2, 2, seed=3).softmax(1), 0))
