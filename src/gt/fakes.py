@@ -16,6 +16,7 @@ from typing import Self
 
 import torch
 
+from gt.client.patches.marks import marks
 from gt.client.session.process import process
 from gt.client.session.random_sequence import undisturbed
 from gt.dispatcher import events
@@ -231,7 +232,7 @@ class System:
     def _go_on(self, peer: bytes, work: Work) -> None:
         """Let a worker execute until it has to wait for peers, or is done."""
         try:
-            with undisturbed():  # the worker's generator is this process's here, and not part of the client's sequence
+            with marks.paused(), undisturbed():  # its generator is this process's, and not part of the client's sequence
                 self.work[peer] = work, next(work)
         except StopIteration as stopped:
             done, data = stopped.value

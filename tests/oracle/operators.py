@@ -27,6 +27,8 @@ import gt  # noqa: F401 - registers the device
 DTYPES = (torch.float32, torch.int64, torch.bool)
 oracle = torch.device("cpu")
 """The device on which local PyTorch computes the expected results."""
+tolerances: dict[str, float] = {}
+"""`rtol` and `atol`; those of `torch.testing` if they are not given."""
 UNDEFINED = (
     "empty",
     "empty_like",
@@ -105,7 +107,7 @@ def compare(expected: Any, got: Any, values: bool = True) -> None:
 def _close(expected: torch.Tensor, got: torch.Tensor) -> None:
     if expected.dtype is torch.complex32:
         expected, got = expected.to(torch.complex64), got.to(torch.complex64)
-    torch.testing.assert_close(got, expected, equal_nan=True)
+    torch.testing.assert_close(got, expected, equal_nan=True, **tolerances)
 
 
 def _differentiable(value: Any) -> list[torch.Tensor]:

@@ -108,7 +108,11 @@ def part(view: View, placed: OfStorage, sizes: tuple[int, ...]) -> tuple[View, O
     """A rank's part of a view of a storage that is placed so, and the view's own placement. `sizes`: of the mesh's axes."""
     seen: list[Shard | Partial | None] = [p if isinstance(p, Partial) else None for p in placed]
     digits = [(p, axis) for axis, p in enumerate(placed) if type(p) is int]
+    above = 0
     for weight, axis in sorted(digits, reverse=True):
+        if above % (weight * sizes[axis]):
+            return Underivable(axis, "two axes shard by digits that overlap")
+        above = weight
         found = without_digit(view, weight, sizes[axis])
         if isinstance(found, str):
             return Underivable(axis, found)

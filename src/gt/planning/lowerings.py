@@ -247,7 +247,8 @@ NONE, MEAN, SUM = 0, 1, 2
 
 def _nll(b: Builder) -> Lowered | None:
     """Rows sharded: sum and count, reduced together. Classes sharded: each worker has the rows whose class is its own."""
-    classes, rows = b.axes("c"), b.axes("b")
+    classes = b.axes("c")
+    rows = [axis for axis, c in enumerate(b.choice) if isinstance(c, Digit) and axis not in classes]
     reduction = b.local.args[3]
     if not classes and (not rows or reduction != MEAN):
         return None

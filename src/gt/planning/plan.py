@@ -49,6 +49,14 @@ class TakeSlice(msgspec.Struct, frozen=True):
     weight: int
 
 
+class CutWritten(msgspec.Struct, frozen=True):
+    """Let every worker keep its part of an operand that the call writes: from then on it is sharded."""
+
+    operand: int
+    axis: int
+    weight: int
+
+
 class TakeOnce(msgspec.Struct, frozen=True):
     """Let only one worker along `axis` have an operand, the others zeros."""
 
@@ -56,7 +64,7 @@ class TakeOnce(msgspec.Struct, frozen=True):
     axis: int
 
 
-Conversion: TypeAlias = Reduce | Gather | TakeSlice | TakeOnce
+Conversion: TypeAlias = Reduce | Gather | TakeSlice | CutWritten | TakeOnce
 
 
 # -- a lowering: the several instructions that a sharded call becomes ------------------------------------------------------

@@ -20,6 +20,7 @@ from gt.planning.gathered import Gathered
 from gt.planning.plan import (
     Conversion,
     CoordinateStep,
+    CutWritten,
     Gather,
     Plan,
     Reduce,
@@ -217,10 +218,15 @@ class Planner:
 
     def _restore(self, id: int) -> None:
         """A named storage that was gathered to be written goes back to where it belongs."""
-        stored, belongs = self.storages[id], self.pins.get(id)
-        if belongs is None:
-            return
+        if id in self.pins:
+            self._place_as(id, self.pins[id])
+
+    def _place_as(self, id: int, belongs: Pin) -> None:
+        """Cut a storage along the axes along which it is replicated and should not be."""
+        stored = self.storages[id]
         placed = self.states[stored.state].placed
+        if any(type(p) is int and p != wanted for p, wanted in zip(placed, belongs.stored, strict=True)):
+            return
         digits = [(p, a) for a, p in enumerate(belongs.stored) if type(p) is int and placed[a] is None]
         for weight, axis in sorted(digits, reverse=True):
             self._cut(stored, axis, weight)
@@ -242,7 +248,7 @@ class Planner:
         self.pins[id] = belongs
         self._restore(id)
         gathers = belongs.computed != belongs.stored
-        self._set(stored, computed=belongs.computed if gathers else None)
+        self._set(stored, computed=belongs.computed if gathers else None, pinned=True)
         if gathers:
             state = self.states[stored.state]
             self._gathered.add(stored, state.elements * item_bytes(state.dtype))
@@ -280,6 +286,8 @@ class Planner:
         for parameter, gradient in item.pairs:
             if parameter in self.pins and gradient in self.storages:
                 self._pending[gradient] = parameter
+                if self.states[self.storages[gradient].state].elements == self._elements_of(parameter):
+                    self._place_as(gradient, self.pins[parameter])
 
     def _settle_gradients(self) -> None:
         """Bring every gradient to its parameter's placement: reduced and scattered together, in buckets."""
@@ -351,6 +359,9 @@ class Planner:
             if type(item.out) is int:
                 self.storages[item.out] = Stored(item.out, known.results[0])
                 return
+        elif known.plan.written and known.plan.conversions and _repeats(operands):
+            self._run_whole(item, operands)
+            return
         elif self._pending and any(args[i] in self._pending for i in known.reduces):
             self._settle_gradients()
             self._op(item)
@@ -361,6 +372,15 @@ class Planner:
             self.storages[id] = Stored(id, state)
         if known.plan.written or known.plan.cuts:
             self._after(known.plan, item, operands)
+
+    def _run_whole(self, item: wire.Op, operands: list[Stored]) -> None:
+        """Run a call that reads, by another view, what it writes: both views need one storage."""
+        for stored in operands:
+            self._make_whole(stored)
+        self._op(item)
+        for id in item.args[: len(operands)]:
+            if id in self.pins:
+                self._restore(id)  # type: ignore[arg-type]
 
     def _meet(self, item: wire.Op) -> list[Stored]:
         """The operands of a call of which some were not met before."""
@@ -422,6 +442,8 @@ class Planner:
                     out = -out
                     self._out.append(wire.Slice(axis, source, geometry, out, dim, weight))
                 ids[index] = out
+            case CutWritten(index, axis, weight):
+                self._cut(operands[index], axis, weight)
             case TakeOnce(index, axis):
                 source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
                 if out < 0:
@@ -554,6 +576,11 @@ def _gathered_first(state: State) -> int:
     computed = state.computed or state.placed
     digits = [(p, axis) for axis, p in enumerate(state.placed) if type(p) is int and computed[axis] is None]
     return min(digits)[1] if digits else -1
+
+
+def _repeats(operands: list[Stored]) -> bool:
+    """Whether two operands are views of one storage."""
+    return len({stored.id for stored in operands}) < len(operands)
 
 
 def _buckets(parts: list[wire.Part]) -> list[tuple[wire.Part, ...]]:

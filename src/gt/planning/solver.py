@@ -6,8 +6,9 @@ or everything replicated. The cost is the bytes that travel.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from gt.planning.plan import (
     Choice,
     Conversion,
     CutBack,
+    CutWritten,
     Digit,
     Gather,
     Lowered,
@@ -99,8 +101,7 @@ class Solver:
         for i in group.ins:
             if solved.operands[i].graph is not None:
                 solved.local_ins[i] = solved.define.ins[i]
-        axes = range(len(self.mesh.sizes))
-        choice = list(fixed) if fixed is not None else [self._choose(group, operands, a) for a in axes]
+        choice = list(fixed) if fixed is not None else self._choices(group, operands)
         while (impossible := self._place_results(solved, group, tuple(choice))) is not None:
             choice[impossible] = None
         solved.choices.append(tuple(choice))
@@ -125,11 +126,20 @@ class Solver:
 
     # -- choosing ----------------------------------------------------------------------------------------------------------
 
-    def _choose(self, group: Group, operands: list[_Operand], axis: int) -> Digit | Partial | None:
+    def _choices(self, group: Group, operands: list[_Operand]) -> list[Digit | Partial | None]:
+        chosen: list[Digit | Partial | None] = []
+        for axis in range(len(self.mesh.sizes)):
+            chosen.append(self._choose(group, operands, axis, chosen))
+        return chosen
+
+    def _choose(
+        self, group: Group, operands: list[_Operand], axis: int, before: Sequence[Digit | Partial | None]
+    ) -> Digit | Partial | None:
         passing = _passing(group, operands, axis)
         if passing is not None:
             return passing
-        candidates = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
+        found = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
+        candidates = [candidate for candidate in found if self._nests(candidate, axis, before)]
         best: Digit | None = None
         cost: float = self._cost(operands, None, axis) + REPLICATING_COST if candidates else 0.0
         for candidate in candidates:
@@ -152,13 +162,19 @@ class Solver:
             return None
         return Digit(label, shard.weight)
 
+    def _nests(self, candidate: Digit, axis: int, before: Sequence[Digit | Partial | None]) -> bool:
+        """Whether a digit leaves those of the same label alone that the axes before this one have."""
+        own = [(c.weight, a) for a, c in enumerate(before) if isinstance(c, Digit) and c.label == candidate.label]
+        digits = sorted([*own, (candidate.weight, axis)])
+        return not any(upper % (lower * self.mesh.sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(digits))
+
     def _cost(self, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
         total, count = 0.0, self.mesh.sizes[axis]
         for operand in operands:
             need, have = _needed(operand.labels, choice), operand.view[axis]
             if have == need or not operand.read:
                 continue
-            if operand.written and need is not None:
+            if operand.written and need is not None and not _can_be_cut(operand, axis):
                 return INFINITE  # a write goes to the storage, never to a copy
             g = operand.geometry
             held = math.prod(n for n, s in zip(g.size, g.stride, strict=True) if s) * item_bytes(g.dtype)
@@ -205,6 +221,8 @@ class Solver:
     def _bring(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> None:
         """The conversions that bring an operand where the choice needs it, and its local geometry."""
         at = self._gathered(solved, operand, choice)
+        if operand.written:
+            self._cut_written(solved, operand, choice, at)
         seen = part(view_of(operand.geometry), tuple(at), self.mesh.sizes)
         assert not isinstance(seen, Underivable), "the operand was brought where it can be seen"
         view = self._sliced(solved, operand, choice, *seen)
@@ -227,6 +245,13 @@ class Solver:
                 solved.conversions.append(Gather(operand.index, axis, tuple(at), operand.written))
                 at[axis] = None
         return at
+
+    def _cut_written(self, solved: _Solved, operand: _Operand, choice: Choice, at: list[Any]) -> None:
+        for axis, chosen in enumerate(choice):
+            need = _needed(operand.labels, chosen)
+            if need is not None and at[axis] is None and _can_be_cut(operand, axis):
+                at[axis] = need.weight * operand.geometry.stride[need.dim]
+                solved.conversions.append(CutWritten(operand.index, axis, at[axis]))
 
     def _sliced(self, solved: _Solved, operand: _Operand, choice: Choice, view: View, placed: OfView) -> View:
         """Slice what is replicated and needed sharded; returns the local view after that."""
@@ -274,8 +299,14 @@ class Solver:
                 dim = shard.dim
             else:
                 continue
-            if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) == 0 and geometry.stride[dim]:
-                solved.cuts.append(CutBack(index, axis, shard.weight * geometry.stride[dim]))
+            if geometry.size[dim] % (shard.weight * self.mesh.sizes[axis]) or not geometry.stride[dim]:
+                continue
+            cut = CutBack(index, axis, shard.weight * geometry.stride[dim])
+            placed = list(solved.placed[index])
+            for one in (*(c for c in solved.cuts if c.result == index), cut):
+                placed[one.axis] = one.weight
+            if not isinstance(part(view_of(geometry), tuple(placed), self.mesh.sizes), Underivable):
+                solved.cuts.append(cut)
 
     # -- the plan ----------------------------------------------------------------------------------------------------------
 
@@ -373,6 +404,13 @@ def _needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:
     if isinstance(choice, Digit) and choice.label in labels:
         return Shard(labels.index(choice.label), choice.weight)
     return None
+
+
+def _can_be_cut(operand: _Operand, axis: int) -> bool:
+    """Whether an operand that is written may be sharded where it is: it is all of a replicated storage without a place."""
+    elements, view = operand.state.elements, view_of(operand.geometry)
+    dense = math.prod(view.size) == view.extent == elements and operand.geometry.dtype == operand.state.dtype
+    return dense and operand.state.placed[axis] is None and not operand.state.pinned
 
 
 def _replaced(geometry: Geometry, view: View) -> Geometry:

@@ -11,7 +11,8 @@ class State(NamedTuple):
     """The state of a storage. Plans depend on it, and on nothing else of a storage.
 
     `computed`: the placement in which a parameter is computed with, where that is not the one in which it is stored.
-    `graph`: for the handle of a composite's graph, what its forward pass chose.
+    `graph`: for the handle of a composite's graph, what its forward pass chose. `pinned`: whether the storage has a place
+    of its own, as a parameter; another may be sharded where that is cheap.
     """
 
     placed: OfStorage
@@ -19,6 +20,7 @@ class State(NamedTuple):
     dtype: str
     computed: OfStorage | None = None
     graph: Any = None
+    pinned: bool = False
 
 
 class States:

@@ -184,7 +184,7 @@ def _all_gather(session: WorkerSession, group: Group, item: wire.AllGather) -> C
     def finish() -> None:
         sizes = [flat.part.elements * flat.dtype.itemsize for flat in flats]
         for flat, columns in zip(flats, rows.split(sizes, 1), strict=True):
-            own = columns.contiguous().view(flat.dtype)
+            own = columns.reshape(-1).view(flat.dtype).view(count, -1)
             flat.keep(session, joined_by_digit(own, flat.part.weight))
 
     return Collective([group.all_gather(item.axis, rows, sent)], finish, _failing(session, item))

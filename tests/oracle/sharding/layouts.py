@@ -143,17 +143,17 @@ def main() -> int:
     failed = []
     print(f"{'layout':16} loss    grads   params  | autocast                | collectives of a step")
     for layout in given.layouts or LAYOUTS:
-        began, found = time.perf_counter(), {}
+        began, found, told = time.perf_counter(), {}, ""
         for name, case in cases.items():
             got = run(layout, case, given.steps)
             found[name] = apart(got, wanted[name])
+            told = told or ", ".join(f"{count} {kind}" for kind, count in sorted(got.collectives[-1].items()))
             if too_far(found[name], case):
                 failed.append(f"{layout} {name}: {found[name]} ({found[name].worst})")
             if got.gathered:
                 failed.append(f"{layout} {name}: gathered for want of a rule: {got.gathered}")
         plain = [a for name, a in found.items() if not cases[name].autocast]
         wide = [a for name, a in found.items() if cases[name].autocast]
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(got.collectives[-1].items()))
         print(
             f"{layout:16} {_worst(plain):23} | {_worst(wide):23} | {told} ({time.perf_counter() - began:.0f} s)", flush=True
         )

@@ -15,7 +15,10 @@ from gt.client.session.process import process
 from gt.client.stream.segment import recorder
 from gt.placement import config_file
 from gt.placement.layout import Sharding
+from gt.planning.plan import Plan
 from gt.planning.planner import Planner
+from gt.planning.rule import Rule
+from gt.planning.state import State
 from gt.wire import instructions as wire
 
 TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
@@ -23,11 +26,13 @@ TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
 
 @dataclass
 class Running:
-    """A system in use. `told`: the instructions that its planner made, if it has one."""
+    """A system in use. `told`: the instructions that its planner made, if it has one; `planned`: what became of calls on
+    operands that were not all replicated, "sharded", "gathered" or "no rule"."""
 
     system: gt.fakes.System
     planner: Planner | None = None
     told: list[wire.Instruction] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
 
     def collectives(self) -> Counter[str]:
         """The collectives since this was asked last, by kind and axis; everything recorded is executed first."""
@@ -66,4 +71,19 @@ def _tapped(system: gt.fakes.System) -> Running:
             return made
 
         session.planner.rewrite = tapped
+        _classify_plans(running, session.planner)
     return running
+
+
+def _classify_plans(running: Running, planner: Planner) -> None:
+    solve = planner.solver.solve
+
+    def solved(define: wire.Define, operands: list[State], rule: Rule | None) -> Plan:
+        plan = solve(define, operands, rule)
+        if any(p is not None for state in operands for p in state.placed):
+            results = [planner.states[n].placed for n in plan.results if n is not None]
+            local = plan.local.ins != define.ins or any(p is not None for placed in results for p in placed)
+            running.planned.append("no rule" if rule is None else "sharded" if local else "gathered")
+        return plan
+
+    planner.solver.solve = solved

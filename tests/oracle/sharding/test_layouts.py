@@ -64,3 +64,19 @@ def test_a_session_is_told_what_the_one_before_it_was_told() -> None:
             assert running.collectives() == Counter({"AllGather dp": 1})
             assert running.planner is not None
             assert len(running.planner.pins) == 2
+
+
+def test_an_optimizers_state_that_was_loaded_whole_is_sharded_with_its_parameter() -> None:
+    with sharded('{mesh: {dp: 2}, params: {"**": {dp: fully_shard}}, inputs: {"*": {dp: shard(0)}}}') as running:
+        model = torch.nn.Linear(4, 4, device="remote")
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        for _ in range(2):
+            model(torch.ones(4, 4, device="remote")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            state = {n: {k: v.cpu() for k, v in s.items()} for n, s in optimizer.state_dict()["state"].items()}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            running.collectives()
+        model(torch.ones(4, 4, device="remote")).sum().backward()
+        optimizer.step()
+        assert running.collectives() == Counter({"AllGather dp": 1, "ReduceScatter dp": 1})

@@ -11,6 +11,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,9 +31,10 @@ Tensor = torch.Tensor
 
 
 class Depth(threading.local):
-    """How many modules are being called, one inside the other, on this thread."""
+    """How many modules are being called, one inside the other, on this thread. `paused`: see `Marks.paused`."""
 
     value = 0
+    paused = False
 
 
 class Marks:
@@ -53,6 +55,15 @@ class Marks:
         self._paths: weakref.WeakKeyDictionary[Module, str] = weakref.WeakKeyDictionary()
         self._gradients: dict[int, int] = {}
         """The last gradient that was recorded, by parameter; storage ids."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which this thread works as a worker in this process: nothing is marked."""
+        before, self._depth.paused = self._depth.paused, True
+        try:
+            yield
+        finally:
+            self._depth.paused = before
 
     def install(self) -> None:
         """Watch the program's modules: every call of one goes through here."""
@@ -134,7 +145,7 @@ class Marks:
 
     def end_of_backward(self) -> None:
         """Record whose gradients the tensors are that a backward pass has made."""
-        if configured.sharding is None:
+        if configured.sharding is None or self._depth.paused:
             return
         pairs = []
         for reference in self._parameters.values():
