@@ -26,22 +26,27 @@ def open_session(state: State, peer: Peer, hello: messages.Hello) -> None:
         state.tell_client(peer, messages.Rejected(reason))
     elif peer in state.clients:
         state.malformed += 1
-    elif unfit := _too_few(state, hello.sharding):
+    elif unfit := _unservable(state, hello.sharding):
         state.tell_client(peer, messages.Rejected(unfit))
     else:
         place(state, state.add_session(peer, hello.sharding))
 
 
-def _too_few(state: State, sharding: Sharding | None) -> str:
+def too_few(sharding: Sharding | None, have: int) -> str:
+    """That a service which has that many workers needs more for such a session, and how to add them."""
+    if sharding is None:
+        return NO_WORKER
+    needs = f"{sharding.source}: the mesh {sharding.described} needs {sharding.workers_needed} workers"
+    add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
+    return f"{needs}, the service has {have}: {add}"
+
+
+def _unservable(state: State, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
     have = max(len(state.workers), state.expected_workers)
-    if sharding is None:
-        return "" if have else NO_WORKER
-    needed = sharding.workers_needed
-    if have < needed:
-        add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
-        return f"{sharding.source}: the mesh {sharding.described} needs {needed} workers, the service has {have}: {add}"
-    if sharding.workers and len(state.workers) >= state.expected_workers:
+    if have < (sharding.workers_needed if sharding else 1):
+        return too_few(sharding, have)
+    if sharding and sharding.workers and len(state.workers) >= state.expected_workers:
         try:
             sharding.worker_names(_names(state))
         except ConfigError as error:
