@@ -9,7 +9,7 @@ from gt.dispatcher.events import Frames, Peer
 from gt.dispatcher.sessions import end_session, too_few
 from gt.dispatcher.slices import Slice, cut, cut_items
 from gt.dispatcher.state import SessionState, State, Underway
-from gt.errors import PeerError, ProtocolError
+from gt.errors import ConfigError, PeerError, ProtocolError
 from gt.wire import codec, messages
 from gt.wire.messages import Answer, Failure
 
@@ -63,6 +63,10 @@ def _queue(state: State, session: SessionState, batch: messages.Run, frames: Fra
     except ProtocolError:
         state.malformed += 1
         state.tell_client(session.peer, messages.Done(session.number, batch.seq))
+        return
+    except ConfigError as error:
+        state.tell_client(session.peer, messages.Rejected(str(error)))
+        end_session(state, session.peer)
         return
     state.batches += 1
     session.underway += 1

@@ -55,7 +55,7 @@ def _unservable(state: State, sharding: Sharding | None) -> str:
 
 
 def _names(state: State) -> tuple[str, ...]:
-    return tuple(sorted(worker.info.name for worker in state.workers.values()))
+    return tuple(sorted({worker.info.name for worker in state.workers.values()}))
 
 
 def place(state: State, session: SessionState) -> None:
@@ -87,14 +87,17 @@ def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:
 
 
 def expect(state: State, workers: int) -> None:
-    """Once the last of the expected workers has died, nobody waits for it any longer."""
+    """Once workers that were expected have died, nobody waits for them any longer."""
     state.expected_workers = workers
-    if workers or state.workers:
-        return
-    reason = f"its workers ended before they were ready; {NO_WORKER}"
+    _dismiss(state)
+
+
+def _dismiss(state: State) -> None:
+    """Send those away who wait for workers that will not come."""
     for session in [s for s in state.sessions.values() if not s.workers and not s.epoch]:
-        state.remove_session(session.peer)
-        state.tell_client(session.peer, messages.Rejected(reason))
+        if unfit := _unservable(state, session.sharding):
+            state.remove_session(session.peer)
+            state.tell_client(session.peer, messages.Rejected(f"its workers ended before they were ready; {unfit}"))
 
 
 def end_session(state: State, peer: Peer) -> bool:
@@ -125,6 +128,7 @@ def register(state: State, peer: Peer, message: messages.Register) -> None:
         for session in state.sessions.values():
             if not session.workers:
                 place(state, session)
+        _dismiss(state)
 
 
 def lose_worker(state: State, peer: Peer) -> None:
@@ -143,6 +147,7 @@ def lose_worker(state: State, peer: Peer) -> None:
         state.displace(session)
         place(state, session)
         state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
+    _dismiss(state)
     turns.feed(state, state.workers)
 
 
