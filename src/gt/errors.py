@@ -6,6 +6,7 @@
     ├── ConnectionLostError    the dispatcher cannot be reached, or went away      (also ConnectionError)
     │   └── ForkError          a forked child touched a tensor of its parent
     ├── WorkerLostError        a worker died; its tensors are gone                 (also RuntimeError)
+    ├── PeerError              a worker left the others of its session             (also RuntimeError)
     ├── StartError             the embedded service did not start                  (also RuntimeError)
     └── RefusedError           GT cannot do this correctly, so it refuses          (also NotImplementedError)
 
@@ -38,6 +39,10 @@ class ForkError(ConnectionLostError):
 
 class WorkerLostError(GTError, RuntimeError):
     """A worker died and the tensors it held are gone."""
+
+
+class PeerError(GTError, RuntimeError):
+    """A worker could not go on with the others of its session, because one of them failed: whose own error is the cause."""
 
 
 class StartError(GTError, RuntimeError):

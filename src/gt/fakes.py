@@ -21,13 +21,13 @@ from gt.client.session.process import process
 from gt.client.session.random_sequence import undisturbed
 from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
-from gt.errors import ConnectionLostError, ProtocolError
+from gt.errors import ConnectionLostError, PeerError, ProtocolError
 from gt.placement.mesh import Mesh
 from gt.wire import codec, messages
 from gt.wire.shared import Frame, inline, mapped
 from gt.worker.collectives import Collective
 from gt.worker.execute import Work, Worker
-from gt.worker.group import Pending
+from gt.worker.group import LEFT, Pending
 
 Message = list[Frame]
 
@@ -84,10 +84,12 @@ class FakeTransport:
 
 
 class FakeWork:
-    """A collective between the workers of one process: it ends when the last of them has begun it."""
+    """A collective between the workers `peers` of one process: it ends when the last of them has begun it."""
 
-    def __init__(self, count: int, end: Callable[[list[tuple[torch.Tensor, ...]]], None]) -> None:
-        self._count = count
+    def __init__(self, board: Board, peers: tuple[int, ...], end: Callable[[list[tuple[torch.Tensor, ...]]], None]) -> None:
+        self._board = board
+        self._peers = peers
+        self._count = len(peers)
         self._end = end
         self._given: dict[int, tuple[torch.Tensor, ...]] = {}
 
@@ -98,24 +100,38 @@ class FakeWork:
             self._end([self._given[i] for i in range(self._count)])
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended."""
-        return len(self._given) == self._count
+        """Whether it has ended. Raises PeerError if it never will."""
+        if len(self._given) == self._count:
+            return True
+        if self._board.left & set(self._peers):
+            raise PeerError(LEFT)
+        return False
+
+
+class Board:
+    """What the workers of a session share: their collectives by axis and number, and the ranks that have left."""
+
+    def __init__(self) -> None:
+        self.works: dict[tuple[int, int, int], FakeWork] = {}
+        self.left: set[int] = set()
 
 
 class FakeGroup:
-    """A worker's group in one process. `board` is shared by the session's workers: their collectives, by axis and number."""
+    """A worker's group in one process."""
 
-    def __init__(self, rank: int, mesh: Mesh, board: dict[tuple[int, int, int], FakeWork]) -> None:
+    def __init__(self, rank: int, mesh: Mesh, board: Board) -> None:
         self.rank = rank
         self.mesh = mesh
         self._board = board
         self._begun = [0] * len(mesh.sizes)
 
     def _join(self, axis: int, end: Callable[[list[tuple[torch.Tensor, ...]]], None], *tensors: torch.Tensor) -> FakeWork:
+        if self.rank in self._board.left:
+            raise PeerError(LEFT)
         peers = self.mesh.peers(self.rank, axis)
         key = (axis, peers[0], self._begun[axis])
         self._begun[axis] += 1
-        work = self._board.setdefault(key, FakeWork(len(peers), end))
+        work = self._board.works.setdefault(key, FakeWork(self._board, peers, end))
         work.add(peers.index(self.rank), tensors)
         return work
 
@@ -149,7 +165,15 @@ class FakeGroup:
         return self._join(axis, end, out, tensor)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """See `Group`."""
+        self._board.left.add(self.rank)
+
+
+def _is_over(collective: Collective) -> bool:
+    try:
+        return collective.wait(0.0)
+    except PeerError:  # raised again where the result is wanted
+        return True
 
 
 class System:
@@ -162,9 +186,10 @@ class System:
         self.clients: dict[bytes, FakeTransport] = {}
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[bytes, deque[Message]] = {}
-        self.work: dict[bytes, tuple[Work, Collective]] = {}
-        """What workers are in the middle of, and the collective that each waits for."""
-        self.boards: dict[int, dict[tuple[int, int, int], FakeWork]] = {}
+        self.work: dict[bytes, tuple[int, Work, Collective]] = {}
+        """The sessions whose work workers are in the middle of, and the collective that each waits for."""
+        self.boards: dict[str, Board] = {}
+        """By the place where a session's workers meet."""
         for index in range(workers):
             self.add_worker(f"worker{index}")
 
@@ -209,31 +234,36 @@ class System:
 
     def _work(self, peer: bytes) -> bool:
         if peer in self.work:
-            work, collective = self.work[peer]
-            if not collective.wait(0.0):
+            session, work, collective = self.work[peer]
+            if not self._has_ended(peer, session) and not _is_over(collective):
                 return False
             del self.work[peer]
-            self._go_on(peer, work)
+            self._go_on(peer, session, work)
             return True
         if not self.queues[peer]:
             return False
         frames = self.queues[peer].popleft()
         message = codec.to_worker(inline(frames[0]))
         if isinstance(message, messages.Execute):
-            self._go_on(peer, self.workers[peer].take(message, frames[1:]))
+            self._go_on(peer, message.session, self.workers[peer].take(message, frames[1:]))
         elif isinstance(message, messages.Join):
             mesh = Mesh(tuple(map(str, range(len(message.sizes)))), message.sizes)
-            board = self.boards.setdefault(message.session, {})
+            board = self.boards.setdefault(message.meeting, Board())
             self.workers[peer].join(message.session, FakeGroup(message.rank, mesh, board))
         elif isinstance(message, messages.EndSession):
             self.workers[peer].end_session(message.session)
         return True
 
-    def _go_on(self, peer: bytes, work: Work) -> None:
+    def _has_ended(self, peer: bytes, session: int) -> bool:
+        """Whether a worker has been told of a session's end."""
+        arrived = (codec.to_worker(inline(frames[0])) for frames in self.queues[peer])
+        return any(isinstance(message, messages.EndSession) and message.session == session for message in arrived)
+
+    def _go_on(self, peer: bytes, session: int, work: Work) -> None:
         """Let a worker execute until it has to wait for peers, or is done."""
         try:
             with marks.paused(), undisturbed():  # its generator is this process's, and not part of the client's sequence
-                self.work[peer] = work, next(work)
+                self.work[peer] = session, work, next(work)
         except StopIteration as stopped:
             done, data = stopped.value
             self.act(events.FromWorkerEvent(peer, done, data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gt.fakes import FakeTransport, System
+from gt.placement.layout import Sharding
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from tests.sim import invariants
@@ -17,13 +18,13 @@ FULL = wire.Define(2, "aten::full", [[], wire.Number(0)], {"dtype": wire.Dtype("
 class Client:
     """Speaks the wire protocol; tracks independently what the worker should hold."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, sharding: Sharding | None = None) -> None:
         self.transport: FakeTransport = system.connect()
         self.seq = self.epoch = self.requests = 0
         self.value = 0
         self.next_id = 1
         self.frames: list[list[memoryview]] = []
-        self.send(messages.Hello(messages.PROTOCOL, 1, "test"))
+        self.send(messages.Hello(messages.PROTOCOL, 1, "test", sharding))
 
     def send(self, message: object) -> None:
         self.transport.send([codec.encode(message)])

@@ -3,11 +3,13 @@
     python -m tests.sim.histories 100000 [SEED]
 
 A history is a string of bytes, each of which picks the next event; `invariants` are checked after every step, and the
-honest peers assert what they may expect.
+honest peers assert what they may expect. Some sessions are on several workers: each of their slices is a collective, which
+ends at none of them before all have begun it.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -22,6 +24,8 @@ from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.state import SessionState
 from gt.errors import ProtocolError
+from gt.placement.layout import ParamRule, Replicate, Shard, Sharding
+from gt.placement.mesh import Mesh
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from tests.sim import invariants
@@ -32,7 +36,29 @@ NUMBERS = [0, 1, 2, 3, 4, 5, -1, 7, 1 << 32, (1 << 63) - 1, -(1 << 63), (1 << 64
 NAMES = ["w", "", "x" * 1000, "\x1b[2J", "line\nline", "\x00", "\u202e"]
 ITEMS = [[], [1], [1, 2, 3, 4, 5], [wire.Upload(1, wire.Geometry((), (), 0, "int8"), 9, 0)] * 5]
 RAW = [b"\x01", b"\xdd\xff\xff\xff\xff", b"\x94\xa1x\x01\x01\x01", b"\xdc\x00\x10" + b"\xc0" * 16]
-BATCHES = [*map(codec.pack, ITEMS), *map(msgspec.Raw, RAW)]
+ONLY_PLANNERS_SAY: list[Any] = [
+    [wire.AllReduce(0, "sum", (wire.Part(1, 3, "float32"),)), wire.Fetch(1, 1, wire.Geometry((3,), (1,), 0, "float32"))],
+    [wire.Cut(0, 1, 1), wire.Once(0, 1, 2), wire.Coordinate(9, 1, 3)],
+    [wire.Name(1, wire.Geometry((4,), (1,), 0, "float32"), "a.b"), wire.Gradients([(1, 2)]), 1],
+]
+BATCHES = [*map(codec.pack, ONLY_PLANNERS_SAY), *map(codec.pack, ITEMS), *map(msgspec.Raw, RAW)]
+
+
+def on_mesh(*sizes: int, workers: tuple[str | int, ...] = ()) -> Sharding:
+    axes = tuple(f"axis{i}" for i in range(len(sizes)))
+    return Sharding(
+        Mesh(axes, sizes), workers, (ParamRule("**", {axes[0]: Shard(0)}), ParamRule("*", {axes[0]: Replicate()}))
+    )
+
+
+SHARDINGS = [None, None, on_mesh(2), on_mesh(3), on_mesh(1), on_mesh(2, 2)]
+HOSTILE = [
+    *SHARDINGS,
+    on_mesh(65_536),
+    on_mesh(2, workers=("w2", "w1")),
+    on_mesh(2, workers=(0, "w2")),
+    on_mesh(1, workers=(7,)),
+]
 
 
 class Picks:
@@ -55,14 +81,14 @@ class Client:
     """An honest client. `sent`: its pending batches; `asked`: its unanswered requests, numbered uniquely among all clients;
     `mail`: its messages that the dispatcher has not received yet."""
 
-    def __init__(self, world: World, peer: bytes) -> None:
+    def __init__(self, world: World, peer: bytes, sharding: Sharding | None) -> None:
         self.world, self.peer = world, peer
         self.mail: deque[tuple[Any, list[bytes]]] = deque()
         self.session = self.seq = self.epoch = 0
         self.is_open = self.is_rejected = False
         self.sent: deque[int] = deque()
         self.asked: set[int] = set()
-        self.say(messages.Hello(messages.PROTOCOL, 1, "host"))
+        self.say(messages.Hello(messages.PROTOCOL, 1, "host", sharding))
 
     def say(self, message: messages.FromClient, frames: list[bytes] | None = None) -> None:
         self.mail.append((message, frames or []))
@@ -115,27 +141,73 @@ class Client:
             self.asked.discard(answer.request)
 
 
+class Gang:
+    """One session of several workers, as long as it is on the same ones: how many slices each of its ranks has begun."""
+
+    def __init__(self, ranks: int) -> None:
+        self.begun = [0] * ranks
+
+    def have_all_begun(self, count: int) -> bool:
+        return min(self.begun) >= count
+
+
 class Worker:
     """An honest worker: executes what it gets in order, and knows which sessions it holds."""
 
-    def __init__(self, peer: bytes, info: messages.WorkerInfo) -> None:
-        self.peer = peer
+    def __init__(self, world: World, peer: bytes, info: messages.WorkerInfo) -> None:
+        self.world, self.peer = world, peer
         self.inbox: deque[tuple[Any, list[bytes]]] = deque()
         self.mail: deque[tuple[Any, list[bytes]]] = deque([(messages.Register(messages.PROTOCOL, info), [])])
         self.held: dict[int, int] = {}
         """Session -> the highest request executed."""
         self.ended: set[int] = set()
+        self.gangs: dict[int, tuple[int, Gang]] = {}
+        """Session -> this worker's rank in it."""
+        self.waits: tuple[messages.Done, list[bytes], Gang, int] | None = None
+        """A report that it may send when all of a gang have begun so many slices."""
 
-    def work(self) -> None:
+    def work(self) -> bool:
+        """Do one thing; False if there is nothing to do, or it waits for others."""
+        if self.waits is not None:
+            return self.go_on(*self.waits)
         if not self.inbox:
-            return
+            return False
         message, frames = self.inbox.popleft()
         match message:
             case messages.Execute():
                 self.execute(message, frames)
+            case messages.Join():
+                assert message.session not in self.held, "a session begins twice"
+                gang = self.world.gangs.setdefault(message.meeting, Gang(math.prod(message.sizes)))
+                self.gangs[message.session] = message.rank, gang
+                self.held[message.session] = 0
+                self.ended.discard(message.session)
             case messages.EndSession():
                 del self.held[message.session]
+                self.gangs.pop(message.session, None)
                 self.ended.add(message.session)
+        return True
+
+    def go_on(self, done: messages.Done, frames: list[bytes], gang: Gang, count: int) -> bool:
+        """End a collective if all have begun it, or if the session's end has arrived."""
+        over = any(isinstance(m, messages.EndSession) and m.session == done.session for m, _ in self.inbox)
+        if not over and not gang.have_all_begun(count):
+            return False
+        self.waits = None
+        self.mail.append((done, frames))
+        return True
+
+    def report(self, done: messages.Done, frames: list[bytes]) -> None:
+        """Report a slice, in a gang once all have begun it; only the first of them sends bytes."""
+        if done.session not in self.gangs:
+            self.mail.append((done, frames))
+            return
+        rank, gang = self.gangs[done.session]
+        gang.begun[rank] += 1
+        if rank:
+            answers = [msgspec.structs.replace(answer, frame=-1) for answer in done.answers]
+            done, frames = msgspec.structs.replace(done, answers=answers), []
+        self.waits = done, frames, gang, gang.begun[rank]
 
     def execute(self, message: messages.Execute, frames: list[bytes]) -> None:
         assert message.session not in self.ended
@@ -143,7 +215,7 @@ class Worker:
         try:
             items = codec.unpack(message.items)
         except ProtocolError:
-            self.mail.append((messages.Done(message.session, message.seq, malformed=True), []))
+            self.report(messages.Done(message.session, message.seq, malformed=True), [])
             return
         asked = [item.request for item in items if isinstance(item, wire.Synchronize)]
         assert asked == sorted(asked)
@@ -155,7 +227,7 @@ class Worker:
                     assert int.from_bytes(frames[item.frame], "little") == item.id, "another upload's bytes"
         answers = [messages.Answer(request, frame) for frame, request in enumerate(asked)]
         done = messages.Done(message.session, message.seq, answers)
-        self.mail.append((done, [request.to_bytes(8, "little") for request in asked]))
+        self.report(done, [request.to_bytes(8, "little") for request in asked])
 
 
 INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
@@ -164,14 +236,19 @@ INFO = messages.WorkerInfo("worker", 1, "host", "cpu", "2.13", 1 << 30)
 class World:
     """A dispatcher and its peers. A name mapped to None in `workers` or `clients` is a rogue's."""
 
-    def __init__(self, history: bytes) -> None:
+    def __init__(self, history: bytes, rogues: bool = True) -> None:
         self.pick = Picks(history)
         self.dispatcher = Dispatcher(WORKER_BATCH_SIZE, CREDIT, expected_workers=self.pick.below(2))
         self.clients: dict[bytes, Client | None] = {}
         self.workers: dict[bytes, Worker | None] = {}
+        self.gangs: dict[str, Gang] = {}
+        """By the place where their workers meet."""
         self.names = self.tags = self.steps = 0
-        for what in (self.join_client, self.join_rogue_client, self.join_worker, self.join_rogue_worker):
-            what()
+        self.join_client()
+        self.join_worker()
+        if rogues:
+            self.join_rogue_client()
+            self.join_rogue_worker()
 
     def next_tag(self) -> int:
         self.tags += 1
@@ -187,7 +264,7 @@ class World:
         self.steps += 1
         actions = self.dispatcher.step(event)
         invariants.check(self.dispatcher)
-        honest = not isinstance(event, events.FromWorkerEvent) or self.workers[event.peer] is not None
+        honest = {s.peer for s in self.dispatcher.state.sessions.values() if all(map(self.workers.get, s.workers))}
         for action in actions:
             if isinstance(action, events.SessionEnded):
                 continue
@@ -198,21 +275,23 @@ class World:
                 elif isinstance(action.message, messages.Execute | messages.EndSession):
                     assert action.peer in self.dispatcher.state.workers
             elif (client := self.clients[action.peer]) is not None:
-                client.hear(action.message, frames, honest)
+                client.hear(action.message, frames, action.peer in honest)
 
-    def post(self, peer: bytes) -> None:
-        """The dispatcher receives the next message of an honest peer."""
+    def post(self, peer: bytes) -> bool:
+        """The dispatcher receives the next message of an honest peer. False if there is none."""
         if (sender := self.clients.get(peer) or self.workers.get(peer)) and sender.mail:
             message, frames = sender.mail.popleft()
             event = events.FromClientEvent if isinstance(sender, Client) else events.FromWorkerEvent
             self.step(event(peer, message, list(frames)))
+            return True
+        return False
 
     # -- possible events -------------------------------------------------------------------------------------------------
 
     def join_client(self) -> None:
         if len(self.clients) < 6:
             name = self.next_name()
-            self.clients[name] = Client(self, name)
+            self.clients[name] = Client(self, name, self.pick.one(SHARDINGS))
 
     def join_rogue_client(self) -> None:
         if len(self.clients) < 6:
@@ -221,7 +300,7 @@ class World:
     def join_worker(self) -> None:
         if len(self.workers) < 4:
             name = self.next_name()
-            self.workers[name] = Worker(name, INFO)
+            self.workers[name] = Worker(self, name, msgspec.structs.replace(INFO, name=f"w{name.decode()}"))
 
     def join_rogue_worker(self) -> None:
         if len(self.workers) < 4:
@@ -298,7 +377,8 @@ class World:
         for peer in [name for name, worker in self.workers.items() if worker is None]:
             self.step(events.WorkerGone(peer))
             del self.workers[peer]
-        self.join_worker()
+        while len(self.workers) < 4:
+            self.join_worker()
         self.rest()
         clients = [c for c in self.clients.values() if c is not None and not c.is_rejected]
         for client in clients:
@@ -317,19 +397,18 @@ class World:
 
     def rest(self) -> None:
         while self.is_busy():
-            for peer in [*self.clients, *self.workers]:
-                self.post(peer)
-            for worker in self.workers.values():
-                if worker is not None:
-                    worker.work()
+            posted = [self.post(peer) for peer in [*self.clients, *self.workers]]
+            worked = [worker.work() for worker in self.workers.values() if worker is not None]
+            assert any(posted) or any(worked), "workers wait for each other"
 
     def is_busy(self) -> bool:
         waits = any(peer.mail for peer in (*self.clients.values(), *self.workers.values()) if peer is not None)
-        return waits or any(worker.inbox for worker in self.workers.values() if worker is not None)
+        return waits or any(worker.inbox or worker.waits for worker in self.workers.values() if worker is not None)
 
 
 def rogue_hello(world: World) -> messages.FromClient:
-    return messages.Hello(world.pick.one([messages.PROTOCOL, messages.PROTOCOL, 99]), -1, world.pick.one(NAMES))
+    protocol = world.pick.one([messages.PROTOCOL, messages.PROTOCOL, 99])
+    return messages.Hello(protocol, -1, world.pick.one(NAMES), world.pick.one(HOSTILE))
 
 
 def rogue_run(world: World) -> messages.FromClient:

@@ -15,7 +15,8 @@ def check(dispatcher: Dispatcher) -> None:
     for number, session in state.sessions.items():
         assert 0 < number == session.number <= state.opened
         if not session.workers:
-            assert len(state.workers) < session.workers_needed, "a session waits while there are enough workers"
+            enough = len(state.workers) >= session.workers_needed and not (session.sharding and session.sharding.workers)
+            assert not enough, "a session waits while there are enough workers"
             assert not session.queue
             assert not session.underway
             assert not session.known

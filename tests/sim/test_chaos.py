@@ -6,11 +6,25 @@ import random
 
 import pytest
 
+from gt.dispatcher import events
 from gt.fakes import System
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from tests.sim.clients import SCALAR, Client, check
+from tests.sim.histories import on_mesh
 from tests.sim.test_fuzz import Junk
+
+
+class Shelled(System):
+    """A system that does as the dispatcher's server where `step` raises: who sent what it raised on is sent away."""
+
+    def act(self, event: events.Event) -> None:
+        try:
+            super().act(event)
+        except Exception as error:
+            assert isinstance(event, events.FromClientEvent)
+            assert self.dispatcher.state.session_of(event.peer).planner is not None  # type: ignore[union-attr]
+            super().act(events.Failed(event, str(error)))
 
 
 class Survivor(Client):
@@ -48,27 +62,29 @@ class Survivor(Client):
 def test_values_stay_right_whatever_happens_around_them(seed: int) -> None:
     junk = Junk(seed)
     pick = junk.pick
-    system = System(workers=2, worker_batch_size=pick.choice([1, 7, 64]))
+    system = Shelled(workers=3, worker_batch_size=pick.choice([1, 7, 64]))
     clients: list[Survivor] = []
-    vandal = Client(system)
-    workers = 2
+    vandals = [Client(system), Client(system, on_mesh(2))]
+    workers = 3
     compared = 0
     for _ in range(400):
         event = pick.random()
         if event < 0.06 and len(clients) < 8:
-            clients.append(Survivor(system))
+            clients.append(Survivor(system, pick.choice([None, on_mesh(1), on_mesh(2)])))
             clients[-1].start(pick.randrange(1000))
         elif event < 0.09 and clients:
             clients.pop(pick.randrange(len(clients))).transport.close()
-        elif event < 0.11 and len(system.workers) > 1:
+        elif event < 0.11 and len(system.workers) > 2:
             system.kill_worker(pick.choice(sorted(system.workers)).decode())
-        elif event < 0.14 and len(system.workers) < 4:
+        elif event < 0.14 and len(system.workers) < 5:
             workers += 1
             system.add_worker(f"worker{workers}")
         elif event < 0.3:
-            vandal.run(junk.some(junk.instruction, 6), [bytes(24)])
+            if system.dispatcher.state.session_of(vandals[1].transport.peer) is None:
+                vandals[1] = Client(system, on_mesh(2))
+            pick.choice(vandals).run(junk.some(junk.instruction, 6), [bytes(24)])
         elif event < 0.4:
-            vandal.transport.send([junk.frame()])
+            pick.choice(vandals).transport.send([junk.frame()])
         elif clients:
             client = pick.choice(clients)
             client.look()

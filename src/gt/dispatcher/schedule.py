@@ -6,10 +6,10 @@ import msgspec
 
 from gt.dispatcher import turns
 from gt.dispatcher.events import Frames, Peer
-from gt.dispatcher.sessions import NO_WORKER, end_session
+from gt.dispatcher.sessions import end_session, too_few
 from gt.dispatcher.slices import Slice, cut, cut_items
 from gt.dispatcher.state import SessionState, State, Underway
-from gt.errors import ProtocolError
+from gt.errors import ConfigError, PeerError, ProtocolError
 from gt.wire import codec, messages
 from gt.wire.messages import Answer, Failure
 
@@ -47,7 +47,7 @@ def _is_out_of_order(session: SessionState, batch: messages.Run) -> bool:
 def _lose(state: State, session: SessionState) -> None:
     """There is no worker for a batch. What the client sends before it hears of that is lost with it."""
     session.epoch += 1
-    reason = f"the session's worker died, and {NO_WORKER}"
+    reason = f"the session's worker died, and {too_few(session.sharding, len(state.workers))}"
     state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
 
 
@@ -63,6 +63,10 @@ def _queue(state: State, session: SessionState, batch: messages.Run, frames: Fra
     except ProtocolError:
         state.malformed += 1
         state.tell_client(session.peer, messages.Done(session.number, batch.seq))
+        return
+    except ConfigError as error:
+        state.tell_client(session.peer, messages.Rejected(str(error)))
+        end_session(state, session.peer)
         return
     state.batches += 1
     session.underway += 1
@@ -100,18 +104,21 @@ def _is_about(report: messages.Done, piece: Underway) -> bool:
 
 def _together(piece: Underway) -> tuple[messages.Done, Frames]:
     """One report of a slice from those of all its workers: the first worker's, with the failures of any."""
-    first, *others = [piece.reports[peer] for peer in piece.workers]
-    report, frames = first
-    failed = {
-        answer.request: Answer(answer.request, failure=answer.failure)
-        for other, _ in reversed(others)
-        for answer in other.answers
-        if answer.failure is not None
-    }
-    if not failed:
+    report, frames = piece.reports[piece.workers[0]]
+    if len(piece.workers) == 1:
         return report, frames
-    answers = [answer if answer.failure else failed.get(answer.request, answer) for answer in report.answers]
+    failed: dict[int, Failure] = {}
+    for peer in piece.workers:
+        for answer in piece.reports[peer][0].answers:
+            if answer.failure is not None and _says_more(answer.failure, failed.get(answer.request)):
+                failed[answer.request] = answer.failure
+    answers = [Answer(a.request, failure=failed[a.request]) if a.request in failed else a for a in report.answers]
     return msgspec.structs.replace(report, answers=answers), frames
+
+
+def _says_more(failure: Failure, than: Failure | None) -> bool:
+    """Whether a failure rather than another is the one to tell: the first, but a cause before what followed from it."""
+    return than is None or (than.kind == PeerError.__name__ and failure.kind != PeerError.__name__)
 
 
 def _pass_on(state: State, session: SessionState, report: messages.Done, frames: Frames) -> None:

@@ -26,22 +26,27 @@ def open_session(state: State, peer: Peer, hello: messages.Hello) -> None:
         state.tell_client(peer, messages.Rejected(reason))
     elif peer in state.clients:
         state.malformed += 1
-    elif unfit := _too_few(state, hello.sharding):
+    elif unfit := _unservable(state, hello.sharding):
         state.tell_client(peer, messages.Rejected(unfit))
     else:
         place(state, state.add_session(peer, hello.sharding))
 
 
-def _too_few(state: State, sharding: Sharding | None) -> str:
+def too_few(sharding: Sharding | None, have: int) -> str:
+    """That a service which has that many workers needs more for such a session, and how to add them."""
+    if sharding is None:
+        return NO_WORKER
+    needs = f"{sharding.source}: the mesh {sharding.described} needs {sharding.workers_needed} workers"
+    add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
+    return f"{needs}, the service has {have}: {add}"
+
+
+def _unservable(state: State, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
     have = max(len(state.workers), state.expected_workers)
-    if sharding is None:
-        return "" if have else NO_WORKER
-    needed = sharding.workers_needed
-    if have < needed:
-        add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
-        return f"{sharding.source}: the mesh {sharding.described} needs {needed} workers, the service has {have}: {add}"
-    if sharding.workers and len(state.workers) >= state.expected_workers:
+    if have < (sharding.workers_needed if sharding else 1):
+        return too_few(sharding, have)
+    if sharding and sharding.workers and len(state.workers) >= state.expected_workers:
         try:
             sharding.worker_names(_names(state))
         except ConfigError as error:
@@ -50,7 +55,7 @@ def _too_few(state: State, sharding: Sharding | None) -> str:
 
 
 def _names(state: State) -> tuple[str, ...]:
-    return tuple(sorted(worker.info.name for worker in state.workers.values()))
+    return tuple(sorted({worker.info.name for worker in state.workers.values()}))
 
 
 def place(state: State, session: SessionState) -> None:
@@ -82,14 +87,17 @@ def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:
 
 
 def expect(state: State, workers: int) -> None:
-    """Once the last of the expected workers has died, nobody waits for it any longer."""
+    """Once workers that were expected have died, nobody waits for them any longer."""
     state.expected_workers = workers
-    if workers or state.workers:
-        return
-    reason = f"its workers ended before they were ready; {NO_WORKER}"
+    _dismiss(state)
+
+
+def _dismiss(state: State) -> None:
+    """Send those away who wait for workers that will not come."""
     for session in [s for s in state.sessions.values() if not s.workers and not s.epoch]:
-        state.remove_session(session.peer)
-        state.tell_client(session.peer, messages.Rejected(reason))
+        if unfit := _unservable(state, session.sharding):
+            state.remove_session(session.peer)
+            state.tell_client(session.peer, messages.Rejected(f"its workers ended before they were ready; {unfit}"))
 
 
 def end_session(state: State, peer: Peer) -> bool:
@@ -120,6 +128,7 @@ def register(state: State, peer: Peer, message: messages.Register) -> None:
         for session in state.sessions.values():
             if not session.workers:
                 place(state, session)
+        _dismiss(state)
 
 
 def lose_worker(state: State, peer: Peer) -> None:
@@ -138,6 +147,7 @@ def lose_worker(state: State, peer: Peer) -> None:
         state.displace(session)
         place(state, session)
         state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
+    _dismiss(state)
     turns.feed(state, state.workers)
 
 

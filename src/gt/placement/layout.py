@@ -172,7 +172,11 @@ class Sharding(_Written, frozen=True):
                 near = meant(one, there) if isinstance(one, str) else ""
                 known = ", ".join(there) or "none"
                 raise ConfigError(f"{self.source}: workers: the service has no worker {one!r}; legal: {known}{near}")
-        return tuple(one if isinstance(one, str) else there[one] for one in self.workers)
+        chosen = tuple(one if isinstance(one, str) else there[one] for one in self.workers)
+        if len(set(chosen)) < len(chosen):
+            twice = next(name for name in chosen if chosen.count(name) > 1)
+            raise ConfigError(f"{self.source}: workers: {twice!r} is there twice, by its name or number; legal: once")
+        return chosen
 
     def param(self, name: str) -> ParamRule | None:
         """The first rule that matches a name of the state dict. None: replicated on every axis."""

@@ -167,6 +167,9 @@ class Worker:
     def _begin(self, state: WorkerSession, item: Any) -> Collective | None:
         try:
             return collectives.begin(state, item)
+        except PoisonedError as error:
+            state.memory.poison(collectives.made(item), error.failure)
+            return None
         except Exception as error:
             state.fail(collectives.made(item), error, type(item).__name__, 0)
             if state.group is not None and isinstance(item, collectives.TOGETHER):
@@ -177,7 +180,10 @@ class Worker:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
             return state.report(item.request, state.failed_check), []
         try:
-            return HANDLERS[type(item)](self.host, state, item, frames)
+            handler = HANDLERS.get(type(item))
+            if handler is None:
+                raise ProtocolError(f"{type(item).__name__} in a session of one worker")
+            return handler(self.host, state, item, frames)
         except Exception as error:  # an instruction that cannot be executed is a failure of its own session only
             failure = failure_of(error, type(item).__name__, 0)
             if isinstance(item, wire.REQUESTS):

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import torch
 
+from gt.errors import PeerError
 from gt.placement.mesh import Mesh
 
 CONNECT_TIMEOUT_S = 60.0
 """The most seconds that PyTorch looks for peers, on a thread of its own: whoever waits for it is not bound to that."""
 SHORTEST_S = 0.001
+LEFT = "the session's workers have left each other after an error; `gt.disconnect()` and start again"
 
 
 class Pending(Protocol):
@@ -43,7 +45,7 @@ class Group(Protocol):
         """Fill `out` with this worker's row of the sum of all tensors, whose first dim counts the workers along `axis`."""
 
     def close(self) -> None:
-        """Leave the group. Collectives under way fail at the peers, and those to come fail here."""
+        """Leave the group, at once. Collectives under way fail at the peers, and those to come fail here."""
 
 
 class _Connecting(threading.Thread):
@@ -54,20 +56,32 @@ class _Connecting(threading.Thread):
         self._connect = connect
         self._found: Any = None
         self._failed: Exception | None = None
+        self._searched = threading.Event()
+        self._left = threading.Event()
         self.start()
 
     def run(self) -> None:
+        """Find the peers, and let go of them in the end: PyTorch then waits for what is under way with them."""
         try:
             self._found = self._connect()
         except Exception as error:
             self._failed = error
+        self._searched.set()
+        self._left.wait()
+        self._found = None
 
     def result(self, timeout_s: float) -> Any:
-        """PyTorch's process group; None if it is not there yet. Raises RuntimeError if peers could not be found."""
-        self.join(timeout_s)
+        """PyTorch's process group; None if it is not there yet. Raises PeerError if peers could not be found."""
+        self._searched.wait(timeout_s)
+        if self._left.is_set():
+            raise PeerError(LEFT)
         if self._failed is not None:
-            raise RuntimeError(f"the session's workers could not find each other: {self._failed}") from self._failed
+            raise PeerError(f"the session's workers could not find each other: {self._failed}") from self._failed
         return self._found
+
+    def leave(self) -> None:
+        """Let go of the peers, without waiting for anything."""
+        self._left.set()
 
 
 class _Work:
@@ -91,9 +105,9 @@ class _Work:
             return False  # to PyTorch, 0 means for ever
         try:
             self._work.wait(datetime.timedelta(seconds=max(timeout_s, SHORTEST_S)))
-        except RuntimeError:
+        except RuntimeError as error:
             if self._work.is_completed():
-                raise
+                raise PeerError(f"a worker of this session is gone: {error}") from None
             return False
         return True
 
@@ -116,7 +130,7 @@ class TorchGroup:
     def _start(self, axis: int, begin: Callable[[Any], Any]) -> Pending:
         peers = self._axes[axis]
         if peers is None:
-            raise RuntimeError("the session's workers have left each other after an error")
+            raise PeerError(LEFT)
         return _Work(peers, begin)
 
     def all_reduce(self, axis: int, tensor: torch.Tensor, kind: str) -> Pending:
@@ -137,6 +151,9 @@ class TorchGroup:
 
     def close(self) -> None:
         """See `Group`."""
+        for peers in self._axes:
+            if peers is not None:
+                peers.leave()
         self._axes = [None] * len(self._axes)
 
 

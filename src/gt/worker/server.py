@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from typing import Any
 
@@ -73,7 +73,8 @@ class Inbox:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._arrived: deque[tuple[messages.ToWorker, list[Frame]]] = deque()
-        self._ended: set[int] = set()
+        self._ended: Counter[int] = Counter()
+        """The ends that have not had their turn. A session that was lost may begin and end again meanwhile."""
         self._look_at = 0.0
 
     def next(self) -> tuple[messages.ToWorker, list[Frame]]:
@@ -84,7 +85,8 @@ class Inbox:
             self._take(None)
         message, frames = self._arrived.popleft()
         if isinstance(message, messages.EndSession):
-            self._ended.discard(message.session)
+            self._ended[message.session] -= 1
+            self._ended += Counter()  # drop those that are 0
         return message, frames
 
     def has_ended(self, session: int) -> bool:
@@ -102,7 +104,7 @@ class Inbox:
             return False
         message: messages.ToWorker = codec.to_worker(inline(received[0]))
         if isinstance(message, messages.EndSession):
-            self._ended.add(message.session)
+            self._ended[message.session] += 1
         self._arrived.append((message, received[1:]))
         return True
 
