@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from gt import __version__, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
+from gt.tools.check import check
+from gt.tools.comparison import Limits
 from gt.tools.explain import explain
 from gt.tools.script import ScriptError
 from gt.worker import openmp
@@ -25,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
     _log_arguments(commands.add_parser("log", help="print an instruction log, filtered"))
     _explain_arguments(commands.add_parser("explain", help="show what a sharding file makes of a program's first step"))
+    _check_arguments(commands.add_parser("check", help="compare a program's first step on many workers with one worker's"))
     commands.add_parser("config", help="print every setting, its value and its origin")
     return top
 
@@ -71,6 +75,29 @@ def _explain_arguments(explained: argparse.ArgumentParser) -> None:
     explained.add_argument("--html", metavar="OUT", help="also write the report as a page")
     explained.add_argument("--steps", type=_steps, default=1, help="which step to look at (default: 1, the first)")
     _command_argument(explained)
+
+
+def _check_arguments(checked: argparse.ArgumentParser) -> None:
+    checked.description = (
+        "Run a program's first training step twice, as a sharding file says and on one worker, and compare parameters,"
+        " buffers and gradients by name. Exit status 1 if any differs."
+    )
+    checked.add_argument("--config", required=True, metavar="FILE", help="the sharding file (docs/sharding.md)")
+    help_text = "largest difference, relative by norm (default: %(default)g)"
+    checked.add_argument("--rtol", type=_limit, metavar="LIMIT", default=1e-5, help=help_text)
+    help_text = "the same for 16-bit floats, and under autocast (default: %(default)g)"
+    checked.add_argument("--rtol-bf16", type=_limit, metavar="LIMIT", default=2e-2, help=help_text)
+    _command_argument(checked)
+
+
+def _limit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a relative difference, such as 1e-5")
+    return value
 
 
 def _command_argument(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +166,10 @@ def _explain(given: argparse.Namespace) -> int:
     return explain(given.config, given.command_line, given.steps, given.html)
 
 
+def _check(given: argparse.Namespace) -> int:
+    return check(given.config, given.command_line, Limits(given.rtol, given.rtol_bf16))
+
+
 def _config(given: argparse.Namespace) -> int:
     values, origins = read(os.environ)
     for row in TABLE:
@@ -146,4 +177,6 @@ def _config(given: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"serve": _serve, "worker": _worker, "log": _log, "explain": _explain, "config": _config}
+COMMANDS = {
+    "serve": _serve, "worker": _worker, "log": _log, "explain": _explain, "check": _check, "config": _config,
+}  # fmt: skip

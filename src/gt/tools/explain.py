@@ -11,7 +11,7 @@ from gt.placement import config_file
 from gt.planning.report import Report
 from gt.tools import explain_page, explain_text
 from gt.tools.rehearsal import rehearsing
-from gt.tools.script import ScriptError, running, shown, status_of
+from gt.tools.script import ScriptError, never_trained, running, shown, status_of
 
 ZEROS = "gt explain: nothing is computed in this run: every value that the program reads from a worker is zero"
 
@@ -56,11 +56,3 @@ def _unfinished(reports: Sequence[Report], command: Sequence[str], steps: int, s
     if refused:
         return ScriptError(f"explain: the result of {refused} depends on values, which nothing computes here", status or 1)
     return never_trained("explain", command, steps, max((one.steps for one in reports), default=0), status)
-
-
-def never_trained(what: str, command: Sequence[str], steps: int, done: int, status: int) -> ScriptError:
-    """Why there is no result: the program failed, or made fewer steps of an optimizer than that."""
-    if status:
-        return ScriptError(f"{what}: the program failed, with exit status {status}: {shown(command)}", status)
-    made = f"after {done} of {steps} steps" if done else "without a step of an optimizer of torch.optim on remote parameters"
-    return ScriptError(f"{what}: the program ended {made}: {shown(command)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from html import escape
 
 from gt.placement.mesh import Mesh
@@ -12,6 +13,8 @@ from gt.tools.explain_tables import human
 MOST = 64
 """The most workers that are drawn."""
 COLOURS = dict(zip(KINDS, ("#3b6fb6", "#e08e45", "#6aa67a", "#9c6bb0", "#b9c0cc"), strict=True))
+LETTER = 7.4
+"""The width of a letter, nearly."""
 CELL, GAP, LABEL = (92, 44), 6, 64
 """Sizes are in pixels: of a worker's cell (wide, high), between two cells, of the room for the names of rows."""
 BAR, LINE = 560, 22
@@ -32,7 +35,8 @@ def mesh(mesh: Mesh) -> str:
         if len(mesh.sizes) > 1:
             place = mesh.coordinate(first)[:-1]
             names = [f"{axis}={index}" for axis, index in zip(mesh.axes, place, strict=False)]
-            parts += [_text(name, 0, y + 18 + 13 * i, "faint") for i, name in enumerate(names[-3:])]
+            top = y + CELL[1] / 2 + 4 - 6.5 * (len(names[-3:]) - 1)
+            parts += [_text(name, 0, top + 13 * i, "faint") for i, name in enumerate(names[-3:])]
         for column in range(min(columns, shown - row * columns)):
             parts.append(_cell(first + column, LABEL + column * (CELL[0] + GAP), y))
         y += CELL[1] + GAP
@@ -52,36 +56,44 @@ def _name(axis: str, index: int, x: float, y: float, anchor: str) -> str:
 
 
 def memory(mesh: Mesh, held: Held) -> str:
-    """A bar for what each worker holds at the step's peak, by kind."""
-    peak = sum(held.at_peak.values()) or 1
+    """Bars for what each worker holds, by kind: at the step's peak and at its end, to one scale."""
+    scale = BAR / (sum(held.at_peak.values()) or 1)
     shown = min(mesh.ranks, MOST)
-    parts = [_key(i, kind) for i, kind in enumerate(KINDS)]
-    for rank in range(shown):
-        parts += _bars(rank, 34 + rank * LINE, held, peak)
-    height = 34 + shown * LINE
+    parts, y = _key(), 34
+    for when, sizes in (("at the peak", held.at_peak), ("at the end", held.at_end)):
+        parts.append(_text(when, LABEL, y + 12, "faint"))
+        y += LINE
+        for rank in range(shown):
+            parts += _bars(rank, y, sizes, scale)
+            y += LINE
+        y += 8
     if shown < mesh.ranks:
-        parts.append(_text(f"and {mesh.ranks - shown:,} more, which hold as much", LABEL, height + 12, "faint"))
-        height += 18
-    return _svg(LABEL + BAR + 110, height, "What each worker holds at the peak of the step", parts)
+        parts.append(_text(f"and {mesh.ranks - shown:,} more, which hold as much", LABEL, y + 8, "faint"))
+        y += 18
+    return _svg(LABEL + BAR + 110, y, "What each worker holds", parts)
 
 
-def _bars(rank: int, y: int, held: Held, peak: int) -> list[str]:
+def _bars(rank: int, y: int, sizes: Mapping[str, int], scale: float) -> list[str]:
     """One worker's kinds, one after the other."""
-    parts, x = [_text(f"rank {rank}", 0, y + 14, "faint")], float(LABEL)
+    parts, x = [_text(f"rank {rank}", 0, y + 13, "faint")], float(LABEL)
     for kind in KINDS:
-        size = held.at_peak.get(kind, 0)
-        width = BAR * size / peak
+        size = sizes.get(kind, 0)
         if size > 0:
-            box = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{LINE - 5}" fill="{COLOURS[kind]}"'
+            box = f'x="{x:.1f}" y="{y}" width="{size * scale:.1f}" height="{LINE - 5}" fill="{COLOURS[kind]}"'
             parts.append(f"<rect {box}><title>{escape(kind)}: {size:,} bytes</title></rect>")
-        x += width
-    return [*parts, _text(human(peak), x + 8, y + 14)]
+        x += size * scale
+    return [*parts, _text(human(sum(sizes.values())), x + 8, y + 13)]
 
 
-def _key(index: int, kind: str) -> str:
-    x = LABEL + index * 138
-    box = f'<rect x="{x}" y="6" width="11" height="11" fill="{COLOURS[kind]}"/>'
-    return box + _text(kind, x + 16, 16, "faint")
+def _key() -> list[str]:
+    """What the colours mean."""
+    parts, x = [], float(LABEL)
+    for kind in KINDS:
+        parts.append(
+            f'<rect x="{x:g}" y="6" width="11" height="11" fill="{COLOURS[kind]}"/>' + _text(kind, x + 16, 16, "faint")
+        )
+        x += 34 + LETTER * len(kind)
+    return parts
 
 
 def _text(text: str, x: float, y: float, kind: str = "", anchor: str = "start") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,12 @@ def _placement(names: Sequence[str], one: Placed) -> Row:
     scope, _, name = _together(names).rpartition(".")
     there = count(len(names) * one.local_bytes)
     size, local = _size(one.size), _size(one.local_size)
-    return scope or ROOT, name, one.dtype, size, one.placement, local, there, one.origin or "no rule"
+    return scope or ROOT, name, one.dtype, size, one.placement, local, there, _line(one.origin)
+
+
+def _line(origin: str) -> str:
+    """Without the folders of the file, which the report names once."""
+    return os.path.basename(origin) or "no rule"
 
 
 def _size(size: Sequence[int]) -> str:
@@ -80,7 +86,7 @@ def _placed_key(one: Placed) -> tuple[str, Hashable]:
 def laid(report: Report) -> Table:
     """Inputs, and what enters and leaves scopes."""
     rows = [
-        (_together(names), one.dtype, _size(one.size), one.placement, one.origin)
+        (_together(names), one.dtype, _size(one.size), one.placement, _line(one.origin))
         for names, one in _alike(report.laid(), lambda one: (one.name, (one.size, one.dtype, one.placement, one.origin)))
     ]
     return Table("Placed by rules for inputs and scopes", ("tensor", "dtype", "size", "placement", "because of"), rows)

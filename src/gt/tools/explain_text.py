@@ -12,11 +12,12 @@ def text(report: Report, title: str) -> str:
     """The report; `title` says what it is about."""
     workers = report.sharding.workers_needed
     head = [f"{report.sharding.source}: mesh {report.sharding.described}, {workers} workers, {title}", ""]
-    body = (line for table in tables(report) for line in (*_lines(table), ""))
+    body = (line for table in tables(report) for line in (*lines(table), ""))
     return "\n".join([*head, *body]).rstrip("\n") + "\n"
 
 
-def _lines(table: Table) -> Iterable[str]:
+def lines(table: Table) -> Iterable[str]:
+    """The lines of a table."""
     yield table.title
     if not table.rows:
         yield f"  {table.without}"

@@ -59,3 +59,11 @@ def status_of(process: subprocess.Popen[bytes]) -> int:
     """Its exit status, as a shell gives it."""
     code = process.wait()
     return 128 - code if code < 0 else code
+
+
+def never_trained(what: str, command: Sequence[str], steps: int, done: int, status: int) -> ScriptError:
+    """Why there is no result: the program failed, or made fewer steps of an optimizer than that."""
+    if status:
+        return ScriptError(f"{what}: the program failed, with exit status {status}: {shown(command)}", status)
+    made = f"after {done} of {steps} steps" if done else "without a step of an optimizer of torch.optim on remote parameters"
+    return ScriptError(f"{what}: the program ended {made}: {shown(command)}")
