@@ -62,6 +62,8 @@ BETWEEN_WORKERS: list[wire.Instruction] = [
     wire.Slice(0, 3, GEOMETRY, 5, 1, 2),
     wire.Once(0, 3, 5),
     wire.Coordinate(0, 128, 5),
+    wire.Verdict((3, 4), 5),
+    wire.SameGenerator(1),
 ]
 """What a planner adds, and no client may say."""
 

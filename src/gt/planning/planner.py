@@ -71,6 +71,8 @@ class Planner:
         """How often an operator without a rule had sharded operands."""
         self.observer: Callable[[wire.FromClient, Sequence[wire.Instruction]], None] | None = None
         """Is told what became of each instruction."""
+        self.generators_differ = False
+        """Whether they may: a call that draws has failed on some worker."""
         self._whole: OfStorage = (None,) * len(self.mesh.sizes)
         self._defined: dict[int, wire.Define] = {}
         self._operands: dict[int, int] = {}
@@ -101,6 +103,9 @@ class Planner:
 
     def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
         """The instructions of every worker for those of the client."""
+        if self.generators_differ:
+            self.generators_differ = False
+            self._out += [wire.SameGenerator(axis) for axis in self._shared_axes()]
         for item in items:
             before = len(self._out)
             handler = self._handlers.get(type(item))
@@ -562,13 +567,21 @@ class Planner:
         self._out.extend(made)
 
     def _save_file(self, item: wire.SaveFile) -> None:
-        tensors, made = {}, []
+        tensors: dict[str, tuple[int, wire.Geometry]] = {}
+        made: list[int] = []
         for name, (id, geometry) in item.tensors.items():
             copy, copies = self._whole_copy(id, geometry)
             tensors[name] = copy, geometry
             made += copies
-        self._out.append(msgspec.structs.replace(item, tensors=tensors))
-        self._out.extend(made)
+        verdict = self._new_id()
+        self._out.append(wire.Verdict(tuple(id for id, _ in tensors.values()), verdict))
+        for axis in self._shared_axes():
+            self._out.append(wire.AllReduce(axis, "max", (wire.Part(verdict, 1, "int64"),)))
+        self._out.append(msgspec.structs.replace(item, tensors=tensors, verdict=verdict))
+        self._out += [*made, verdict]
+
+    def _shared_axes(self) -> list[int]:
+        return [axis for axis, size in enumerate(self.mesh.sizes) if size > 1]
 
 
 def _gathered_first(state: State) -> int:

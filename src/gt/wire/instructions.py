@@ -197,12 +197,16 @@ class LoadFile(msgspec.Struct, array_like=True, frozen=True, tag=8):
 
 
 class SaveFile(msgspec.Struct, array_like=True, frozen=True, tag=9):
-    """Write tensors to a safetensors file, atomically, and answer (`Answer`)."""
+    """Write tensors to a safetensors file, atomically, and answer (`Answer`).
+
+    Of several workers the first one writes it, unless the `Verdict` in storage `verdict` is that one of them lacks a tensor.
+    """
 
     request: int
     path: str
     tensors: dict[str, tuple[int, Geometry]]
     metadata: dict[str, str]
+    verdict: int = 0
 
 
 class Seed(msgspec.Struct, array_like=True, frozen=True, tag=10):
@@ -356,6 +360,19 @@ class Coordinate(msgspec.Struct, array_like=True, frozen=True, tag=36):
     out: int
 
 
+class Verdict(msgspec.Struct, array_like=True, frozen=True, tag=37):
+    """Make storage `out` an int64 scalar: 1 where an error has spoiled one of the storages `ids` on this worker, else 0."""
+
+    ids: tuple[int, ...]
+    out: int
+
+
+class SameGenerator(msgspec.Struct, array_like=True, frozen=True, tag=38):
+    """Give the session's generator the state that it has on the first worker along `axis`; an error may have parted them."""
+
+    axis: int
+
+
 FromClient: TypeAlias = (
     Op
     | Define
@@ -379,7 +396,9 @@ FromClient: TypeAlias = (
     | Phase
 )
 """A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
-Instruction: TypeAlias = FromClient | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate
+Instruction: TypeAlias = (
+    FromClient | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate | Verdict | SameGenerator
+)
 MARKS = (Name, Argument, Output, Gradients, Phase)
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)

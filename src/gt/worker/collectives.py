@@ -17,10 +17,11 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Failure
 from gt.worker.geometry import dtype_of
 from gt.worker.group import Group, Pending
+from gt.worker.host import Host
 from gt.worker.memory import Memory, PoisonedError
 from gt.worker.session import WorkerSession, failure_of
 
-TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
+TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather, wire.SameGenerator)
 """The instructions in which all workers along an axis take part."""
 SUMMED = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
@@ -46,16 +47,18 @@ class Collective:
         return True
 
 
-def begin(session: WorkerSession, item: Any) -> Collective | None:
+def begin(host: Host, session: WorkerSession, item: Any) -> Collective | None:
     """Begin an instruction of `HANDLERS`; None if it is done already. Raises ProtocolError in a session of one worker."""
     if session.group is None:
         raise ProtocolError(f"{type(item).__name__} in a session of one worker")
-    return HANDLERS[type(item)](session, session.group, item)
+    return HANDLERS[type(item)](host, session, session.group, item)
 
 
 def made(item: Any) -> list[int]:
     """The storages that an instruction of `HANDLERS` makes or replaces."""
-    if isinstance(item, TOGETHER):
+    if isinstance(item, wire.SameGenerator):
+        return []
+    if isinstance(item, (wire.AllReduce, wire.ReduceScatter, wire.AllGather)):
         return [part.out or part.id for part in item.parts]
     return [item.id] if isinstance(item, wire.Cut) else [item.out]
 
@@ -118,7 +121,7 @@ def joined_by_digit(rows: torch.Tensor, weight: int) -> torch.Tensor:
 # -- reductions ----------------------------------------------------------------------------------------------------------
 
 
-def _all_reduce(session: WorkerSession, group: Group, item: wire.AllReduce) -> Collective:
+def _all_reduce(host: Host, session: WorkerSession, group: Group, item: wire.AllReduce) -> Collective:
     flats = [_Flat(session, part) for part in item.parts]
     pending, finishers = [], []
     for dtype in dict.fromkeys(flat.dtype for flat in flats):
@@ -139,7 +142,7 @@ def _all_reduce(session: WorkerSession, group: Group, item: wire.AllReduce) -> C
     return Collective(pending, finish, _failing(session, item))
 
 
-def _reduce_scatter(session: WorkerSession, group: Group, item: wire.ReduceScatter) -> Collective:
+def _reduce_scatter(host: Host, session: WorkerSession, group: Group, item: wire.ReduceScatter) -> Collective:
     count = group.mesh.sizes[item.axis]
     flats = [_Flat(session, part) for part in item.parts]
     pending, finishers = [], []
@@ -175,7 +178,7 @@ def _reduced(buffer: torch.Tensor, kind: str, count: int) -> torch.Tensor:
 # -- gathering -----------------------------------------------------------------------------------------------------------
 
 
-def _all_gather(session: WorkerSession, group: Group, item: wire.AllGather) -> Collective:
+def _all_gather(host: Host, session: WorkerSession, group: Group, item: wire.AllGather) -> Collective:
     count = group.mesh.sizes[item.axis]
     flats = [_Flat(session, part) for part in item.parts]
     sent = torch.cat([flat.elements.view(torch.uint8) for flat in flats])
@@ -197,7 +200,7 @@ def _failing(session: WorkerSession, item: Any) -> Callable[[Exception], None]:
 # -- local instructions: what this worker keeps of a replicated storage ----------------------------------------------------
 
 
-def _cut(session: WorkerSession, group: Group, item: wire.Cut) -> None:
+def _cut(host: Host, session: WorkerSession, group: Group, item: wire.Cut) -> None:
     member = next(iter(session.memory.views(item.id).values()))
     count = member.untyped_storage().nbytes() // member.dtype.itemsize
     elements = elements_of(session.memory, item.id, member.dtype, count)
@@ -205,7 +208,7 @@ def _cut(session: WorkerSession, group: Group, item: wire.Cut) -> None:
     put(session.memory, item.id, rows[:, _coordinate(group, item.axis)].reshape(-1).clone())
 
 
-def _slice(session: WorkerSession, group: Group, item: wire.Slice) -> None:
+def _slice(host: Host, session: WorkerSession, group: Group, item: wire.Slice) -> None:
     try:
         whole, count = session.memory.tensor(item.id, item.geometry), group.mesh.sizes[item.axis]
         shape, own = whole.shape, _coordinate(group, item.axis)
@@ -221,7 +224,7 @@ def _slice(session: WorkerSession, group: Group, item: wire.Slice) -> None:
         session.fail([item.out], error, "slice", 0)
 
 
-def _once(session: WorkerSession, group: Group, item: wire.Once) -> None:
+def _once(host: Host, session: WorkerSession, group: Group, item: wire.Once) -> None:
     try:
         member = next(iter(session.memory.views(item.id).values()))
         count = member.untyped_storage().nbytes() // member.dtype.itemsize
@@ -234,7 +237,7 @@ def _once(session: WorkerSession, group: Group, item: wire.Once) -> None:
         session.fail([item.out], error, "once", 0)
 
 
-def _make_coordinate(session: WorkerSession, group: Group, item: wire.Coordinate) -> None:
+def _make_coordinate(host: Host, session: WorkerSession, group: Group, item: wire.Coordinate) -> None:
     value = torch.tensor(_coordinate(group, item.axis) * item.scale, dtype=torch.int64, device=session.memory.device)
     session.memory.put(item.out, wire.Geometry((), (), 0, "int64"), value)
 
@@ -243,7 +246,35 @@ def _coordinate(group: Group, axis: int) -> int:
     return group.mesh.coordinate(group.rank)[axis]
 
 
-Handler = Callable[[WorkerSession, Group, Any], Collective | None]
+# -- after an error: whether this worker has the values that the others have ---------------------------------------------
+
+
+def _verdict(host: Host, session: WorkerSession, group: Group, item: wire.Verdict) -> None:
+    failed = session.failed_check is not None or any(not _has(session.memory, id) for id in item.ids)
+    value = torch.tensor(int(failed), dtype=torch.int64, device=session.memory.device)
+    session.memory.put(item.out, wire.Geometry((), (), 0, "int64"), value)
+
+
+def _has(memory: Memory, id: int) -> bool:
+    try:
+        memory.views(id)
+    except (PoisonedError, RuntimeError):
+        return False
+    return True
+
+
+def _same_generator(host: Host, session: WorkerSession, group: Group, item: wire.SameGenerator) -> Collective:
+    own = host.runner.random.state(session.number).to(session.memory.device)
+    rows = torch.empty((group.mesh.sizes[item.axis], *own.shape), dtype=own.dtype, device=own.device)
+
+    def finish() -> None:
+        host.runner.random.set_state(session.number, rows[0].cpu())
+        session.missed_draw = None
+
+    return Collective([group.all_gather(item.axis, rows, own)], finish, _failing(session, item))
+
+
+Handler = Callable[[Host, WorkerSession, Group, Any], Collective | None]
 HANDLERS: dict[type, Handler] = {
     wire.AllReduce: _all_reduce,
     wire.ReduceScatter: _reduce_scatter,
@@ -252,5 +283,7 @@ HANDLERS: dict[type, Handler] = {
     wire.Slice: _slice,
     wire.Once: _once,
     wire.Coordinate: _make_coordinate,
+    wire.Verdict: _verdict,
+    wire.SameGenerator: _same_generator,
 }
 """What begins each instruction; those that return None need no other worker."""

@@ -166,7 +166,7 @@ class Worker:
 
     def _begin(self, state: WorkerSession, item: Any) -> Collective | None:
         try:
-            return collectives.begin(state, item)
+            return collectives.begin(self.host, state, item)
         except PoisonedError as error:
             state.memory.poison(collectives.made(item), error.failure)
             return None
@@ -197,6 +197,8 @@ class Worker:
         try:
             if not isinstance(call, PreparedCall):
                 raise PoisonedError(call or failure_of(ProtocolError("the call is not defined"), "", 0))
+            if session.missed_draw is not None and call.define.draws:
+                raise PoisonedError(session.missed_draw)
             ins, numbers = call.operands(session.memory, item.args)
             session.operations += 1
             result = self.host.runner.run(session, call, ins, numbers, item.site)
@@ -215,5 +217,7 @@ class Worker:
                 session.failed_check = session.failed_check or failure
 
     def _poison(self, session: WorkerSession, item: wire.Op, call: PreparedCall | Failure | None, failure: Failure) -> None:
+        if session.group is not None and isinstance(call, PreparedCall) and call.define.draws:
+            session.missed_draw = session.missed_draw or failure
         written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, PreparedCall) else []
         session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)

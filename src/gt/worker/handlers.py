@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from gt.errors import ProtocolError
+from gt.errors import PeerError, ProtocolError
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, WorkerStats
 from gt.wire.shared import Frame, inline
 from gt.worker import files
 from gt.worker.geometry import check_geometry, dtype_of
+from gt.worker.group import Group
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
 from gt.worker.query import query
@@ -22,6 +23,9 @@ from gt.worker.tensor_bytes import bytes_of, tensor_from
 
 Handler = Callable[[Host, WorkerSession, Any, Sequence[Frame]], Reply | None]
 """Executes one instruction of a session; `frames` are those of its message. Returns the answer to a request."""
+
+
+SCALAR = wire.Geometry((), (), 0, "int64")
 
 
 def _upload(host: Host, session: WorkerSession, item: wire.Upload, frames: Sequence[Frame]) -> None:
@@ -61,6 +65,8 @@ def _load_file(host: Host, session: WorkerSession, item: wire.LoadFile, frames: 
 def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
     try:
         tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
+        if session.group is not None and not _writes(session, session.group, item):
+            return Answer(item.request), []
         files.save(item.path, tensors, item.metadata, host.data_dirs)
         return Answer(item.request), []
     except PoisonedError as error:
@@ -69,8 +75,16 @@ def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: 
         return Answer(item.request, failure=failure_of(error, "save file", 0)), []
 
 
+def _writes(session: WorkerSession, group: Group, item: wire.SaveFile) -> bool:
+    """Whether this worker writes a file: the first one, if none of the others has failed, which then says why."""
+    if group.rank == 0 and session.memory.tensor(item.verdict, SCALAR).item():
+        raise PeerError(f"{item.path}: another worker of this session has no right values to write")
+    return group.rank == 0
+
+
 def _seed(host: Host, session: WorkerSession, item: wire.Seed, frames: Sequence[Frame]) -> None:
     host.runner.random.seed(session.number, item.seed)
+    session.missed_draw = None
 
 
 def _get_random_state(host: Host, session: WorkerSession, item: wire.GetRandomState, frames: Sequence[Frame]) -> Reply:
@@ -81,6 +95,7 @@ def _set_random_state(host: Host, session: WorkerSession, item: wire.SetRandomSt
     try:
         state = torch.frombuffer(bytearray(inline(frames[item.frame])), dtype=torch.uint8)
         host.runner.random.set_state(session.number, state)
+        session.missed_draw = None
     except (IndexError, ProtocolError, RuntimeError, TypeError, ValueError) as error:
         session.fail([], error, "set_rng_state", 0)
 

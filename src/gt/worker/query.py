@@ -21,11 +21,14 @@ from gt.worker.session import Reply, WorkerSession, failure_of
 
 def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence[Frame]) -> Reply:
     """Run a call at once. Its failure is in the answer, for the client to raise."""
+    call: PreparedCall | None = None
     try:
         define = wire.Define(
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
         )
         call = PreparedCall(define, host.device, session.memory.number)
+        if session.missed_draw is not None and call.draws:
+            raise PoisonedError(session.missed_draw)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         with graph.all_keys():
             result = host.runner.run(session, call, ins, [], item.site)
@@ -38,10 +41,12 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
             answer = _answer(session, item, call, result, ins)
         return answer, []
     except PoisonedError as error:
-        return session.report(item.request, error.failure), []
+        failure = error.failure
     except Exception as error:
-        # it is raised at the user's own line, so PyTorch's text alone is enough
-        return Answer(item.request, failure=failure_of(error, "", 0)), []
+        failure = failure_of(error, "", 0)  # it is raised at the user's own line, so PyTorch's text alone is enough
+    if session.group is not None and call is not None and call.draws:
+        session.missed_draw = session.missed_draw or failure
+    return session.report(item.request, failure), []
 
 
 def _answer(session: WorkerSession, item: wire.Query, call: PreparedCall, result: Any, ins: list[Any]) -> Answer:

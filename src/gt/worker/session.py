@@ -37,6 +37,8 @@ class WorkerSession:
         """The failure of an operator without results (an assert): no value depends on it, so the next answer reports it."""
         self.group: Group | None = None
         """The workers of a sharded session; None if there is only this one."""
+        self.missed_draw: Failure | None = None
+        """Of a sharded session: why its generator may differ from the others', which drew where this worker failed."""
         self.operations = 0
         self.errors = 0
 
