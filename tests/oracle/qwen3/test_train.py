@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(script: str, made: P
 def options(made: Path, tmp_path: Path, **others: object) -> argparse.Namespace:
     """The options that train() reads."""
     plain = {"batch_size": 2, "accumulate": 1, "epochs": 1, "max_steps": None, "optimizer": "adamw", "lr": 1e-3}
-    plain |= {"weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "log_every": 4, "seed": 0, "bf16": False}
+    plain |= {"eps": 1e-8, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "log_every": 4, "seed": 0, "bf16": False}
     return argparse.Namespace(**plain | others)
 
 
