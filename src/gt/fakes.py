@@ -281,7 +281,9 @@ class System:
                 self.clients[action.peer].arrived.append(frames)
 
     def __enter__(self) -> Self:
-        process.use(process.converse(self.connect(), "fake", 1.0))
+        session = process.converse(self.connect(), "fake", 1.0)
+        session.in_process = True
+        process.use(session)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,8 @@
-"""A client with rogue peers: impossible messages from a dispatcher or a worker raise clear errors."""
+"""A client with rogue peers, whose impossible messages raise clear errors; and one whose workers are in its own process."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+import gt.fakes
 from gt.client.session import worker_reports
 from gt.client.session.process import process
+from gt.config import settings
 from gt.errors import ConnectionLostError, GTError, ProtocolError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -134,3 +137,12 @@ def test_a_workers_warning_moves_no_cursor() -> None:
         warnings.simplefilter("always")
         worker_reports.warn(messages.Warned("UserWarning", "look \x1b[1A", 0))
     assert [str(w.message) for w in caught] == ["look \\x1b[1A"]
+
+
+def test_workers_in_this_process_do_nothing_while_the_program_does() -> None:
+    """They would draw random numbers from the program's own generator, on another thread."""
+    with gt.fakes.System():
+        drawn = torch.nn.functional.dropout(torch.ones(4, device="remote"))
+        time.sleep(4 * settings().segment_age_s)
+        assert process.session().segment
+    del drawn

@@ -9,7 +9,6 @@ import torch
 
 from gt.client.session.process import process
 from gt.client.stream.operands import operand
-from gt.client.stream.segment import recorder
 from gt.placement.digit import Partial, Underivable, part
 from gt.planning.planner import Planner
 from gt.planning.solver import view_of
@@ -45,37 +44,35 @@ def cut(running: Running, number: int, geometry: wire.Geometry, axis: int, weigh
     """Shard a replicated storage along an axis by a digit. False if no worker's part is a view of it."""
     planner = running.planner
     assert planner is not None
-    with recorder.lock:
-        _settle(running)
-        stored = planner._stored(number, geometry)
-        elements, placed = planner.states[stored.state].elements, planner.states[stored.state].placed
-        wanted = (*placed[:axis], weight, *placed[axis + 1 :])
-        whole = wire.Geometry((elements,), (1,), 0, geometry.dtype)
-        if elements % (weight * planner.mesh.sizes[axis]):
-            return False
-        if any(isinstance(part(view_of(g), wanted, planner.mesh.sizes), Underivable) for g in (geometry, whole)):
-            return False
-        planner._cut(stored, axis, weight)  # it goes to the workers with the next instructions
-        return True
+    _settle(running)
+    stored = planner._stored(number, geometry)
+    elements, placed = planner.states[stored.state].elements, planner.states[stored.state].placed
+    wanted = (*placed[:axis], weight, *placed[axis + 1 :])
+    whole = wire.Geometry((elements,), (1,), 0, geometry.dtype)
+    if elements % (weight * planner.mesh.sizes[axis]):
+        return False
+    if any(isinstance(part(view_of(g), wanted, planner.mesh.sizes), Underivable) for g in (geometry, whole)):
+        return False
+    planner._cut(stored, axis, weight)  # it goes to the workers with the next instructions
+    return True
 
 
 def place_sum(running: Running, tensor: torch.Tensor, axis: int) -> torch.Tensor:
     """Make a tensor a pending sum along an axis: each worker holds a part that differs from the others'."""
     planner, (number, spec, _) = running.planner, operand(tensor)
     assert planner is not None
-    with recorder.lock:
-        _settle(running)
-        stored = planner._stored(number, spec.to_wire())
-        coordinate = _coordinates(running, axis)
-        session = next(iter(running.system.dispatcher.state.sessions))
-        for worker, at in coordinate.items():
-            memory = running.system.workers[worker].host.sessions[session].memory
-            for view in memory.views(stored.id).values():
-                whole = torch.empty(0, dtype=view.dtype).set_(view.untyped_storage())
-                share = _share(whole)
-                whole.copy_({0: whole - share, 1: share}.get(at, whole * 0))
-                break
-        planner._place(stored, axis, Partial.SUM)
+    _settle(running)
+    stored = planner._stored(number, spec.to_wire())
+    coordinate = _coordinates(running, axis)
+    session = next(iter(running.system.dispatcher.state.sessions))
+    for worker, at in coordinate.items():
+        memory = running.system.workers[worker].host.sessions[session].memory
+        for view in memory.views(stored.id).values():
+            whole = torch.empty(0, dtype=view.dtype).set_(view.untyped_storage())
+            share = _share(whole)
+            whole.copy_({0: whole - share, 1: share}.get(at, whole * 0))
+            break
+    planner._place(stored, axis, Partial.SUM)
     return tensor
 
 

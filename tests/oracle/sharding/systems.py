@@ -12,7 +12,6 @@ import gt.fakes
 from gt.client.patches.marks import marks
 from gt.client.session.configured import configured
 from gt.client.session.process import process
-from gt.client.stream.segment import recorder
 from gt.placement import config_file
 from gt.placement.layout import Sharding
 from gt.planning.plan import Plan
@@ -36,9 +35,8 @@ class Running:
 
     def collectives(self) -> Counter[str]:
         """The collectives since this was asked last, by kind and axis; everything recorded is executed first."""
-        with recorder.lock:  # an idle client's instructions are sent by a thread
-            process.flush()
-            self.system.settle()
+        process.flush()
+        self.system.settle()
         told, self.told[:] = list(self.told), []
         axes = self.planner.mesh.axes if self.planner else ()
         return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in told if isinstance(i, TOGETHER))

@@ -120,7 +120,7 @@ class Process:
             time.sleep(age_s)
             own, since, segment = self.opened, since + age_s, recorder.segment
             head: object = segment[0] if segment else None
-            if own is not None and ((head is not None and head is seen) or since > DRAIN_S):
+            if own is not None and not own.in_process and ((head is not None and head is seen) or since > DRAIN_S):
                 own.idle()
                 since = 0.0
             seen = head

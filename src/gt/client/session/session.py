@@ -50,6 +50,8 @@ class Session:
         self.epoch = 0
         """The number of workers that died under this session. The dispatcher drops batches of an earlier epoch."""
         self.closed = False
+        self.in_process = False
+        """Whether its workers run in this process: then nothing happens behind the program's back."""
         self.unreported: GTError | None = None
         """An error from a time when nobody was using the session."""
         self._transport = transport
