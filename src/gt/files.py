@@ -18,20 +18,10 @@ from gt import regular
 from gt.client.session import recording
 from gt.client.session.process import process
 from gt.client.stream import geometry, operands, sites
+from gt.safetensors_format import DTYPES, PACKED
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2": torch.float8_e5m2, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu, "F4": torch.float4_e2m1fn_x2,
-}  # fmt: skip
-"""dtype names of the safetensors format (github.com/huggingface/safetensors, `Dtype`)."""
-PACKED = {"F4": 2}
-"""How many of the format's elements, in the last dim, make one of PyTorch's."""
 CHUNK_BYTES = 16 << 20
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from gt import regular
 from gt.dispatcher import log
 from gt.errors import ConfigError
+from gt.safetensors_format import DTYPES
 from gt.wire.instructions import Geometry
 from gt.worker import files
 
@@ -45,13 +46,25 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "x"), what
 
 
+def save(path: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], folders: tuple[str, ...] | None) -> None:
+    """Write tensors as a worker does."""
+    geometries = {name: Geometry(t.size(), t.stride(), 0, str(t.dtype)[6:]) for name, t in tensors.items()}
+    writer = files.Writer(path, geometries, metadata, folders)
+    try:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
+        writer.finish()
+    finally:
+        writer.close()
+
+
 def test_a_worker_neither_reads_nor_writes_what_is_no_regular_file(place: tuple[str, str]) -> None:
     path, what = place
     with pytest.raises(OSError, match=what):
         files.load(path, "w", THREE, CPU, None)
     before = sorted(os.listdir(Path(path).parent))
     with pytest.raises(OSError, match=what):
-        files.save(path, {"w": torch.ones(3)}, {}, None)
+        save(path, {"w": torch.ones(3)}, {}, None)
     assert sorted(os.listdir(Path(path).parent)) == before
 
 
@@ -84,10 +97,29 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_file_is_written_whole_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x"
     (tmp_path / f"x.{os.getpid()}.partial").symlink_to("/nowhere/else")  # left by another process
-    files.save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
+    save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
     assert os.listdir(tmp_path) == ["x"]
     assert load_file(path)["w"].tolist() == [0.0, 1.0, 2.0]
     assert files.load(str(path), "w", THREE, CPU, (str(tmp_path),)).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_file_has_the_bytes_of_one_that_the_library_writes(tmp_path: Path) -> None:
+    raw = torch.arange(32, dtype=torch.uint8)
+    tensors = {f"{name}ü": raw.view(dtype).view(2, -1) for name, dtype in DTYPES.items() if dtype is not torch.bool}
+    tensors |= {"bool": raw > 3, "scalar": torch.tensor(2.0), "none": torch.zeros(0, 3), "a.b": torch.ones(3, 4).t()}
+    for metadata in ({}, {"format": "pt"}):
+        save(str(tmp_path / "ours"), tensors, metadata, None)
+        save_file({name: t.contiguous().clone() for name, t in tensors.items()}, tmp_path / "theirs", metadata)
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_file_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"before")
+    writer = files.Writer(str(tmp_path / "x"), {"w": THREE}, {}, None)
+    writer.write("w", torch.ones(3))
+    writer.close()
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"before"
 
 
 def swap(monkeypatch: pytest.MonkeyPatch, name: str, path: Path, target: Path) -> None:
@@ -113,7 +145,7 @@ def test_a_link_out_of_the_folders_is_found_however_late_it_comes(tmp_path: Path
         files.load(str(inside / "x"), "w", THREE, CPU, (str(inside),))
     swap(monkeypatch, "held_folder", inside / "sub", outside)
     with pytest.raises(PermissionError, match="not in a folder"):
-        files.save(str(inside / "sub" / "x"), {"w": torch.ones(3)}, {}, (str(inside),))
+        save(str(inside / "sub" / "x"), {"w": torch.ones(3)}, {}, (str(inside),))
     monkeypatch.undo()
     assert load_file(outside / "x")["w"].tolist() == [0.0] * 3
     assert os.listdir(outside) == ["x"]

@@ -63,6 +63,9 @@ BETWEEN_WORKERS: list[wire.Instruction] = [
     wire.Once(0, 3, 5),
     wire.Coordinate(0, 128, 5),
     wire.Verdict((3, 4), 5),
+    wire.BeginFile(5, "x", {"w": wire.Geometry((2,), (1,), 0, "float32")}, {}, 5),
+    wire.WriteTensor(5, "w", 3, wire.Geometry((2,), (1,), 0, "float32")),
+    wire.EndFile(1, 5),
     wire.SameGenerator(1),
 ]
 """What a planner adds, and no client may say."""

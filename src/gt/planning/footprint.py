@@ -50,8 +50,8 @@ class Footprint:
             int: self._free,
             wire.Define: self._define,
             wire.Op: self._op,
-            wire.Upload: self._make,
-            wire.LoadFile: self._make,
+            wire.Upload: self._upload,
+            wire.LoadFile: self._load_file,
             wire.AllReduce: self._all_reduce,
             wire.ReduceScatter: self._reduce_scatter,
             wire.AllGather: self._all_gather,
@@ -97,9 +97,12 @@ class Footprint:
         for id, size in zip(item.outs, self._calls.get(item.call, ()), strict=False):
             self._put(id, size)
 
-    def _make(self, item: wire.Upload | wire.LoadFile) -> None:
+    def _upload(self, item: wire.Upload) -> None:
         if item.id not in self.living:
             self._put(item.id, storage_bytes(item.geometry))
+
+    def _load_file(self, item: wire.LoadFile) -> None:
+        self._put(item.id, storage_bytes(item.geometry) // math.prod(self._sizes[axis] for axis, _ in item.digits))
 
     def _all_reduce(self, item: wire.AllReduce) -> None:
         for part in item.parts:

@@ -32,6 +32,12 @@ class Gathered:
         self._bucket_of[id(stored)] = len(self._buckets) - 1
         self._bytes += size_bytes
 
+    def remove(self, stored: Stored) -> None:
+        """A parameter, if it is one of these, is freed or will be stored otherwise. Its copies have been dropped."""
+        number = self._bucket_of.pop(id(stored), None)
+        if number is not None:
+            self._buckets[number] = [other for other in self._buckets[number] if other is not stored]
+
     def bucket(self, stored: Stored) -> list[Stored]:
         """The parameters that are gathered together with this one."""
         return self._buckets[self._bucket_of[id(stored)]]

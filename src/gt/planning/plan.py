@@ -39,6 +39,16 @@ class Gather(msgspec.Struct, frozen=True):
     written: bool
 
 
+class Scatter(msgspec.Struct, frozen=True):
+    """Reduce an operand along `axis` into a copy of which each worker has the digit of `weight`. `placed`: before that."""
+
+    operand: int
+    axis: int
+    placed: OfStorage
+    kind: Partial
+    weight: int
+
+
 class TakeSlice(msgspec.Struct, frozen=True):
     """Copy a worker's part of an operand, seen through `geometry`."""
 
@@ -64,7 +74,7 @@ class TakeOnce(msgspec.Struct, frozen=True):
     axis: int
 
 
-Conversion: TypeAlias = Reduce | Gather | TakeSlice | CutWritten | TakeOnce
+Conversion: TypeAlias = Reduce | Gather | Scatter | TakeSlice | CutWritten | TakeOnce
 
 
 # -- a lowering: the several instructions that a sharded call becomes ------------------------------------------------------

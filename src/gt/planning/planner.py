@@ -27,6 +27,7 @@ from gt.planning.plan import (
     ReduceStep,
     Ref,
     RunStep,
+    Scatter,
     SliceStep,
     Step,
     TakeOnce,
@@ -54,6 +55,7 @@ class _Known:
         self.results = [state for state in plan.results if state is not None]
         self.simple = plan.lowered is None and not plan.conversions
         self.reduces = [i for c in plan.conversions if isinstance(c, Reduce) for i in c.operands]
+        self.reduces += [c.operand for c in plan.conversions if isinstance(c, Scatter)]
 
 
 class Planner:
@@ -67,6 +69,8 @@ class Planner:
         self.storages: dict[int, Stored] = {}
         self.pins: dict[int, Pin] = {}
         """Where named storages belong."""
+        self._provisional: set[int] = set()
+        """Those whose names may become longer."""
         self.unruled: dict[str, int] = {}
         """How often an operator without a rule had sharded operands."""
         self.observer: Callable[[wire.FromClient, Sequence[wire.Instruction]], None] | None = None
@@ -82,6 +86,8 @@ class Planner:
         self._last_id = FIRST_ID
         self._pending: dict[int, int] = {}
         """Gradients that may still be Partials, each with its parameter."""
+        self._scattered: dict[int, int] = {}
+        """Those that workers need only parts of, with their bytes: they are reduced as soon as they fill a bucket."""
         self._gathered = Gathered(BUCKET_BYTES)
         self._out: list[wire.Instruction] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -150,13 +156,16 @@ class Planner:
 
     def _free(self, id: int) -> None:
         stored = self.storages.pop(id, None)
-        self._pending.pop(id, None)
-        self.pins.pop(id, None)
+        if self._pending.pop(id, None) is not None:
+            self._scattered.pop(id, None)
         if stored is None:
             self._out.append(id)
-        else:
-            self._drop_copies(stored)
-            self._out.append(stored.id)
+            return
+        self._drop_copies(stored)
+        if self.pins.pop(id, None) is not None:
+            self._provisional.discard(id)
+            self._gathered.remove(stored)
+        self._out.append(stored.id)
 
     def _drop_copies(self, stored: Stored) -> None:
         if stored.copies is not None:
@@ -241,11 +250,14 @@ class Planner:
     def _name(self, item: wire.Name) -> None:
         rule = self.sharding.param(item.name)
         stored = self._stored(item.id, item.geometry)
-        if item.id not in self.pins:
-            self._pin(item.id, stored, item.geometry, rule.placements if rule is not None else {})
+        if item.id not in self.pins or (item.id in self._provisional and not item.provisional):
+            placements = rule.placements if rule is not None else {}
+            self._pin(
+                item.id, stored, item.geometry, pin(view_of(item.geometry), placements, self.mesh, not item.provisional)
+            )
+            (self._provisional.add if item.provisional else self._provisional.discard)(item.id)
 
-    def _pin(self, id: int, stored: Stored, geometry: wire.Geometry, placements: dict[str, Placement]) -> None:
-        belongs = pin(view_of(geometry), placements, self.mesh)
+    def _pin(self, id: int, stored: Stored, geometry: wire.Geometry, belongs: Pin) -> None:
         if any(isinstance(part(view_of(geometry), p, self.mesh.sizes), Underivable) for p in belongs):
             belongs = Pin(self._whole, self._whole)
         if self.states[stored.state].placed != belongs.stored:
@@ -254,6 +266,8 @@ class Planner:
         self._restore(id)
         gathers = belongs.computed != belongs.stored
         self._set(stored, computed=belongs.computed if gathers else None, pinned=True)
+        self._drop_copies(stored)
+        self._gathered.remove(stored)
         if gathers:
             state = self.states[stored.state]
             self._gathered.add(stored, state.elements * item_bytes(state.dtype))
@@ -289,14 +303,26 @@ class Planner:
 
     def _gradients(self, item: wire.Gradients) -> None:
         for parameter, gradient in item.pairs:
-            if parameter in self.pins and gradient in self.storages:
-                self._pending[gradient] = parameter
-                if self.states[self.storages[gradient].state].elements == self._elements_of(parameter):
-                    self._place_as(gradient, self.pins[parameter])
+            if parameter not in self.pins or gradient not in self.storages:
+                continue
+            stored, belongs = self.storages[gradient], self.pins[parameter]
+            state = self.states[stored.state]
+            self._pending[gradient] = parameter
+            if state.elements == self._elements_of(parameter):
+                self._place_as(gradient, belongs)
+                if any(type(p) is int and isinstance(state.placed[a], Partial) for a, p in enumerate(belongs.stored)):
+                    self._scattered[gradient] = state.elements * item_bytes(state.dtype)
+        if sum(self._scattered.values()) >= BUCKET_BYTES:
+            self._settle({gradient: self._pending.pop(gradient) for gradient in self._scattered})
 
     def _settle_gradients(self) -> None:
-        """Bring every gradient to its parameter's placement: reduced and scattered together, in buckets."""
+        """Bring every gradient to its parameter's placement."""
         pending, self._pending = self._pending, {}
+        self._settle(pending)
+
+    def _settle(self, pending: dict[int, int]) -> None:
+        """Bring gradients to their parameters' placements: reduced and scattered together, in buckets."""
+        self._scattered.clear()
         buckets: dict[tuple[int, Partial, bool], list[tuple[Stored, int]]] = {}
         for gradient, parameter in pending.items():
             stored = self.storages[gradient]
@@ -441,6 +467,14 @@ class Planner:
                     ids[index] = operands[index].id
                 else:
                     ids[index] = self._gathered_copy(operands[index], ids[index], placed, axis)
+            case Scatter(index, axis, placed, kind, weight):
+                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
+                if out < 0:
+                    out = -out
+                    digit = local_weight((*placed[:axis], weight, *placed[axis + 1 :]), self.mesh.sizes, axis)
+                    one = self._part(operands[index], source, digit, out, placed)
+                    self._out.append(wire.ReduceScatter(axis, kind.value, (one,)))
+                ids[index] = out
             case TakeSlice(index, axis, geometry, dim, weight):
                 source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
                 if out < 0:
@@ -552,14 +586,13 @@ class Planner:
         self._restore(item.id)
 
     def _load_file(self, item: wire.LoadFile) -> None:
-        """A tensor in a file is placed as the parameter of that name."""
-        stored = self._add(item.id, item.geometry)
-        self._out.append(item)
+        """A tensor in a file is placed as the parameter of that name: a worker reads its own part of it."""
         rule = self.sharding.param(item.name)
-        if rule is not None:
-            digits = pin(view_of(item.geometry), rule.placements, self.mesh, strict=False).stored
-            for weight, axis in sorted(((p, a) for a, p in enumerate(digits) if type(p) is int), reverse=True):
-                self._cut(stored, axis, weight)
+        belongs = pin(view_of(item.geometry), rule.placements if rule is not None else {}, self.mesh, strict=False)
+        state = State(belongs.stored, view_of(item.geometry).extent, item.geometry.dtype)
+        self.storages[item.id] = Stored(item.id, self.states.number(state))
+        digits = sorted(((p, a) for a, p in enumerate(belongs.stored) if type(p) is int), reverse=True)
+        self._out.append(msgspec.structs.replace(item, digits=tuple((axis, weight) for weight, axis in digits)))
 
     def _fetch(self, item: wire.Fetch) -> None:
         id, made = self._whole_copy(item.id, item.geometry)
@@ -567,18 +600,18 @@ class Planner:
         self._out.extend(made)
 
     def _save_file(self, item: wire.SaveFile) -> None:
-        tensors: dict[str, tuple[int, wire.Geometry]] = {}
-        made: list[int] = []
-        for name, (id, geometry) in item.tensors.items():
-            copy, copies = self._whole_copy(id, geometry)
-            tensors[name] = copy, geometry
-            made += copies
-        verdict = self._new_id()
-        self._out.append(wire.Verdict(tuple(id for id, _ in tensors.values()), verdict))
+        """Tensor by tensor, so that no worker has all of them."""
+        file = verdict = self._new_id()
+        held = [self._stored(id, geometry).id for id, geometry in item.tensors.values()]
+        self._out.append(wire.Verdict(tuple(held), verdict))
         for axis in self._shared_axes():
             self._out.append(wire.AllReduce(axis, "max", (wire.Part(verdict, 1, "int64"),)))
-        self._out.append(msgspec.structs.replace(item, tensors=tensors, verdict=verdict))
-        self._out += [*made, verdict]
+        geometries = {name: geometry for name, (_, geometry) in item.tensors.items()}
+        self._out.append(wire.BeginFile(file, item.path, geometries, item.metadata, verdict))
+        for name, (id, geometry) in item.tensors.items():
+            copy, made = self._whole_copy(id, geometry)
+            self._out += [wire.WriteTensor(file, name, copy, geometry), *made]
+        self._out += [wire.EndFile(item.request, file), verdict]
 
     def _shared_axes(self) -> list[int]:
         return [axis for axis, size in enumerate(self.mesh.sizes) if size > 1]

@@ -163,6 +163,8 @@ class Report:
 
     def _name(self, item: wire.Name) -> None:
         self._kinds[item.id] = PARAMETERS
+        if item.provisional:
+            return
         stored, view = self._planner.pins[item.id].stored, view_of(item.geometry)
         seen = part(view, stored, self._mesh.sizes)
         local = view.size if isinstance(seen, Underivable) else seen[0].size

@@ -27,6 +27,7 @@ from gt.planning.plan import (
     Lowered,
     Plan,
     Reduce,
+    Scatter,
     TakeOnce,
     TakeSlice,
 )
@@ -179,7 +180,8 @@ class Solver:
             g = operand.geometry
             held = math.prod(n for n, s in zip(g.size, g.stride, strict=True) if s) * item_bytes(g.dtype)
             travels = held * (count - 1) / count
-            total += travels * (LOCAL_COST if have is None else 2 if isinstance(have, Partial) else 1)
+            whole = isinstance(have, Partial) and not _can_be_scattered(operand, axis, choice)
+            total += travels * (LOCAL_COST if have is None else 2 if whole else 1)
         return total
 
     # -- results -----------------------------------------------------------------------------------------------------------
@@ -234,16 +236,26 @@ class Solver:
     def _gathered(self, solved: _Solved, operand: _Operand, choice: Choice) -> list[Any]:
         """Reduce and gather what the choice cannot use; returns the placement after that."""
         at: list[Any] = list(operand.state.placed)
+        scattered: list[tuple[int, int, Partial]] = []
         for axis, placed in enumerate(at):
             passes = placed == choice[axis] and operand.geometry.dtype == operand.state.dtype
-            if isinstance(placed, Partial) and not passes and operand.read:
+            if not isinstance(placed, Partial) or passes or not operand.read:
+                continue
+            at[axis] = None
+            if _can_be_scattered(operand, axis, choice[axis]):
+                need = _needed(operand.labels, choice[axis])
+                assert need is not None
+                scattered.append((need.weight * operand.geometry.stride[need.dim], axis, placed))
+            else:
                 solved.reduces.setdefault(axis, []).append(operand.index)
-                at[axis] = None
         for weight, axis in sorted((p, a) for a, p in enumerate(at) if type(p) is int):
             keep = operand.placed[axis] == weight and operand.view[axis] == _needed(operand.labels, choice[axis])
             if not keep:
                 solved.conversions.append(Gather(operand.index, axis, tuple(at), operand.written))
                 at[axis] = None
+        for weight, axis, kind in sorted(scattered, key=lambda s: -s[0]):
+            solved.conversions.append(Scatter(operand.index, axis, tuple(at), kind, weight))
+            at[axis] = weight
         return at
 
     def _cut_written(self, solved: _Solved, operand: _Operand, choice: Choice, at: list[Any]) -> None:
@@ -406,11 +418,23 @@ def _needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:
     return None
 
 
+def _can_be_scattered(operand: _Operand, axis: int, choice: Digit | Partial | None) -> bool:
+    """Whether a Partial may be reduced so that each worker gets only its part, into a copy."""
+    if operand.written or operand.state.placed[axis] is Partial.NORM or _needed(operand.labels, choice) is None:
+        return False
+    return _is_whole(operand)
+
+
+def _is_whole(operand: _Operand) -> bool:
+    """Whether an operand is all of its storage, without gaps."""
+    view = view_of(operand.geometry)
+    dense = math.prod(view.size) == view.extent == operand.state.elements
+    return dense and operand.geometry.dtype == operand.state.dtype
+
+
 def _can_be_cut(operand: _Operand, axis: int) -> bool:
     """Whether an operand that is written may be sharded where it is: it is all of a replicated storage without a place."""
-    elements, view = operand.state.elements, view_of(operand.geometry)
-    dense = math.prod(view.size) == view.extent == elements and operand.geometry.dtype == operand.state.dtype
-    return dense and operand.state.placed[axis] is None and not operand.state.pinned
+    return _is_whole(operand) and operand.state.placed[axis] is None and not operand.state.pinned
 
 
 def _replaced(geometry: Geometry, view: View) -> Geometry:

@@ -187,26 +187,27 @@ class Scope(msgspec.Struct, array_like=True, frozen=True, tag=7):
 
 
 class LoadFile(msgspec.Struct, array_like=True, frozen=True, tag=8):
-    """Read tensor `name` of a safetensors file into storage `id`. Size and dtype of `geometry` must be those in the file."""
+    """Read tensor `name` of a safetensors file into storage `id`. Size and dtype of `geometry` must be those in the file.
+
+    Of several workers each reads its part: `digits` are pairs of an axis and the weight of the digit that is its coordinate,
+    as of successive `Cut`s.
+    """
 
     id: int
     path: str
     name: str
     geometry: Geometry
     site: int
+    digits: tuple[tuple[int, int], ...] = ()
 
 
 class SaveFile(msgspec.Struct, array_like=True, frozen=True, tag=9):
-    """Write tensors to a safetensors file, atomically, and answer (`Answer`).
-
-    Of several workers the first one writes it, unless the `Verdict` in storage `verdict` is that one of them lacks a tensor.
-    """
+    """Write tensors to a safetensors file, atomically, and answer (`Answer`)."""
 
     request: int
     path: str
     tensors: dict[str, tuple[int, Geometry]]
     metadata: dict[str, str]
-    verdict: int = 0
 
 
 class Seed(msgspec.Struct, array_like=True, frozen=True, tag=10):
@@ -244,11 +245,15 @@ class Stats(msgspec.Struct, array_like=True, frozen=True, tag=14):
 
 
 class Name(msgspec.Struct, array_like=True, frozen=True, tag=15):
-    """Storage `id`, seen through `geometry`, is the parameter or buffer `name` of the program's model."""
+    """Storage `id`, seen through `geometry`, is the parameter or buffer `name` of the program's model.
+
+    `provisional`: it is one of a module that may be part of another, which will give it a longer name.
+    """
 
     id: int
     geometry: Geometry
     name: str
+    provisional: bool = False
 
 
 class Argument(msgspec.Struct, array_like=True, frozen=True, tag=16):
@@ -269,7 +274,7 @@ class Output(msgspec.Struct, array_like=True, frozen=True, tag=17):
 
 
 class Gradients(msgspec.Struct, array_like=True, frozen=True, tag=18):
-    """The end of a backward pass: pairs of a named storage and the storage of its gradient."""
+    """A backward pass has made gradients: pairs of a named storage and the storage of its gradient."""
 
     pairs: list[tuple[int, int]]
 
@@ -373,6 +378,35 @@ class SameGenerator(msgspec.Struct, array_like=True, frozen=True, tag=38):
     axis: int
 
 
+class BeginFile(msgspec.Struct, array_like=True, frozen=True, tag=39):
+    """Begin the safetensors file `file`, a number, of tensors with these names and geometries.
+
+    The first worker writes it, unless the `Verdict` in storage `verdict` is that one of them lacks a tensor.
+    """
+
+    file: int
+    path: str
+    tensors: dict[str, Geometry]
+    metadata: dict[str, str]
+    verdict: int
+
+
+class WriteTensor(msgspec.Struct, array_like=True, frozen=True, tag=40):
+    """Write storage `id`, which is replicated, as tensor `name` of a file."""
+
+    file: int
+    name: str
+    id: int
+    geometry: Geometry
+
+
+class EndFile(msgspec.Struct, array_like=True, frozen=True, tag=41):
+    """Put a file in its place, and answer (`Answer`)."""
+
+    request: int
+    file: int
+
+
 FromClient: TypeAlias = (
     Op
     | Define
@@ -397,8 +431,20 @@ FromClient: TypeAlias = (
 )
 """A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
 Instruction: TypeAlias = (
-    FromClient | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate | Verdict | SameGenerator
+    FromClient
+    | AllReduce
+    | ReduceScatter
+    | AllGather
+    | Cut
+    | Slice
+    | Once
+    | Coordinate
+    | Verdict
+    | SameGenerator
+    | BeginFile
+    | WriteTensor
+    | EndFile
 )
 MARKS = (Name, Argument, Output, Gradients, Phase)
 QUERY_RESULTS = 1 << 12
-REQUESTS = (Query, Fetch, SaveFile, GetRandomState, Synchronize, Stats)
+REQUESTS = (Query, Fetch, SaveFile, EndFile, GetRandomState, Synchronize, Stats)

@@ -15,11 +15,12 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.wire.messages import Failure
+from gt.worker.failures import failure_of
 from gt.worker.geometry import dtype_of
 from gt.worker.group import Group, Pending
 from gt.worker.host import Host
 from gt.worker.memory import Memory, PoisonedError
-from gt.worker.session import WorkerSession, failure_of
+from gt.worker.session import WorkerSession
 
 TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather, wire.SameGenerator)
 """The instructions in which all workers along an axis take part."""
@@ -197,6 +198,14 @@ def _failing(session: WorkerSession, item: Any) -> Callable[[Exception], None]:
     return lambda error: session.fail(made(item), error, type(item).__name__, 0)
 
 
+def own_part(group: Group, digits: Sequence[tuple[int, int]], elements: torch.Tensor) -> torch.Tensor:
+    """This worker's part of the elements of a storage: the digits, of an axis and a weight each, are its coordinates."""
+    for axis, weight in digits:
+        rows = elements.view(-1, group.mesh.sizes[axis], weight)
+        elements = rows[:, _coordinate(group, axis)].reshape(-1)
+    return elements
+
+
 # -- local instructions: what this worker keeps of a replicated storage ----------------------------------------------------
 
 
@@ -204,8 +213,7 @@ def _cut(host: Host, session: WorkerSession, group: Group, item: wire.Cut) -> No
     member = next(iter(session.memory.views(item.id).values()))
     count = member.untyped_storage().nbytes() // member.dtype.itemsize
     elements = elements_of(session.memory, item.id, member.dtype, count)
-    rows = elements.view(-1, group.mesh.sizes[item.axis], item.weight)
-    put(session.memory, item.id, rows[:, _coordinate(group, item.axis)].reshape(-1).clone())
+    put(session.memory, item.id, own_part(group, ((item.axis, item.weight),), elements).clone())
 
 
 def _slice(host: Host, session: WorkerSession, group: Group, item: wire.Slice) -> None:

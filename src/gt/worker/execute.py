@@ -22,11 +22,12 @@ from gt.wire.shared import Frame
 from gt.worker import collectives
 from gt.worker.calls.prepared import PreparedCall
 from gt.worker.collectives import Collective
+from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
-from gt.worker.session import Reply, WorkerSession, failure_of
+from gt.worker.session import Reply, WorkerSession
 
 NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
@@ -67,8 +68,8 @@ class Worker:
     def end_session(self, number: int) -> None:
         """Drop everything that a session has here."""
         state = self.host.sessions.pop(number, None)
-        if state is not None and state.group is not None:
-            state.group.close()
+        if state is not None:
+            state.close()
         self.host.runner.random.end_session(number)
 
     def join(self, number: int, group: Group) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 
 from gt import regular
+from gt.safetensors_format import header
 from gt.wire.instructions import Geometry
 from gt.worker.geometry import dtype_of
+from gt.worker.tensor_bytes import readable_bytes
 
 
 def check(real: str, path: str, folders: tuple[str, ...] | None) -> None:
@@ -20,8 +23,15 @@ def check(real: str, path: str, folders: tuple[str, ...] | None) -> None:
         raise PermissionError(f"{path}: not in a folder that this service was given (`gt serve --data DIR`)")
 
 
-def load(path: str, name: str, geometry: Geometry, device: torch.device, folders: tuple[str, ...] | None) -> torch.Tensor:
-    """One tensor of a file, mapped into memory and copied to the device.
+def load(
+    path: str,
+    name: str,
+    geometry: Geometry,
+    device: torch.device,
+    folders: tuple[str, ...] | None,
+    own: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """One tensor of a file, mapped into memory and copied to the device. With `own`, what that returns of its elements.
 
     Raises PermissionError outside `folders`, RuntimeError for another size or dtype, and as `safetensors` does.
     """
@@ -32,26 +42,61 @@ def load(path: str, name: str, geometry: Geometry, device: torch.device, folders
             tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
     if tuple(tensor.shape) != geometry.size or tensor.dtype != dtype_of(geometry.dtype):
         raise RuntimeError(f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {geometry}")
+    if own is not None:
+        tensor = own(tensor.view(-1))  # the file's pages that it doesn't touch are not read
     return tensor.clone() if device.type == "cpu" else tensor.to(device)
 
 
-def save(path: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], folders: tuple[str, ...] | None) -> None:
-    """Write a file completely or not at all.
+class Writer:
+    """Writes a safetensors file tensor by tensor, completely or not at all: `finish` puts it in its place.
 
-    Raises PermissionError outside `folders`, OSError where the file cannot be written.
+    `tensors`: all that it will hold. Raises PermissionError outside `folders`, OSError where the file cannot be written.
     """
-    real = Path(os.path.realpath(path))
-    check(str(real), path, folders)
-    if real.exists():
-        regular.check(real.stat().st_mode, path)
-    with regular.held_folder(real.parent) as folder:
-        check(os.path.join(os.readlink(folder), real.name), path, folders)  # it may have been replaced since
-        target, partial = Path(folder, real.name), Path(folder, f"{real.name}.{os.getpid()}.partial")
-        partial.unlink(missing_ok=True)  # of a worker that was killed
-        try:
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-            plain = {name: t.detach().cpu().resolve_conj().resolve_neg() for name, t in tensors.items()}
-            save_file({name: t.contiguous().clone() for name, t in plain.items()}, partial, metadata)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+
+    def __init__(
+        self, path: str, tensors: dict[str, Geometry], metadata: dict[str, str], folders: tuple[str, ...] | None
+    ) -> None:
+        real = Path(os.path.realpath(path))
+        check(str(real), path, folders)
+        if real.exists():
+            regular.check(real.stat().st_mode, path)
+        start, self._begins = header({name: (g.size, dtype_of(g.dtype)) for name, g in tensors.items()}, metadata)
+        with ExitStack() as opened:
+            folder = opened.enter_context(regular.held_folder(real.parent))
+            check(os.path.join(os.readlink(folder), real.name), path, folders)  # it may have been replaced since
+            self._target = Path(folder, real.name)
+            self._partial = Path(folder, f"{real.name}.{os.getpid()}.partial")
+            self._partial.unlink(missing_ok=True)  # of a worker that was killed
+            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            opened.callback(self._partial.unlink, missing_ok=True)
+            self._file = opened.enter_context(open(descriptor, "wb"))
+            self._file.write(start)
+            self._opened = opened.pop_all()
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Write the elements of a strided tensor, in the size and dtype that were announced.
+
+        Raises SafetensorError, as the library, where there is no room.
+        """
+        with readable_bytes(tensor) as own, _errors_of_the_library():
+            self._file.seek(self._begins[name])
+            self._file.write(own)
+
+    def finish(self) -> None:
+        """All tensors are written: put the file in its place. Raises as `write`, and OSError."""
+        with _errors_of_the_library():
+            self._file.flush()
+        os.replace(self._partial, self._target)
+
+    def close(self) -> None:
+        """Remove what was written of a file that is not finished."""
+        with suppress(OSError):  # what is left to be written has no room; whoever wrote it was told
+            self._opened.close()
+
+
+@contextmanager
+def _errors_of_the_library() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise safetensors.SafetensorError(f"I/O error: {error.strerror} (os error {error.errno})") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, WorkerStats
 from gt.wire.shared import Frame, inline
 from gt.worker import files
+from gt.worker.collectives import own_part, put
+from gt.worker.failures import failure_of
 from gt.worker.geometry import check_geometry, dtype_of
-from gt.worker.group import Group
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
 from gt.worker.query import query
-from gt.worker.session import Reply, WorkerSession, failure_of
+from gt.worker.saving import Saving
+from gt.worker.session import Reply, WorkerSession
 from gt.worker.tensor_bytes import bytes_of, tensor_from
 
 Handler = Callable[[Host, WorkerSession, Any, Sequence[Frame]], Reply | None]
@@ -56,30 +59,58 @@ def _fetch(host: Host, session: WorkerSession, item: wire.Fetch, frames: Sequenc
 
 def _load_file(host: Host, session: WorkerSession, item: wire.LoadFile, frames: Sequence[Frame]) -> None:
     try:
-        tensor = files.load(item.path, item.name, item.geometry, host.device, host.data_dirs)
-        session.memory.put(item.id, item.geometry, tensor)
+        if not item.digits:
+            tensor = files.load(item.path, item.name, item.geometry, host.device, host.data_dirs)
+            session.memory.put(item.id, item.geometry, tensor)
+        elif session.group is None:
+            raise ProtocolError("a part of a file in a session of one worker")
+        else:
+            own = partial(own_part, session.group, item.digits)
+            put(session.memory, item.id, files.load(item.path, item.name, item.geometry, host.device, host.data_dirs, own))
     except Exception as error:
         session.fail([item.id], error, "load file", item.site)
 
 
 def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: Sequence[Frame]) -> Reply:
-    try:
-        tensors = {name: session.memory.tensor(i, g) for name, (i, g) in item.tensors.items()}
-        if session.group is not None and not _writes(session, session.group, item):
-            return Answer(item.request), []
-        files.save(item.path, tensors, item.metadata, host.data_dirs)
-        return Answer(item.request), []
-    except PoisonedError as error:
-        return session.report(item.request, error.failure), []
-    except Exception as error:
-        return Answer(item.request, failure=failure_of(error, "save file", 0)), []
+    geometries = {name: geometry for name, (_, geometry) in item.tensors.items()}
+
+    def writer() -> files.Writer:
+        for id, geometry in item.tensors.values():
+            session.memory.tensor(id, geometry)  # what is wrong with a tensor is said before what is with the file
+        return files.Writer(item.path, geometries, item.metadata, host.data_dirs)
+
+    saving = Saving()
+    saving.begin(writer)
+    for name, (id, geometry) in item.tensors.items():
+        saving.write(session.memory, name, id, geometry)
+    return _saved(session, item.request, saving)
 
 
-def _writes(session: WorkerSession, group: Group, item: wire.SaveFile) -> bool:
-    """Whether this worker writes a file: the first one, if none of the others has failed, which then says why."""
-    if group.rank == 0 and session.memory.tensor(item.verdict, SCALAR).item():
+def _saved(session: WorkerSession, request: int, saving: Saving) -> Reply:
+    failure = saving.finish()
+    return (Answer(request) if failure is None else session.report(request, failure)), []
+
+
+def _begin_file(host: Host, session: WorkerSession, item: wire.BeginFile, frames: Sequence[Frame]) -> None:
+    if session.group is None:
+        raise ProtocolError("a file of several workers in a session of one worker")
+    saving = session.saving[item.file] = Saving(session.failed_check)
+    if session.group.rank == 0:
+        saving.begin(lambda: _writer(host, session, item))
+
+
+def _writer(host: Host, session: WorkerSession, item: wire.BeginFile) -> files.Writer:
+    if session.memory.tensor(item.verdict, SCALAR).item():
         raise PeerError(f"{item.path}: another worker of this session has no right values to write")
-    return group.rank == 0
+    return files.Writer(item.path, item.tensors, item.metadata, host.data_dirs)
+
+
+def _write_tensor(host: Host, session: WorkerSession, item: wire.WriteTensor, frames: Sequence[Frame]) -> None:
+    session.saving[item.file].write(session.memory, item.name, item.id, item.geometry)
+
+
+def _end_file(host: Host, session: WorkerSession, item: wire.EndFile, frames: Sequence[Frame]) -> Reply:
+    return _saved(session, item.request, session.saving.pop(item.file))
 
 
 def _seed(host: Host, session: WorkerSession, item: wire.Seed, frames: Sequence[Frame]) -> None:
@@ -140,6 +171,9 @@ HANDLERS: dict[type, Handler] = {
     wire.Scope: lambda host, session, item, frames: None,
     wire.LoadFile: _load_file,
     wire.SaveFile: _save_file,
+    wire.BeginFile: _begin_file,
+    wire.WriteTensor: _write_tensor,
+    wire.EndFile: _end_file,
     wire.Seed: _seed,
     wire.GetRandomState: _get_random_state,
     wire.SetRandomState: _set_random_state,

@@ -12,11 +12,12 @@ from gt.wire.messages import Answer
 from gt.wire.shared import Frame
 from gt.worker.calls import sparse
 from gt.worker.calls.prepared import PreparedCall
+from gt.worker.failures import failure_of
 from gt.worker.geometry import geometry_of, has_more, same_storage
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
 from gt.worker.operators import graph
-from gt.worker.session import Reply, WorkerSession, failure_of
+from gt.worker.session import Reply, WorkerSession
 
 
 def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence[Frame]) -> Reply:

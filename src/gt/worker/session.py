@@ -10,8 +10,10 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Failure, Warned
 from gt.worker.calls.direct import Direct
 from gt.worker.calls.prepared import PreparedCall
+from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.memory import Memory
+from gt.worker.saving import Saving
 from gt.worker.zeroing import Zeroing
 
 MAX_FAILURES = 64
@@ -39,6 +41,8 @@ class WorkerSession:
         """The workers of a sharded session; None if there is only this one."""
         self.missed_draw: Failure | None = None
         """Of a sharded session: why its generator may differ from the others', which drew where this worker failed."""
+        self.saving: dict[int, Saving] = {}
+        """Files that are being written, by number."""
         self.operations = 0
         self.errors = 0
 
@@ -75,7 +79,9 @@ class WorkerSession:
             self.failed_check = None
         return Answer(request, failure=failure)
 
-
-def failure_of(error: Exception, op: str, site: int) -> Failure:
-    """An error as clients are told of it. `site`: the number of the user's line; 0: none."""
-    return Failure(type(error).__name__, str(error) or type(error).__name__, op, site)
+    def close(self) -> None:
+        """The session ends: leave its other workers, and files that are not finished."""
+        if self.group is not None:
+            self.group.close()
+        for one in self.saving.values():
+            one.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -19,9 +20,16 @@ _TO_READ = 0x100  # PyBUF_READ
 
 def bytes_of(tensor: torch.Tensor) -> Frame:
     """A copy of the elements of a strided tensor on any device."""
+    with readable_bytes(tensor) as own:
+        return share(own)
+
+
+@contextmanager
+def readable_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """The elements of a strided tensor on any device, not to be used after the context."""
     if not (tensor.is_cpu and tensor.is_contiguous()) or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-    return share(_memory_at(tensor.data_ptr(), tensor.nbytes, _TO_READ))
+    yield _memory_at(tensor.data_ptr(), tensor.nbytes, _TO_READ)
 
 
 def tensor_from(frame: Frame, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -121,19 +121,19 @@ def test_a_file_is_written_once_and_not_at_all_if_a_worker_lacks_a_tensor(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    save = files.save
+    finish = files.Writer.finish
 
-    def counted(path: str, *others: Any) -> None:
-        written.append(path)
-        save(path, *others)
+    def counted(writer: files.Writer) -> None:
+        finish(writer)
+        written.append(writer._target.name)
 
-    monkeypatch.setattr(files, "save", counted)
+    monkeypatch.setattr(files.Writer, "finish", counted)
     net = model()
     right, wrong = str(tmp_path / "right.safetensors"), str(tmp_path / "wrong.safetensors")
     with pytest.raises(IndexError):
         gt.files.save_safetensors({"a": net(ids(RIGHT)), "b": net(ids(WRONG))}, wrong)
     gt.files.save_safetensors({"a": net(ids(RIGHT)), "w": net[0].weight}, right)  # type: ignore[index]
-    assert written == [right]
+    assert written == ["right.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["right.safetensors"]
     again = gt.files.load_safetensors(right)
     assert torch.equal(again["w"].cpu(), net[0].weight.detach().cpu())  # type: ignore[index]

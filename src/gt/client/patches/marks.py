@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
 
 from gt.client.session import recording
 from gt.client.session.configured import configured
@@ -37,12 +38,21 @@ class Depth(threading.local):
     paused = False
 
 
+class Moved(threading.local):
+    """While this thread moves a module with all that it holds (`Module._apply`): the paths of its parts; else None."""
+
+    paths: dict[Module, str] | None = None
+
+
 class Marks:
     """The names that were given, and what has been recorded of them."""
 
     def __init__(self) -> None:
         self._depth = Depth()
+        self._moved = Moved()
         self._installed = False
+        self._watched = WeakIdKeyDictionary()
+        """The parameters whose gradients are recorded."""
         self.forget()
 
     def forget(self) -> None:
@@ -50,7 +60,6 @@ class Marks:
         self._roots: weakref.WeakSet[Module] = weakref.WeakSet()
         self._named: dict[int, str] = {}
         """By storage id."""
-        self._parameters: dict[str, weakref.ref[Tensor]] = {}
         self._owners: dict[str, weakref.ref[Module]] = {}
         self._paths: weakref.WeakKeyDictionary[Module, str] = weakref.WeakKeyDictionary()
         self._gradients: dict[int, int] = {}
@@ -86,6 +95,40 @@ class Marks:
             return result
 
         Module._call_impl = marked  # type: ignore[method-assign, assignment]
+        self._install_provisional()
+
+    def _install_provisional(self) -> None:
+        """Give names to parameters as they come to the workers, so that none has to hold a whole model even then."""
+        register, apply = Module.register_parameter, Module._apply
+
+        @functools.wraps(register)
+        def registered(module: Module, name: str, param: torch.nn.Parameter | None) -> None:
+            register(module, name, param)
+            self._provisional(name, param)
+
+        @functools.wraps(apply)
+        def applied(module: Module, *args: Any, **kwargs: Any) -> Module:
+            outermost, self._moved.paths = self._moved.paths is None, self._moved.paths or _paths(module)
+            try:
+                result = apply(module, *args, **kwargs)
+                path = self._moved.paths.get(module, "")
+                for name, param in module._parameters.items():
+                    self._provisional(f"{path}.{name}" if path else name, param)
+                return result
+            finally:
+                if outermost:
+                    self._moved.paths = None
+
+        Module.register_parameter = registered  # type: ignore[method-assign, assignment]
+        Module._apply = applied  # type: ignore[method-assign, assignment]
+
+    def _provisional(self, name: str, param: torch.nn.Parameter | None) -> None:
+        if configured.sharding is None or self._depth.paused or param is None or torch.nn.parameter.is_lazy(param):
+            return
+        if _is_remote(param):
+            number, spec, _ = operand(param)
+            if number not in self._named:
+                recording.record(wire.Name(number, spec.to_wire(), name, provisional=True))
 
     def path(self, module: Module) -> str:
         """The path of a module in the root module that was called; empty for that, and for one that is not known."""
@@ -117,8 +160,7 @@ class Marks:
             return
         if root not in self._roots:
             self._roots.add(root)
-            for path, module in root.named_modules():
-                self._paths[module] = path
+            self._paths.update(_paths(root))
         for name, tensor in (*root.named_parameters(), *root.named_buffers()):
             if not _is_remote(tensor):
                 continue
@@ -127,7 +169,8 @@ class Marks:
                 self._claim(root, name)
                 _check(name, View(spec.size, spec.stride, spec.offset))
                 self._named[number] = name
-                self._parameters[name] = weakref.ref(tensor)
+                if tensor.requires_grad and tensor.is_leaf:
+                    self._watch(tensor)
                 recording.record(wire.Name(number, spec.to_wire(), name))
 
     def _claim(self, root: Module, name: str) -> None:
@@ -143,20 +186,24 @@ class Marks:
 
     # -- gradients ---------------------------------------------------------------------------------------------------------
 
-    def end_of_backward(self) -> None:
-        """Record whose gradients the tensors are that a backward pass has made."""
-        if configured.sharding is None or self._depth.paused:
+    def _watch(self, parameter: Tensor) -> None:
+        """Record whose gradient it is when a backward pass has made one."""
+        if parameter not in self._watched:
+            self._watched[parameter] = None
+            parameter.register_post_accumulate_grad_hook(self._accumulated)
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if configured.sharding is None or gradient is None or not _is_remote(gradient):
             return
-        pairs = []
-        for reference in self._parameters.values():
-            parameter = reference()
-            if parameter is not None and parameter.grad is not None and _is_remote(parameter.grad):
-                own, gradient = operand(parameter)[0], operand(parameter.grad)[0]
-                if self._gradients.get(own) != gradient:
-                    self._gradients[own] = gradient
-                    pairs.append((own, gradient))
-        if pairs:
-            recording.record(wire.Gradients(pairs))
+        own, found = operand(parameter)[0], operand(gradient)[0]
+        if self._gradients.get(own) != found:
+            self._gradients[own] = found
+            recording.record(wire.Gradients([(own, found)]))
+
+
+def _paths(root: Module) -> dict[Module, str]:
+    return {module: path for path, module in root.named_modules()}
 
 
 def _mark_output(tensor: Tensor, path: str, backward: bool = False) -> None:

@@ -1,0 +1,93 @@
+"""What each worker of a fully sharded program holds: when its weights come, in a step, and when they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import gt
+from gt.planning import planner
+from tests.oracle.sharding.systems import Running, sharded
+
+HIDDEN, LAYERS = 512, 8
+LARGEST_BYTES = 4 * HIDDEN * HIDDEN
+BUCKET_BYTES = 2 * LARGEST_BYTES
+MODEL_BYTES = LAYERS * LARGEST_BYTES
+ROWS = 8
+ACTIVATION_BYTES = 16 * 4 * ROWS * HIDDEN * LAYERS
+"""More than the activations of a step."""
+
+
+@pytest.fixture(params=[2, 4])
+def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A fully sharded system of 2 or 4 workers, in which a bucket is much smaller than the model."""
+    monkeypatch.setattr(planner, "BUCKET_BYTES", BUCKET_BYTES)
+    text = f"mesh: {{dp: {request.param}}}\nparams: {{'**': {{dp: fully_shard}}}}\ninputs: {{'*': {{dp: shard(0)}}}}"
+    with sharded(text) as system:
+        yield system
+
+
+def held(running: Running, peak: bool = False) -> list[int]:
+    """The bytes that each worker holds now, or with `peak` at most since this was asked last."""
+    running.collectives()
+    found = []
+    for worker in running.system.workers.values():
+        (session,) = worker.host.sessions.values()
+        usage = session.memory.usage
+        found.append(usage.peak_bytes(reset=True) if peak else usage.bytes())
+    return found
+
+
+def share(running: Running, size_bytes: int) -> float:
+    """What a worker may hold of so many bytes."""
+    return size_bytes / len(running.system.workers) * 1.05
+
+
+def model(device: str) -> torch.nn.Sequential:
+    layers = [torch.nn.Linear(HIDDEN, HIDDEN, bias=False, device=device) for _ in range(LAYERS)]
+    return torch.nn.Sequential(*layers)
+
+
+def made_on_the_workers(path: Path) -> torch.nn.Module:
+    return model("remote")
+
+
+def moved_there(path: Path) -> torch.nn.Module:
+    return model("cpu").to("remote")
+
+
+def loaded(path: Path) -> torch.nn.Module:
+    with torch.device("meta"):
+        net = model("meta")
+    net.load_state_dict(gt.files.load_safetensors(path), assign=True)
+    return net
+
+
+@pytest.mark.parametrize("make", [made_on_the_workers, moved_there, loaded])
+def test_no_worker_ever_holds_the_whole_model(running: Running, tmp_path: Path, make: Any) -> None:
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    torch.manual_seed(0)
+    local = model("cpu")
+    save_file(local.state_dict(), path)
+    held(running, peak=True)
+    torch.manual_seed(0)
+    net = make(path)
+    assert max(held(running, peak=True)) <= share(running, MODEL_BYTES) + 2 * LARGEST_BYTES
+    assert max(held(running)) <= share(running, MODEL_BYTES)
+
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    for step in range(2):
+        net(torch.ones(ROWS, HIDDEN, device="remote")).square().mean().backward()
+        optimizer.step()
+        assert max(held(running)) <= share(running, 4 * MODEL_BYTES), step
+    transient = 3 * BUCKET_BYTES + ACTIVATION_BYTES  # two of parameters, one of gradients
+    assert max(held(running, peak=True)) <= share(running, 4 * MODEL_BYTES) + transient
+
+    gt.files.save_safetensors(net.state_dict(), out)
+    assert max(held(running, peak=True)) <= share(running, 4 * MODEL_BYTES) + LARGEST_BYTES
+    assert all(net.state_dict()[name].cpu().equal(tensor.cpu()) for name, tensor in gt.files.load_safetensors(out).items())
