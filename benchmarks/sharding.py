@@ -151,7 +151,11 @@ def _step(preset: Preset, device: str, parallel: Callable[[Any, Any, Any], tuple
         ids = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
         labels = torch.randint(0, preset.vocabulary, (preset.batch, preset.tokens))
     model, ids, labels = parallel(model, ids, labels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    kinds: dict[type, list[Any]] = {}
+    for parameter in model.parameters():
+        kinds.setdefault(type(parameter.data), []).append(parameter)
+    groups = [{"params": alike} for alike in kinds.values()]  # one call may not mix DTensors with other tensors
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
 
     def step() -> float:
         logits = model(ids)

@@ -207,3 +207,12 @@ print(steps)
         with program(service, ALONE) as alone, program(service, ALONE) as another:
             assert {*pids(alone), *pids(another)} == {first, second}
             assert [line(alone), line(another)] == ["3.0", "3.0"]
+
+
+def test_a_program_that_leaves_workers_idle_is_told_once() -> None:
+    program = "import gt as torch\nprint((torch.ones(2) + 1).sum().item())\nprint(torch.ones(3).sum().item())"
+    for workers, told in (("2", 1), ("1", 0)):
+        environment = {**os.environ, **ONE_THREAD, "GT_WORKERS": workers}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stdout.split() == ["4.0", "3.0"]
+        assert done.stderr.count(f"has {workers} workers to itself and uses one of them") == told

@@ -79,7 +79,7 @@ def test_many_sessions_of_one_worker_starve_no_gang() -> None:
 # -- what is not a peer's to say -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("items", [*ONLY_PLANNERS_SAY, [wire.Output(1, VECTOR, "a"), wire.Argument(1, VECTOR, "x")]])
+@pytest.mark.parametrize("items", [*ONLY_PLANNERS_SAY, [wire.Crossing(1, VECTOR, "a"), wire.Argument(1, VECTOR, "x")]])
 @pytest.mark.parametrize("sharding", [None, on_mesh(1), on_mesh(2)])
 def test_what_only_planners_and_configured_clients_say_concerns_their_own_session_only(items: Any, sharding: Any) -> None:
     system = System(workers=2)

@@ -49,7 +49,7 @@ ITEMS: list[wire.Instruction] = [
     wire.Stats(6),
     wire.Name(3, GEOMETRY, "layers.0.weight"),
     wire.Argument(3, GEOMETRY, "input_ids"),
-    wire.Output(3, GEOMETRY, "layers.0", True),
+    wire.Crossing(3, GEOMETRY, "layers.0", "backward"),
     wire.Gradients([(3, 9)]),
     wire.Phase("end", (3, 9)),
 ]
@@ -85,8 +85,8 @@ def test_what_only_a_planner_says_is_refused_from_a_client(item: wire.Instructio
         codec.unpack_from_client(codec.pack([item]))
 
 
-def test_the_bytes_of_protocol_7() -> None:
-    assert messages.PROTOCOL == 7
+def test_the_bytes_of_protocol_8() -> None:
+    assert messages.PROTOCOL == 8
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
@@ -96,10 +96,11 @@ def test_the_bytes_of_protocol_7() -> None:
         "9c0101b06174656e3a3a6c73746d2e696e7075749182a474797065a2696ea5696e64657800809091c0920002c3a7666c6f617433329101c3"
     )
     info = messages.WorkerInfo("w", 1, "h", "cpu", "2.13", 8)
-    assert codec.encode(messages.Welcome(1, (info,), 64)).hex() == (
-        "84a474797065a777656c636f6d65a773657373696f6e01a7776f726b6572739187a46e616d"
+    assert codec.encode(messages.Welcome(1, (info,), 64, 2)).hex() == (
+        "85a474797065a777656c636f6d65a773657373696f6e01a7776f726b6572739187a46e616d"
         "65a177a370696401a4686f7374a168a6646576696365a3637075a5746f726368a4322e3133"
-        "ac6d656d6f72795f627974657308a9646174615f6469727390a663726564697440"
+        "ac6d656d6f72795f627974657308a9646174615f6469727390a663726564697440ab616c6c"
+        "5f776f726b65727302"
     )
     done = messages.Done(1, 2, warnings=[messages.Warned("UserWarning", "a", 3)])
     assert codec.encode(done).hex() == (

@@ -70,7 +70,8 @@ def place(state: State, session: SessionState) -> None:
         for rank, peer in enumerate(chosen):
             state.tell_worker(peer, messages.Join(session.number, rank, session.sharding.sizes, meeting))
         session.known = True
-    state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit))
+    there = max(len(state.workers), state.expected_workers)
+    state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit, there))
 
 
 def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:

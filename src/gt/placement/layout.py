@@ -112,6 +112,10 @@ class ScopeRule(_Written, frozen=True):
         """Where the gradients are that leave the scope in the backward pass."""
         return self.out if self.backward is None else self.backward
 
+    def on_side(self, side: str) -> Placements:
+        """The placements of what enters the scope ("inputs"), of its results ("out"), of the gradients ("backward")."""
+        return {"inputs": self.inputs, "out": self.out, "backward": self.backward_out}[side]
+
 
 class Sharding(_Written, frozen=True):
     """A configuration: the mesh, and the rules in the order in which they are tried.

@@ -103,7 +103,7 @@ class Planner:
             wire.Name: self._name,
             wire.Argument: self._argument,
             wire.Gradients: self._gradients,
-            wire.Output: self._output,
+            wire.Crossing: self._crossing,
             wire.Phase: lambda item: None,
         }
 
@@ -277,9 +277,9 @@ class Planner:
         if rule is not None:
             self._spread(item.id, item.geometry, rule.placements)
 
-    def _output(self, item: wire.Output) -> None:
+    def _crossing(self, item: wire.Crossing) -> None:
         rule = self.sharding.scope(item.path)
-        placements = None if rule is None else rule.backward_out if item.backward else rule.out
+        placements = rule.on_side(item.side) if rule is not None else None
         if placements:
             self._spread(item.id, item.geometry, placements)
 

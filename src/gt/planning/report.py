@@ -99,6 +99,9 @@ def _on_axis(axis: str, wanted: Placement | None, placed: int | Partial | None) 
     return f"{axis}: {wanted or ('replicate' if placed is None else 'as it was')}"
 
 
+SIDES = {"inputs": "argument of", "out": "result of", "backward": "gradient that leaves"}
+
+
 class Report:
     """Listens to a planner (`observe`). Whatever is asked of it is about the step that was begun last."""
 
@@ -126,7 +129,7 @@ class Report:
             wire.Name: self._name,
             wire.Gradients: self._note_gradients,
             wire.Argument: self._argument,
-            wire.Output: self._output,
+            wire.Crossing: self._crossing,
         }
 
     def observe(self, item: wire.FromClient, made: Sequence[wire.Instruction]) -> None:
@@ -184,14 +187,14 @@ class Report:
         if rule is not None:
             self._lay(item, f"argument {item.name}", rule.placements, rule.origin)
 
-    def _output(self, item: wire.Output) -> None:
+    def _crossing(self, item: wire.Crossing) -> None:
         rule = self.sharding.scope(item.path)
-        placements = {} if rule is None else rule.backward_out if item.backward else rule.out
+        placements = rule.on_side(item.side) if rule is not None else {}
         if rule is not None and placements:
-            name = f"gradient that leaves {item.path}" if item.backward else f"result of {item.path}"
+            name = f"{SIDES[item.side]} {item.path}"
             self._lay(item, name, placements, rule.origin)
 
-    def _lay(self, item: wire.Argument | wire.Output, name: str, placements: Placements, origin: str) -> None:
+    def _lay(self, item: wire.Argument | wire.Crossing, name: str, placements: Placements, origin: str) -> None:
         stored = self._planner.storages.get(item.id)
         if stored is not None:
             placement = self._placement(placements, self._planner.states[stored.state].placed)

@@ -264,13 +264,16 @@ class Argument(msgspec.Struct, array_like=True, frozen=True, tag=16):
     name: str
 
 
-class Output(msgspec.Struct, array_like=True, frozen=True, tag=17):
-    """Storage `id`, seen through `geometry`, is a result of the scope at `path`, or with `backward` its gradient."""
+class Crossing(msgspec.Struct, array_like=True, frozen=True, tag=17):
+    """Storage `id`, seen through `geometry`, enters or leaves the scope at `path`.
+
+    `side`: "inputs" for what enters it, "out" for its results, "backward" for the gradients that leave its backward pass.
+    """
 
     id: int
     geometry: Geometry
     path: str
-    backward: bool = False
+    side: str = "out"
 
 
 class Gradients(msgspec.Struct, array_like=True, frozen=True, tag=18):
@@ -425,7 +428,7 @@ FromClient: TypeAlias = (
     | Stats
     | Name
     | Argument
-    | Output
+    | Crossing
     | Gradients
     | Phase
 )
@@ -445,6 +448,6 @@ Instruction: TypeAlias = (
     | WriteTensor
     | EndFile
 )
-MARKS = (Name, Argument, Output, Gradients, Phase)
+MARKS = (Name, Argument, Crossing, Gradients, Phase)
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, EndFile, GetRandomState, Synchronize, Stats)

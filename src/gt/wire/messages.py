@@ -9,7 +9,7 @@ import msgspec
 from gt.placement.layout import Sharding
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 7
+PROTOCOL = 8
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -108,12 +108,13 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """The session is open on `workers`, or goes on there. `credit` is how many batches may be underway.
 
-    There is one worker, or with sharding one for each rank of the mesh, in order.
+    There is one worker, or with sharding one for each rank of the mesh, in order. `all_workers`: how many the service has.
     """
 
     session: int
     workers: tuple[WorkerInfo, ...]
     credit: int
+    all_workers: int = 1
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):

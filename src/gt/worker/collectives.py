@@ -64,6 +64,15 @@ def made(item: Any) -> list[int]:
     return [item.id] if isinstance(item, wire.Cut) else [item.out]
 
 
+def independent(before: Sequence[Any], item: Any) -> bool:
+    """Whether a reduction may begin although the reductions `before` it have not ended: they share no storage."""
+    reductions = (wire.AllReduce, wire.ReduceScatter)
+    if not all(isinstance(one, reductions) for one in (*before, item)):
+        return False
+    used = {id for one in before for part in one.parts for id in (part.id, part.out)} - {0}
+    return not any(id in used for part in item.parts for id in (part.id, part.out))
+
+
 class _Flat:
     """A part of a collective: all elements of its storage, in a row; zeros where the storage is spoiled."""
 

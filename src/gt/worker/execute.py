@@ -33,6 +33,8 @@ NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
 ASK_EVERY = 8
 """Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
+MOST_UNDER_WAY = 3
+"""Reductions that are under way at one time: each has a bucket of its own."""
 Ended = Callable[[int], bool]
 """Says whether a session has ended."""
 Work = Generator[Collective, None, tuple[Done, list[Any]]]
@@ -116,9 +118,10 @@ class Worker:
         while position < len(items) and not ended(state.number):
             with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
                 until = min(position + ASK_EVERY, len(items))
-                position, collective = self._run_items(state, items, position, until, frames, replies)
-            if collective is not None:
+                position, begun = self._run_items(state, items, position, until, frames, replies)
+            if begun:
                 self.host.runner.random.give_back()
+            for collective in begun:
                 yield collective
                 self._finish(collective)
         self.host.runner.random.give_back()
@@ -141,8 +144,8 @@ class Worker:
         until: int,
         frames: Sequence[Frame],
         replies: list[Reply],
-    ) -> tuple[int, Collective | None]:
-        """Run instructions from `position` to `until`, or to the first collective; returns where it stopped, and that."""
+    ) -> tuple[int, list[Collective]]:
+        """Run instructions from `position` to `until`, or to the first collectives; returns where it stopped, and those."""
         storages, ways = state.memory.storages, state.direct
         for item in items[position:until]:
             position += 1
@@ -160,10 +163,24 @@ class Worker:
                 storages.pop(item, None)
             elif type(item) in collectives.HANDLERS:
                 if (collective := self._begin(state, item)) is not None:
-                    return position, collective
+                    return self._begin_more(state, items, position, [collective])
             elif (reply := self._handle(state, item, frames)) is not None:
                 replies.append(reply)
-        return position, None
+        return position, []
+
+    def _begin_more(
+        self, state: WorkerSession, items: list[wire.Instruction], position: int, begun: list[Collective]
+    ) -> tuple[int, list[Collective]]:
+        """Begin the reductions that follow one and are independent of it, so that copying and sending overlap."""
+        first = position - 1
+        while position < len(items) and len(begun) < MOST_UNDER_WAY:
+            item = items[position]
+            if not collectives.independent(items[first:position], item):
+                break
+            position += 1
+            if (collective := self._begin(state, item)) is not None:
+                begun.append(collective)
+        return position, begun
 
     def _begin(self, state: WorkerSession, item: Any) -> Collective | None:
         try:

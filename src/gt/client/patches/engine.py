@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gt.client.patches.marks import marks
 from gt.client.session.process import process
 from gt.client.stream import interrupts, sites
 from gt.client.stream.segment import recorder
@@ -119,6 +120,7 @@ def entering(run: Callable[..., Any]) -> Callable[..., Any]:
             raise kept from None
         if failed is not None:
             raise _as_on_a_cpu(failed)
+        marks.end_of_backward()
         if len(recorder.segment) >= BOUNDARY:
             process.flush()
         return result

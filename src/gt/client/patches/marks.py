@@ -10,7 +10,7 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,10 @@ from gt.client.session.process import process
 from gt.client.stream.operands import operand
 from gt.errors import ConfigError
 from gt.placement.digit import View
+from gt.placement.layout import InputRule, ParamRule, ScopeRule
+from gt.placement.pattern import compiled
 from gt.placement.pins import pin
+from gt.placement.written import meant
 from gt.wire import instructions as wire
 
 Module = torch.nn.Module
@@ -60,8 +63,14 @@ class Marks:
         self._roots: weakref.WeakSet[Module] = weakref.WeakSet()
         self._named: dict[int, str] = {}
         """By storage id."""
+        self._names: set[str] = set()
+        """The names of all parameters and buffers, also of one that has two."""
         self._owners: dict[str, weakref.ref[Module]] = {}
         self._paths: weakref.WeakKeyDictionary[Module, str] = weakref.WeakKeyDictionary()
+        self._inputs: set[str] = set()
+        """The names of all arguments that a root module was given."""
+        self._have_matched = False
+        """Whether a step has shown that every pattern matches something."""
         self._gradients: dict[int, int] = {}
         """The last gradient that was recorded, by parameter; storage ids."""
 
@@ -88,10 +97,11 @@ class Marks:
             try:
                 if self._depth.value == 1 and configured.sharding is not None:
                     self._enter(module, args, kwargs)
+                self._enter_scope(module, (args, kwargs))
                 result = call(module, *args, **kwargs)
             finally:
                 self._depth.value -= 1
-            self._leave(module, result)
+            self._leave_scope(module, result)
             return result
 
         Module._call_impl = marked  # type: ignore[method-assign, assignment]
@@ -139,20 +149,31 @@ class Marks:
     def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._name(root)
         for name, tensor in _arguments(root, args, kwargs):
+            self._inputs.add(name)
             if _is_remote(tensor) and operand(tensor)[0] not in self._named:
                 number, spec, _ = operand(tensor)
                 recording.record(wire.Argument(number, spec.to_wire(), name))
 
-    def _leave(self, module: Module, result: Any) -> None:
-        sharding = configured.sharding
-        path = self._paths.get(module)
-        if sharding is None or not path or sharding.scope(path) is None:
+    def _scope_of(self, module: Module) -> tuple[ScopeRule, str] | None:
+        """The rule of a named module, and its path."""
+        sharding, path = configured.sharding, self._paths.get(module)
+        rule = sharding.scope(path) if sharding is not None and sharding.scopes and path else None
+        return (rule, path) if rule is not None and path else None
+
+    def _enter_scope(self, module: Module, given: Any) -> None:
+        if (found := self._scope_of(module)) is None:
             return
-        for tensor in pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor) and _is_remote(tensor):
-                _mark_output(tensor, path)
-                if tensor.requires_grad and not tensor.is_leaf:
-                    tensor.register_hook(functools.partial(_mark_output, path=path, backward=True))
+        rule, path = found
+        for tensor in _remote_tensors(given):
+            if rule.inputs:
+                _cross(tensor, path, "inputs")
+            if rule.backward_out and tensor.requires_grad:
+                tensor.register_hook(functools.partial(_cross, path=path, side="backward"))
+
+    def _leave_scope(self, module: Module, result: Any) -> None:
+        if (found := self._scope_of(module)) is not None and found[0].out:
+            for tensor in _remote_tensors(result):
+                _cross(tensor, found[1], "out")
 
     def _name(self, root: Module) -> None:
         """Name what a root module holds, unless it is part of one that was named."""
@@ -161,6 +182,8 @@ class Marks:
         if root not in self._roots:
             self._roots.add(root)
             self._paths.update(_paths(root))
+            for given in (root.named_parameters(remove_duplicate=False), root.named_buffers(remove_duplicate=False)):
+                self._names.update(name for name, _ in given)
         for name, tensor in (*root.named_parameters(), *root.named_buffers()):
             if not _is_remote(tensor):
                 continue
@@ -186,6 +209,18 @@ class Marks:
 
     # -- gradients ---------------------------------------------------------------------------------------------------------
 
+    def end_of_backward(self) -> None:
+        """At the end of the first step, refuse a pattern that has matched nothing. Raises ConfigError."""
+        sharding = configured.sharding
+        if sharding is None or self._have_matched or self._depth.paused or not self._names:
+            return
+        self._have_matched = True
+        _refuse_unmatched("params", sharding.params, self._names, "a parameter or buffer")
+        _refuse_unmatched("inputs", sharding.inputs, self._inputs, "an argument of the root module")
+        _refuse_unmatched(
+            "scopes", sharding.scopes, set(self._paths.values()), "a module (those of gt.scope are not placed yet)"
+        )
+
     def _watch(self, parameter: Tensor) -> None:
         """Record whose gradient it is when a backward pass has made one."""
         if parameter not in self._watched:
@@ -202,13 +237,30 @@ class Marks:
             recording.record(wire.Gradients([(own, found)]))
 
 
+def _refuse_unmatched(
+    section: str, rules: Sequence[ParamRule | InputRule | ScopeRule], names: Iterable[str], what: str
+) -> None:
+    known = sorted(name for name in names if name)
+    for rule in rules:
+        if not any(map(compiled(rule.pattern).matches, known)):
+            problem = f"{section} {rule.pattern!r} matched nothing by the end of the first step"
+            shown = f"legal: the name of {what}, such as {known[0]}" if known else f"there is no name of {what}"
+            raise ConfigError(f"{rule.origin}: {problem}; {shown}{meant(rule.pattern, known)}")
+
+
 def _paths(root: Module) -> dict[Module, str]:
     return {module: path for path, module in root.named_modules()}
 
 
-def _mark_output(tensor: Tensor, path: str, backward: bool = False) -> None:
+def _cross(tensor: Tensor, path: str, side: str) -> None:
     number, spec, _ = operand(tensor)
-    recording.record(wire.Output(number, spec.to_wire(), path, backward))
+    recording.record(wire.Crossing(number, spec.to_wire(), path, side))
+
+
+def _remote_tensors(values: Any) -> Iterator[Tensor]:
+    for tensor in pytree.tree_leaves(values):
+        if isinstance(tensor, Tensor) and _is_remote(tensor):
+            yield tensor
 
 
 def _check(name: str, view: View) -> None:

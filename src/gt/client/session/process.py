@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 
 from gt.client.session import shutdown
+from gt.client.session.configured import configured
 from gt.client.session.early_start import early
 from gt.client.session.session import FORKED, Session
 from gt.client.stream.definitions import definitions
@@ -28,6 +29,10 @@ from gt.wire.transport import Transport, connect
 START_TIMEOUT_S = 60.0
 LOG_S = 10.0
 """How long an ending program waits for its last instructions to be executed, and so to appear in the instruction log."""
+ONE_OF_SEVERAL = (
+    "this program has {} workers to itself and uses one of them: GT_CONFIG=FILE says how to use all of them"
+    " (docs/sharding.md), GT_WORKERS=1 starts only one"
+)
 DRAIN_S = 1.0
 """Interval at which an idle client receives what has arrived."""
 
@@ -71,6 +76,9 @@ class Process:
         service = early.take()
         service.wait_ready(START_TIMEOUT_S)
         self.join(service.address, START_TIMEOUT_S, embedded=True, first=True)
+        assert self.opened is not None
+        if configured.sharding is None and (count := self.opened.welcome.all_workers) > 1:
+            warnings.warn(ONE_OF_SEVERAL.format(count), stacklevel=2)
 
     def join(self, address: str, timeout_s: float | None = None, embedded: bool = False, first: bool = False) -> None:
         """Open a session on a running service; the session before it, if any, is closed.
