@@ -112,15 +112,16 @@ class Planner:
         if self.generators_differ:
             self.generators_differ = False
             self._out += [wire.SameGenerator(axis) for axis in self._shared_axes()]
+        handlers, observer = self._handlers, self.observer
         for item in items:
-            before = len(self._out)
-            handler = self._handlers.get(type(item))
+            before = len(self._out) if observer is not None else 0
+            handler = handlers.get(type(item))
             if handler is None:
                 self._out.append(item)  # type: ignore[arg-type]
             else:
                 handler(item)
-            if self.observer is not None:
-                self.observer(item, self._out[before:])
+            if observer is not None:
+                observer(item, self._out[before:])
         out, self._out = self._out, []
         return out
 
@@ -156,12 +157,14 @@ class Planner:
 
     def _free(self, id: int) -> None:
         stored = self.storages.pop(id, None)
-        if self._pending.pop(id, None) is not None:
-            self._scattered.pop(id, None)
         if stored is None:
             self._out.append(id)
             return
-        self._drop_copies(stored)
+        if id in self._pending:
+            del self._pending[id]
+            self._scattered.pop(id, None)
+        if stored.copies is not None:
+            self._drop_copies(stored)
         if self.pins.pop(id, None) is not None:
             self._provisional.discard(id)
             self._gathered.remove(stored)
