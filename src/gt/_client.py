@@ -72,8 +72,12 @@ def sharding(**sections: Any) -> None:
 def _configure(chosen: Sharding) -> None:
     if process.has_begun():
         raise ConfigError(f"{chosen.source}: loaded after tensors were made on workers; load it before the first one")
-    configured.sharding = chosen
-    early.start_anew()
+    before, configured.sharding = configured.sharding, chosen
+    try:
+        early.start_anew()
+    except ConfigError:
+        configured.sharding = before
+        raise
     marks.install()
 
 

@@ -216,3 +216,20 @@ def test_a_program_that_leaves_workers_idle_is_told_once() -> None:
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
         assert done.stdout.split() == ["4.0", "3.0"]
         assert done.stderr.count(f"has {workers} workers to itself and uses one of them") == told
+
+
+def test_fewer_workers_than_the_mesh_needs_are_refused_at_once_and_the_program_may_go_on_without_it() -> None:
+    program = """
+import gt as torch
+from gt.errors import ConfigError
+try:
+    torch.sharding(mesh={"dp": 2}, inputs={"*": {"dp": "shard(0)"}})
+except ConfigError as error:
+    print(error)
+print(torch.ones(2).sum().item())
+"""
+    environment = {**os.environ, **ONE_THREAD, "GT_WORKERS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    refused, went_on = done.stdout.splitlines()
+    assert refused.endswith("needs 2 workers, GT_WORKERS=1 starts 1; without GT_WORKERS there are as many as it needs")
+    assert went_on == "2.0"

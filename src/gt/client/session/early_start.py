@@ -31,20 +31,32 @@ class EarlyStart:
             self.take()
 
     def take(self) -> embedded.Embedded:
-        """The service of this process, started now if it has not been."""
+        """The service of this process, started now if it has not been. Raises ConfigError for too small a GT_WORKERS."""
         if self._service is None:
             self._service = embedded.start(self._workers())
         return self._service
 
     def _workers(self) -> int:
-        """How many workers the service gets: what GT_WORKERS says, else those of the mesh; 0: the service's own choice."""
-        return settings().workers or (configured.workers_needed if configured.sharding is not None else 0)
+        """How many workers the service gets: what GT_WORKERS says, else those of the mesh; 0: the service's own choice.
+
+        Raises ConfigError where GT_WORKERS says fewer than the mesh needs.
+        """
+        given, sharding = settings().workers, configured.sharding
+        if sharding is None:
+            return given
+        if given and given < sharding.workers_needed:
+            needs = f"{sharding.source}: the mesh {sharding.described} needs {sharding.workers_needed} workers"
+            raise ConfigError(
+                f"{needs}, GT_WORKERS={given} starts {given}; without GT_WORKERS there are as many as it needs"
+            )
+        return given or sharding.workers_needed
 
     def start_anew(self) -> None:
-        """Start the service with other workers: a configuration was loaded that needs more of them."""
+        """Start the service with other workers: a configuration was loaded that needs more of them. Raises as `take`."""
         if self._service is not None:
+            workers = self._workers()
             self.stop()
-            self.take()
+            self._service = embedded.start(workers)
 
     def is_running(self) -> bool:
         """Whether this process has a service."""
