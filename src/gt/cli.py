@@ -43,7 +43,7 @@ def _serve_arguments(serve: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)
 
 
@@ -52,6 +52,7 @@ def _worker_arguments(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--device", help="as in torch.device (default: cuda if there is one, else cpu)")
     worker.add_argument("--name", help="the worker's name in messages (default: host and process id)")
     worker.add_argument("--data", nargs="*", metavar="DIR", help="folders that it may read and write (default: GT_DATA)")
+    worker.add_argument("--threads", type=_count, help="threads of a CPU worker (default: GT_WORKER_THREADS)")
     worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -152,7 +153,8 @@ def _worker(given: argparse.Namespace) -> int:
     openmp.leave_room(settings().worker_threads)
     from gt.worker import server  # late import: torch, which no other command needs
 
-    server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data))
+    threads = given.threads or settings().worker_threads
+    server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data), threads)
     return 0
 
 

@@ -209,12 +209,15 @@ print(steps)
             assert [line(alone), line(another)] == ["3.0", "3.0"]
 
 
-def test_a_program_that_leaves_workers_idle_is_told_once() -> None:
-    program = "import gt as torch\nprint((torch.ones(2) + 1).sum().item())\nprint(torch.ones(3).sum().item())"
+def test_several_workers_share_the_cores_and_a_program_that_leaves_some_idle_is_told_once() -> None:
+    program = "import gt as torch\nprint(torch.ones(2).sum().item())\nprint(torch.debug.stats().threads)"
+    cores = len(os.sched_getaffinity(0))
     for workers, told in (("2", 1), ("1", 0)):
-        environment = {**os.environ, **ONE_THREAD, "GT_WORKERS": workers}
+        environment = {**os.environ, "GT_WORKERS": workers}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-        assert done.stdout.split() == ["4.0", "3.0"]
+        total, threads = done.stdout.split()
+        assert total == "2.0"
+        assert workers == "1" or int(threads) == max(1, cores // 2)
         assert done.stderr.count(f"has {workers} workers to itself and uses one of them") == told
 
 

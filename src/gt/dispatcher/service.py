@@ -40,10 +40,14 @@ def visible_gpus() -> list[int]:
 
 
 def start_workers(address: str, devices: list[str], data_dirs: list[str] | None) -> list[life.Started]:
-    """Start one process per device; they end with this process."""
-    files = ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
+    """Start one process per device; they end with this process. Those on CPUs share the cores, unless a setting says how."""
+    on_cpus = devices.count("cpu")
+    chosen = settings().worker_threads or "OMP_NUM_THREADS" in os.environ
+    threads = max(1, len(os.sched_getaffinity(0)) // on_cpus) if on_cpus > 1 and not chosen else 0
+    common = ["--connect", address, "--threads", str(threads)]
+    common += ["--data", *data_dirs] if data_dirs is not None else ["--any-file"]
     return [
-        life.start(["worker", "--connect", address, "--device", device, "--name", f"worker{index}", *files], role="worker")
+        life.start(["worker", "--device", device, "--name", f"worker{index}", *common], role="worker")
         for index, device in enumerate(devices)
     ]
 

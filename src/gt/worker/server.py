@@ -25,16 +25,17 @@ LOOK_S = 0.1
 """Seconds between two looks for the ends of sessions while instructions run."""
 
 
-def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None) -> None:
+def main(address: str, device: str | None, name: str | None, data_dirs: list[str] | None, threads: int) -> None:
     """Work for the service at `address` until it stops.
 
     `device`, `name` None: a GPU if there is one, the host and process. `data_dirs` None: any file that this user may touch.
+    `threads` 0: PyTorch's own choice.
     Raises ConfigError for a device that cannot be used, ConnectionLostError where the service does not answer, and GTError
     where it rejects the worker.
     """
     values = settings()
-    if values.worker_threads:
-        torch.set_num_threads(values.worker_threads)
+    if threads:
+        torch.set_num_threads(threads)
     worker = _worker(device or ("cuda" if torch.cuda.is_available() else "cpu"), name, data_dirs)
     gc.freeze()
     malloc.keep_freed()
