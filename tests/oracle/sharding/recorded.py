@@ -49,7 +49,7 @@ class Recorder(Worker):
             elif isinstance(item, wire.Op) and (define := self._defines.get((state.number, item.call))) is not None:
                 self._keep(state.number, define, item)
             super()._run_items(state, items, at, at + 1, frames, replies)
-        return until, None
+        return until, []
 
     def _keep(self, session: int, define: wire.Define, item: wire.Op) -> None:
         if not define.ins or define.op == "gt::backward":
