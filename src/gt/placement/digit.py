@@ -104,12 +104,21 @@ def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | s
     return View(tuple(size), tuple(stride), high * weight + low), Shard(found, weight // step)
 
 
+def digits(placed: OfStorage) -> list[tuple[int, int]]:
+    """The (weight, axis) of each axis that shards, smallest weight first."""
+    return sorted((p, axis) for axis, p in enumerate(placed) if type(p) is int)
+
+
+def on_axis(placed: OfStorage, axis: int, one: int | Partial | None) -> OfStorage:
+    """A placement with another one along an axis."""
+    return (*placed[:axis], one, *placed[axis + 1 :])
+
+
 def part(view: View, placed: OfStorage, sizes: tuple[int, ...]) -> tuple[View, OfView] | Underivable:
     """A rank's part of a view of a storage that is placed so, and the view's own placement. `sizes`: of the mesh's axes."""
     seen: list[Shard | Partial | None] = [p if isinstance(p, Partial) else None for p in placed]
-    digits = [(p, axis) for axis, p in enumerate(placed) if type(p) is int]
     above = 0
-    for weight, axis in sorted(digits, reverse=True):
+    for weight, axis in reversed(digits(placed)):
         if above % (weight * sizes[axis]):
             return Underivable(axis, "two axes shard by digits that overlap")
         above = weight
@@ -124,9 +133,9 @@ def local_weight(placed: OfStorage, sizes: tuple[int, ...], axis: int) -> int:
     """The weight of an axis' digit in a rank's own storage, from which the digits of the other axes are gone."""
     weight = placed[axis]
     assert type(weight) is int
-    return weight // math.prod(sizes[other] for other, p in enumerate(placed) if type(p) is int and p < weight)
+    return weight // math.prod(sizes[other] for lower, other in digits(placed) if lower < weight)
 
 
 def local_elements(elements: int, placed: OfStorage, sizes: tuple[int, ...]) -> int:
     """The elements that each rank has of a storage."""
-    return elements // math.prod(sizes[axis] for axis, p in enumerate(placed) if type(p) is int)
+    return elements // math.prod(sizes[axis] for _, axis in digits(placed))

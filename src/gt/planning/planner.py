@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gt.placement.digit import OfStorage, Partial, Underivable, local_elements, local_weight, part
+from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_elements, local_weight, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import Pin, pin
 from gt.planning.gathered import Gathered
@@ -147,8 +147,7 @@ class Planner:
         stored.state = self.states.number(self.states[stored.state]._replace(**changes))
 
     def _place(self, stored: Stored, axis: int, placed: int | Partial | None) -> None:
-        before = self.states[stored.state].placed
-        self._set(stored, placed=(*before[:axis], placed, *before[axis + 1 :]))
+        self._set(stored, placed=on_axis(self.states[stored.state].placed, axis, placed))
 
     def _part(self, stored: Stored, id: int, weight: int = 0, out: int = 0, placed: OfStorage | None = None) -> wire.Part:
         state = self.states[stored.state]
@@ -208,8 +207,7 @@ class Planner:
         """Make a storage itself replicated."""
         for axis in range(len(self.mesh.sizes)):
             self._reduce([stored], axis)
-        placed = self.states[stored.state].placed
-        for _, axis in sorted((p, a) for a, p in enumerate(placed) if type(p) is int):
+        for _, axis in digits(self.states[stored.state].placed):
             self._gather_in_place(stored, axis)
 
     def _gather_in_place(self, stored: Stored, axis: int) -> None:
@@ -226,10 +224,10 @@ class Planner:
             self._settle_gradients()
         for axis in range(len(self.mesh.sizes)):
             self._reduce([stored], axis)
-        placed, at, made = list(self.states[stored.state].placed), stored.id, []
-        for _, axis in sorted((p, a) for a, p in enumerate(placed) if type(p) is int):
-            at = self._gather(stored, at, tuple(placed), axis)
-            placed[axis] = None
+        placed, at, made = self.states[stored.state].placed, stored.id, []
+        for _, axis in digits(placed):
+            at = self._gather(stored, at, placed, axis)
+            placed = on_axis(placed, axis, None)
             made.append(at)
         return at, made
 
@@ -244,9 +242,9 @@ class Planner:
         placed = self.states[stored.state].placed
         if any(type(p) is int and p != wanted for p, wanted in zip(placed, belongs.stored, strict=True)):
             return
-        digits = [(p, a) for a, p in enumerate(belongs.stored) if type(p) is int and placed[a] is None]
-        for weight, axis in sorted(digits, reverse=True):
-            self._cut(stored, axis, weight)
+        for weight, axis in reversed(digits(belongs.stored)):
+            if placed[axis] is None:
+                self._cut(stored, axis, weight)
 
     # -- what the client says of its tensors -------------------------------------------------------------------------------
 
@@ -298,8 +296,7 @@ class Planner:
                 self._gather_in_place(stored, axis)
             weight = wanted[axis]
             if type(weight) is int:
-                placed = self.states[stored.state].placed
-                placed = (*placed[:axis], weight, *placed[axis + 1 :])
+                placed = on_axis(self.states[stored.state].placed, axis, weight)
                 if not isinstance(part(view, placed, self.mesh.sizes), Underivable):
                     self._drop_copies(stored)
                     self._cut(stored, axis, weight)
@@ -313,7 +310,7 @@ class Planner:
             self._pending[gradient] = parameter
             if state.elements == self._elements_of(parameter):
                 self._place_as(gradient, belongs)
-                if any(type(p) is int and isinstance(state.placed[a], Partial) for a, p in enumerate(belongs.stored)):
+                if any(isinstance(state.placed[axis], Partial) for _, axis in digits(belongs.stored)):
                     self._scattered[gradient] = state.elements * item_bytes(state.dtype)
         if sum(self._scattered.values()) >= BUCKET_BYTES:
             self._settle({gradient: self._pending.pop(gradient) for gradient in self._scattered})
@@ -351,13 +348,16 @@ class Planner:
         parts = []
         for stored, weight in found:
             placed = self.states[stored.state].placed
-            whole = (*placed[:axis], None, *placed[axis + 1 :])
-            digit = local_weight((*placed[:axis], weight, *placed[axis + 1 :]), self.mesh.sizes, axis)
-            parts.append(self._part(stored, stored.id, digit, placed=whole))
+            parts.append(self._scattered_part(stored, stored.id, placed, axis, weight))
             self._place(stored, axis, weight)
             self._drop_copies(stored)
         for bucket in _buckets(parts):
             self._out.append(wire.ReduceScatter(axis, kind.value, bucket))
+
+    def _scattered_part(self, stored: Stored, id: int, placed: OfStorage, axis: int, weight: int, out: int = 0) -> wire.Part:
+        """What a reduce-scatter along an axis makes the digit of `weight` of; `placed`: before that."""
+        digit = local_weight(on_axis(placed, axis, weight), self.mesh.sizes, axis)
+        return self._part(stored, id, digit, out, on_axis(placed, axis, None))
 
     # -- operators ---------------------------------------------------------------------------------------------------------
 
@@ -470,33 +470,33 @@ class Planner:
                     ids[index] = operands[index].id
                 else:
                     ids[index] = self._gathered_copy(operands[index], ids[index], placed, axis)
-            case Scatter(index, axis, placed, kind, weight):
-                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
-                if out < 0:
-                    out = -out
-                    digit = local_weight((*placed[:axis], weight, *placed[axis + 1 :]), self.mesh.sizes, axis)
-                    one = self._part(operands[index], source, digit, out, placed)
-                    self._out.append(wire.ReduceScatter(axis, kind.value, (one,)))
-                ids[index] = out
-            case TakeSlice(index, axis, geometry, dim, weight):
-                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
-                if out < 0:
-                    out = -out
-                    self._out.append(wire.Slice(axis, source, geometry, out, dim, weight))
-                ids[index] = out
             case CutWritten(index, axis, weight):
                 self._cut(operands[index], axis, weight)
-            case TakeOnce(index, axis):
-                source, out = ids[index], self._copy_id(operands[index], conversion, ids[index])
-                if out < 0:
-                    out = -out
-                    self._out.append(wire.Once(axis, source, out))
-                ids[index] = out
+            case Scatter() | TakeSlice() | TakeOnce():
+                index = conversion.operand
+                ids[index] = self._converted(conversion, operands[index], ids[index])
 
-    def _copy_id(self, stored: Stored, conversion: Conversion, source: int) -> int:
-        """The id of the copy that a conversion makes of a storage; negative if it is still to be made."""
+    def _converted(self, conversion: Scatter | TakeSlice | TakeOnce, stored: Stored, source: int) -> int:
+        """The id of the copy that a conversion makes of a storage, which is made if there is none."""
         key = (msgspec.structs.replace(conversion, operand=0), source)
-        return stored.copy(key) or -stored.keep(key, self._new_id())
+        found = stored.copy(key)
+        if found is None:
+            found = stored.keep(key, self._new_id())
+            self._out.append(self._conversion(conversion, stored, source, found))
+        return found
+
+    def _conversion(
+        self, conversion: Scatter | TakeSlice | TakeOnce, stored: Stored, source: int, out: int
+    ) -> wire.Instruction:
+        match conversion:
+            case Scatter(_, axis, placed, kind, weight):
+                return wire.ReduceScatter(
+                    axis, kind.value, (self._scattered_part(stored, source, placed, axis, weight, out),)
+                )
+            case TakeSlice(_, axis, geometry, dim, weight):
+                return wire.Slice(axis, source, geometry, out, dim, weight)
+            case TakeOnce(_, axis):
+                return wire.Once(axis, source, out)
 
     def _gathered_copy(self, stored: Stored, id: int, placed: OfStorage, axis: int) -> int:
         key = ("gather", placed, axis)
@@ -594,8 +594,8 @@ class Planner:
         belongs = pin(view_of(item.geometry), rule.placements if rule is not None else {}, self.mesh, strict=False)
         state = State(belongs.stored, view_of(item.geometry).extent, item.geometry.dtype)
         self.storages[item.id] = Stored(item.id, self.states.number(state))
-        digits = sorted(((p, a) for a, p in enumerate(belongs.stored) if type(p) is int), reverse=True)
-        self._out.append(msgspec.structs.replace(item, digits=tuple((axis, weight) for weight, axis in digits)))
+        cuts = tuple((axis, weight) for weight, axis in reversed(digits(belongs.stored)))
+        self._out.append(msgspec.structs.replace(item, digits=cuts))
 
     def _fetch(self, item: wire.Fetch) -> None:
         id, made = self._whole_copy(item.id, item.geometry)
@@ -623,8 +623,7 @@ class Planner:
 def _gathered_first(state: State) -> int:
     """The first axis along which a parameter is gathered for use; -1 if there is none."""
     computed = state.computed or state.placed
-    digits = [(p, axis) for axis, p in enumerate(state.placed) if type(p) is int and computed[axis] is None]
-    return min(digits)[1] if digits else -1
+    return next((axis for _, axis in digits(state.placed) if computed[axis] is None), -1)
 
 
 def _repeats(operands: list[Stored]) -> bool:

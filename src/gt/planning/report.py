@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gt.placement.digit import OfStorage, Partial, Underivable, part
+from gt.placement.digit import OfStorage, Partial, Underivable, digits, part
 from gt.placement.layout import FullyShard, Placement, Placements, Shard
 from gt.planning.footprint import GRADIENTS, OPTIMIZER, PARAMETERS, Footprint, Held, part_bytes, storage_bytes
 from gt.planning.planner import Planner
@@ -172,7 +172,7 @@ class Report:
         seen = part(view, stored, self._mesh.sizes)
         local = view.size if isinstance(seen, Underivable) else seen[0].size
         whole = storage_bytes(item.geometry)
-        share = math.prod(n for n, p in zip(self._mesh.sizes, stored, strict=True) if type(p) is int)
+        share = math.prod(self._mesh.sizes[axis] for _, axis in digits(stored))
         rule = self.sharding.param(item.name)
         placement = self._placement({} if rule is None else rule.placements, stored)
         self._placed[item.name] = Placed(

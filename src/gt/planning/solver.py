@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gt.placement.digit import OfStorage, OfView, Partial, Shard, Underivable, View, part, row_major
+from gt.placement.digit import OfStorage, OfView, Partial, Shard, Underivable, View, digits, part, row_major
 from gt.placement.mesh import Mesh
 from gt.planning import lowerings
 from gt.planning.plan import (
@@ -166,8 +166,8 @@ class Solver:
     def _nests(self, candidate: Digit, axis: int, before: Sequence[Digit | Partial | None]) -> bool:
         """Whether a digit leaves those of the same label alone that the axes before this one have."""
         own = [(c.weight, a) for a, c in enumerate(before) if isinstance(c, Digit) and c.label == candidate.label]
-        digits = sorted([*own, (candidate.weight, axis)])
-        return not any(upper % (lower * self.mesh.sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(digits))
+        together = sorted([*own, (candidate.weight, axis)])
+        return not any(upper % (lower * self.mesh.sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(together))
 
     def _cost(self, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
         total, count = 0.0, self.mesh.sizes[axis]
@@ -248,7 +248,7 @@ class Solver:
                 scattered.append((need.weight * operand.geometry.stride[need.dim], axis, placed))
             else:
                 solved.reduces.setdefault(axis, []).append(operand.index)
-        for weight, axis in sorted((p, a) for a, p in enumerate(at) if type(p) is int):
+        for weight, axis in digits(tuple(at)):
             keep = operand.placed[axis] == weight and operand.view[axis] == _needed(operand.labels, choice[axis])
             if not keep:
                 solved.conversions.append(Gather(operand.index, axis, tuple(at), operand.written))
@@ -267,13 +267,13 @@ class Solver:
 
     def _sliced(self, solved: _Solved, operand: _Operand, choice: Choice, view: View, placed: OfView) -> View:
         """Slice what is replicated and needed sharded; returns the local view after that."""
-        digits = [(c.weight, axis, c) for axis, c in enumerate(choice) if isinstance(c, Digit)]
-        for weight, axis, chosen in sorted(digits, key=lambda d: d[:2]):
+        chosen_digits = [(c.weight, axis, c) for axis, c in enumerate(choice) if isinstance(c, Digit)]
+        for weight, axis, chosen in sorted(chosen_digits, key=lambda d: d[:2]):
             need = _needed(operand.labels, chosen)
             if need is None or placed[axis] == need:
                 continue
             inner = math.prod(
-                self.mesh.sizes[a] for w, a, c in digits if a != axis and c.label == chosen.label and w < weight
+                self.mesh.sizes[a] for w, a, c in chosen_digits if a != axis and c.label == chosen.label and w < weight
             )
             dim, count = need.dim, self.mesh.sizes[axis]
             size = (*view.size[:dim], view.size[dim] // count, *view.size[dim + 1 :])
