@@ -15,6 +15,7 @@ ELSEWHERE = {
     "_client.py": "a name of GT's own package, once it was looked up",
     "client/kernels/composites.py": "the logger of fake tensors, while they are used",
     "client/stream/operands.py": "an attribute of GT's own, on the class so that every tensor has it",
+    "client/patches/marks.py": "once a sharding configuration is in force",
     "client/patches/patch.py": "applies the rows",
     "client/patches/printing.py": "for as long as a tensor is printed",
     "client/patches/default_generator.py": "when a program is found to be a ported one",

@@ -36,16 +36,14 @@ def too_few(sharding: Sharding | None, have: int) -> str:
     """That a service which has that many workers needs more for such a session, and how to add them."""
     if sharding is None:
         return NO_WORKER
-    needs = f"{sharding.source}: the mesh {sharding.described} needs {sharding.workers_needed} workers"
     add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
-    return f"{needs}, the service has {have}: {add}"
+    return f"{sharding.need}, the service has {have}: {add}"
 
 
 def _unservable(state: State, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
-    have = max(len(state.workers), state.expected_workers)
-    if have < (sharding.workers_needed if sharding else 1):
-        return too_few(sharding, have)
+    if state.all_workers < (sharding.workers_needed if sharding else 1):
+        return too_few(sharding, state.all_workers)
     if sharding and sharding.workers and len(state.workers) >= state.expected_workers:
         try:
             sharding.worker_names(_names(state))
@@ -70,8 +68,7 @@ def place(state: State, session: SessionState) -> None:
         for rank, peer in enumerate(chosen):
             state.tell_worker(peer, messages.Join(session.number, rank, session.sharding.sizes, meeting))
         session.known = True
-    there = max(len(state.workers), state.expected_workers)
-    state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit, there))
+    state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit, state.all_workers))
 
 
 def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:

@@ -103,6 +103,11 @@ class State:
         self.malformed = self.batches = self.dropped = self.failed = 0
         self._actions: list[Action] = []
 
+    @property
+    def all_workers(self) -> int:
+        """How many workers the service has, or soon has."""
+        return max(len(self.workers), self.expected_workers)
+
     def stats(self) -> DispatcherStats:
         """The counters now."""
         queued = sum(len(s.queue) for s in self.sessions.values())

@@ -169,6 +169,11 @@ class Sharding(_Written, frozen=True):
         """The mesh as it is written, for messages."""
         return "{" + ", ".join(f"{axis}: {size}" for axis, size in zip(self.axes, self.sizes, strict=True)) + "}"
 
+    @property
+    def need(self) -> str:
+        """How many workers it needs, for messages."""
+        return f"{self.source}: the mesh {self.described} needs {self.workers_needed} workers"
+
     def worker_names(self, there: Sequence[str]) -> tuple[str, ...]:
         """The names of the workers that are listed; `there` are those of the service, by number. Raises ConfigError."""
         for one in self.workers:

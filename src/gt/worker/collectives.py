@@ -112,6 +112,12 @@ def elements_of(memory: Memory, id: int, dtype: torch.dtype, count: int) -> torc
     return torch.empty(0, dtype=dtype, device=memory.device).set_(storage, 0, (count,), (1,))  # type: ignore[call-overload, no-any-return]
 
 
+def all_elements(memory: Memory, id: int) -> torch.Tensor:
+    """All elements of a storage, in a row, in the dtype of its first view. Raises as `Memory.views`."""
+    member = next(iter(memory.views(id).values()))
+    return elements_of(memory, id, member.dtype, member.untyped_storage().nbytes() // member.dtype.itemsize)
+
+
 def put(memory: Memory, id: int, elements: torch.Tensor) -> None:
     """Make the elements, which have a storage of their own, the storage `id`."""
     name = str(elements.dtype).removeprefix("torch.")
@@ -219,10 +225,8 @@ def own_part(group: Group, digits: Sequence[tuple[int, int]], elements: torch.Te
 
 
 def _cut(host: Host, session: WorkerSession, group: Group, item: wire.Cut) -> None:
-    member = next(iter(session.memory.views(item.id).values()))
-    count = member.untyped_storage().nbytes() // member.dtype.itemsize
-    elements = elements_of(session.memory, item.id, member.dtype, count)
-    put(session.memory, item.id, own_part(group, ((item.axis, item.weight),), elements).clone())
+    own = own_part(group, ((item.axis, item.weight),), all_elements(session.memory, item.id))
+    put(session.memory, item.id, own.clone())
 
 
 def _slice(host: Host, session: WorkerSession, group: Group, item: wire.Slice) -> None:
@@ -235,21 +239,15 @@ def _slice(host: Host, session: WorkerSession, group: Group, item: wire.Slice) -
         put(
             session.memory, item.out, mine.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).view(-1)
         )
-    except PoisonedError as error:
-        session.memory.poison([item.out], error.failure)
     except RuntimeError as error:
         session.fail([item.out], error, "slice", 0)
 
 
 def _once(host: Host, session: WorkerSession, group: Group, item: wire.Once) -> None:
     try:
-        member = next(iter(session.memory.views(item.id).values()))
-        count = member.untyped_storage().nbytes() // member.dtype.itemsize
-        elements = elements_of(session.memory, item.id, member.dtype, count)
+        elements = all_elements(session.memory, item.id)
         first = _coordinate(group, item.axis) == 0
         put(session.memory, item.out, elements.clone() if first else torch.zeros_like(elements))
-    except PoisonedError as error:
-        session.memory.poison([item.out], error.failure)
     except RuntimeError as error:
         session.fail([item.out], error, "once", 0)
 

@@ -235,7 +235,7 @@ class Worker:
                 session.failed_check = session.failed_check or failure
 
     def _poison(self, session: WorkerSession, item: wire.Op, call: PreparedCall | Failure | None, failure: Failure) -> None:
-        if session.group is not None and isinstance(call, PreparedCall) and call.define.draws:
-            session.missed_draw = session.missed_draw or failure
+        if isinstance(call, PreparedCall) and call.define.draws:
+            session.miss_draw(failure)
         written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, PreparedCall) else []
         session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)

@@ -45,8 +45,8 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
         failure = error.failure
     except Exception as error:
         failure = failure_of(error, "", 0)  # it is raised at the user's own line, so PyTorch's text alone is enough
-    if session.group is not None and call is not None and call.draws:
-        session.missed_draw = session.missed_draw or failure
+    if call is not None and call.draws:
+        session.miss_draw(failure)
     return session.report(item.request, failure), []
 
 

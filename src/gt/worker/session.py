@@ -72,6 +72,11 @@ class WorkerSession:
         self.note(failure)
         self.memory.poison(ids, failure)
 
+    def miss_draw(self, failure: Failure) -> None:
+        """A call that draws has failed here: of several workers the others may have drawn."""
+        if self.group is not None:
+            self.missed_draw = self.missed_draw or failure
+
     def report(self, request: int, failure: Failure) -> Answer:
         """The answer to a request that tells a failure, which is not reported again."""
         self.failures = [f for f in self.failures if f is not failure]

@@ -104,7 +104,7 @@ class Marks:
             self._leave_scope(module, result)
             return result
 
-        Module._call_impl = marked  # type: ignore[method-assign, assignment]
+        torch.nn.Module._call_impl = marked  # type: ignore[method-assign, assignment]
         self._install_provisional()
 
     def _install_provisional(self) -> None:
@@ -129,8 +129,8 @@ class Marks:
                 if outermost:
                     self._moved.paths = None
 
-        Module.register_parameter = registered  # type: ignore[method-assign, assignment]
-        Module._apply = applied  # type: ignore[method-assign, assignment]
+        torch.nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
+        torch.nn.Module._apply = applied  # type: ignore[method-assign, assignment]
 
     def _provisional(self, name: str, param: torch.nn.Parameter | None) -> None:
         if configured.sharding is None or self._depth.paused or param is None or torch.nn.parameter.is_lazy(param):

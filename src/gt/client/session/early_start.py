@@ -45,9 +45,8 @@ class EarlyStart:
         if sharding is None:
             return given
         if given and given < sharding.workers_needed:
-            needs = f"{sharding.source}: the mesh {sharding.described} needs {sharding.workers_needed} workers"
             raise ConfigError(
-                f"{needs}, GT_WORKERS={given} starts {given}; without GT_WORKERS there are as many as it needs"
+                f"{sharding.need}, GT_WORKERS={given} starts {given}; without GT_WORKERS there are as many as it needs"
             )
         return given or sharding.workers_needed
 
