@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gt import __version__, life
 from gt.config import TABLE, read, settings
@@ -35,16 +35,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _serve_arguments(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--address", required=True, help="tcp://127.0.0.1:PORT or ipc://PATH; workers use the next port")
-    serve.add_argument("--workers", type=_count, help="local workers (default: one per visible GPU, else one)")
+    serve.add_argument("--workers", type=_count("workers"), help="local workers (default: one per visible GPU, else one)")
     serve.add_argument("--device", help="their device, as in torch.device (default: cuda if there is one, else cpu)")
     serve.add_argument("--data", nargs="*", metavar="DIR", help="folders that workers may read and write (default: GT_DATA)")
     serve.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return int(text)
+def _count(of: str) -> Callable[[str], int]:
+    """What reads an option that counts `of`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {of}")
+        return int(text)
+
+    return read
 
 
 def _worker_arguments(worker: argparse.ArgumentParser) -> None:
@@ -52,7 +57,7 @@ def _worker_arguments(worker: argparse.ArgumentParser) -> None:
     worker.add_argument("--device", help="as in torch.device (default: cuda if there is one, else cpu)")
     worker.add_argument("--name", help="the worker's name in messages (default: host and process id)")
     worker.add_argument("--data", nargs="*", metavar="DIR", help="folders that it may read and write (default: GT_DATA)")
-    worker.add_argument("--threads", type=_count, help="threads of a CPU worker (default: GT_WORKER_THREADS)")
+    worker.add_argument("--threads", type=_count("threads"), help="threads of a CPU worker (default: GT_WORKER_THREADS)")
     worker.add_argument("--any-file", action="store_true", help=argparse.SUPPRESS)
 
 

@@ -188,6 +188,7 @@ def test_wrong_options_are_refused_in_a_line() -> None:
         ("serve", "--address", "tcp://127.0.0.1:70000"): "a port from 1 to 65534",
         ("serve", "--address", "tcp://10.0.0.1:7000"): "only loopback addresses",
         ("serve", "--address", "tcp://127.0.0.1:7000", "--workers", "-1"): "not a number of workers",
+        ("worker", "--connect", "tcp://127.0.0.1:7000", "--threads", "two"): "not a number of threads",
         ("serve", "--address", "ipc:///tmp/socket"): "must exist and be private",
         ("log", "/nowhere"): "gt: /nowhere: No such file or directory",
         ("log", "/"): "gt: /: Is a directory",
