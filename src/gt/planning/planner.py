@@ -16,7 +16,8 @@ import msgspec
 from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_elements, local_weight, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import Pin, pin
-from gt.planning.gathered import Gathered
+from gt.planning.gathered import KEPT_BUCKETS, Gathered
+from gt.planning.gradients import Gradients
 from gt.planning.plan import (
     Conversion,
     CoordinateStep,
@@ -42,20 +43,29 @@ FIRST_ID = 1 << 50
 """The ids of storages that the planner makes start here, far above those of any client."""
 BUCKET_BYTES = 25 << 20
 """Gradients are reduced together up to this many bytes, as in DistributedDataParallel."""
+WHOLE_AT_ONCE = 4
+"""Buckets of what is fully sharded, of which a worker holds the whole at one time: two of parameters (one in use, one on its
+way) and two of gradients likewise. Each is so much smaller, so that they are together one bucket."""
 
 
 class _Known:
-    """A plan, and what is looked up of it in each run: the local call's number (0 for a lowering), operands to reduce."""
+    """A plan, and what is looked up of it in each run.
 
-    __slots__ = ("number", "plan", "reduces", "results", "simple")
+    `number`: of the local call, 0 for a lowering. `reduces`: operands to reduce. `adds`: whether it writes a storage and
+    reads a Partial. `simple`: whether the local call is all.
+    """
 
-    def __init__(self, plan: Plan, number: int) -> None:
+    __slots__ = ("adds", "number", "plan", "reduces", "results", "simple")
+
+    def __init__(self, plan: Plan, number: int, states: Sequence[State]) -> None:
         self.plan = plan
         self.number = number
         self.results = [state for state in plan.results if state is not None]
         self.simple = plan.lowered is None and not plan.conversions
         self.reduces = [i for c in plan.conversions if isinstance(c, Reduce) for i in c.operands]
         self.reduces += [c.operand for c in plan.conversions if isinstance(c, Scatter)]
+        read = [state for i, state in enumerate(states) if i not in plan.written]
+        self.adds = bool(plan.written) and any(isinstance(p, Partial) for state in read for p in state.placed)
 
 
 class Planner:
@@ -84,11 +94,10 @@ class Planner:
         self._plans: dict[tuple[Any, ...], _Known] = {}
         self._local_calls: dict[bytes, int] = {}
         self._last_id = FIRST_ID
-        self._pending: dict[int, int] = {}
-        """Gradients that may still be Partials, each with its parameter."""
-        self._scattered: dict[int, int] = {}
-        """Those that workers need only parts of, with their bytes: they are reduced as soon as they fill a bucket."""
-        self._gathered = Gathered(BUCKET_BYTES)
+        self._pending = Gradients(BUCKET_BYTES, BUCKET_BYTES // WHOLE_AT_ONCE)
+        self._gathered = Gathered(BUCKET_BYTES // WHOLE_AT_ONCE)
+        self._ahead: tuple[Sequence[Stored], int] | None = None
+        """What to gather, and along which axis, besides the operands of the call that is planned now."""
         self._out: list[wire.Instruction] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             wire.Op: self._op,
@@ -159,9 +168,7 @@ class Planner:
         if stored is None:
             self._out.append(id)
             return
-        if id in self._pending:
-            del self._pending[id]
-            self._scattered.pop(id, None)
+        self._pending.remove(id)
         if stored.copies is not None:
             self._drop_copies(stored)
         if self.pins.pop(id, None) is not None:
@@ -307,22 +314,20 @@ class Planner:
                 continue
             stored, belongs = self.storages[gradient], self.pins[parameter]
             state = self.states[stored.state]
-            self._pending[gradient] = parameter
-            if state.elements == self._elements_of(parameter):
+            is_whole = state.elements == self._elements_of(parameter)
+            if is_whole:
                 self._place_as(gradient, belongs)
-                if any(isinstance(state.placed[axis], Partial) for _, axis in digits(belongs.stored)):
-                    self._scattered[gradient] = state.elements * item_bytes(state.dtype)
-        if sum(self._scattered.values()) >= BUCKET_BYTES:
-            self._settle({gradient: self._pending.pop(gradient) for gradient in self._scattered})
+            in_parts = is_whole and any(isinstance(state.placed[axis], Partial) for _, axis in digits(belongs.stored))
+            self._pending.add(gradient, parameter, state.elements * item_bytes(state.dtype), in_parts)
+        for taken in self._pending.take_buckets():
+            self._settle(taken)
 
     def _settle_gradients(self) -> None:
         """Bring every gradient to its parameter's placement."""
-        pending, self._pending = self._pending, {}
-        self._settle(pending)
+        self._settle(self._pending.take_all())
 
     def _settle(self, pending: dict[int, int]) -> None:
         """Bring gradients to their parameters' placements: reduced and scattered together, in buckets."""
-        self._scattered.clear()
         buckets: dict[tuple[int, Partial, bool], list[tuple[Stored, int]]] = {}
         for gradient, parameter in pending.items():
             stored = self.storages[gradient]
@@ -396,7 +401,7 @@ class Planner:
         elif known.plan.written and known.plan.conversions and _repeats(operands):
             self._run_whole(item, operands)
             return
-        elif self._pending and any(args[i] in self._pending for i in known.reduces):
+        elif any(args[i] in self._pending for i in known.reduces):
             self._settle_gradients()
             self._op(item)
             return
@@ -405,7 +410,7 @@ class Planner:
         for id, state in zip(item.outs, known.results, strict=False):
             self.storages[id] = Stored(id, state)
         if known.plan.written or known.plan.cuts:
-            self._after(known.plan, item, operands)
+            self._after(known, item, operands)
 
     def _run_whole(self, item: wire.Op, operands: list[Stored]) -> None:
         """Run a call that reads, by another view, what it writes: both views need one storage."""
@@ -426,12 +431,14 @@ class Planner:
         plan, ids = known.plan, [stored.id for stored in operands]
         for conversion in plan.conversions:
             self._convert(conversion, operands, ids)
+        if self._ahead is not None:
+            self._gather_ahead(*self._ahead, operands)
         numbers = item.args[len(operands) :]
         if plan.lowered is None:
             self._out.append(wire.Op(known.number, item.out, (*ids, *numbers), item.site))
         else:
             self._emit(plan, item, ids, numbers)
-        self._evict()
+        self._drop_gathered(KEPT_BUCKETS, ())
 
     def _plan(self, call: int, operands: list[Stored]) -> _Known:
         """Plan a call for operands in these states."""
@@ -441,22 +448,32 @@ class Planner:
         plan = self.solver.solve(define, states, rule)
         if rule is None and define.op != "gt::backward" and any(state.placed != self._whole for state in states):
             self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
-        known = _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local))
+        known = _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local), states)
         self._plans[call, *[stored.state for stored in operands]] = known
         return known
 
-    def _after(self, plan: Plan, item: wire.Op, operands: list[Stored]) -> None:
+    def _after(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
+        plan = known.plan
         if plan.cuts:
             results = [o for o, state in enumerate(plan.results) if state is not None]
             for cut in plan.cuts:
                 self._cut(self.storages[item.outs[results.index(cut.result)]], cut.axis, cut.weight)
         for i in plan.written:
             self._drop_copies(operands[i])
+            if known.adds:
+                self._pending.written(item.args[i])  # type: ignore[arg-type]
             if item.args[i] in self.pins:
                 self._restore(item.args[i])  # type: ignore[arg-type]
 
-    def _evict(self) -> None:
-        for stored, key in self._gathered.evict():
+    def _gather_ahead(self, bucket: Sequence[Stored], axis: int, operands: Sequence[Stored]) -> None:
+        """Gather what the calls after this one need, in the place of what they do not need any more."""
+        self._ahead = None
+        self._drop_gathered(KEPT_BUCKETS - 1, operands)
+        if self._gathered.have_room:
+            self._gather_bucket(bucket, axis)
+
+    def _drop_gathered(self, kept: int, needed: Sequence[Stored]) -> None:
+        for stored, key in self._gathered.drop(kept, needed):
             if stored.copies is not None:
                 self._out.append(stored.copies.pop(key))
 
@@ -504,23 +521,25 @@ class Planner:
             if self.states[stored.state].computed is None or stored.id != id:
                 stored.keep(key, self._gather(stored, id, placed, axis))
             else:
-                self._gather_bucket(stored, axis)
-        self._gathered.use(stored)
+                self._gather_bucket(self._gathered.bucket(stored), axis)
         found = stored.copy(key)
         assert found is not None
+        if ahead := self._gathered.use(stored):
+            self._ahead = ahead, axis
         return found
 
-    def _gather_bucket(self, stored: Stored, axis: int) -> None:
-        """Gather a fully sharded parameter for use, together with those that will be needed next to it."""
+    def _gather_bucket(self, bucket: Sequence[Stored], axis: int) -> None:
+        """Gather those fully sharded parameters of a bucket that are not gathered yet."""
         parts = []
-        for other in self._gathered.bucket(stored):
-            state = self.states[other.state]
+        for stored in bucket:
+            state = self.states[stored.state]
             key = ("gather", state.placed, axis)
-            if other.copy(key) is None and _gathered_first(state) == axis:
-                out = other.keep(key, self._new_id())
-                parts.append(self._part(other, other.id, local_weight(state.placed, self.mesh.sizes, axis), out))
-                self._gathered.made(other, key)
-        self._out.append(wire.AllGather(axis, tuple(parts)))
+            if stored.copy(key) is None and _gathered_first(state) == axis:
+                out = stored.keep(key, self._new_id())
+                parts.append(self._part(stored, stored.id, local_weight(state.placed, self.mesh.sizes, axis), out))
+                self._gathered.made(stored, key)
+        if parts:
+            self._out.append(wire.AllGather(axis, tuple(parts)))
 
     def _local_call(self, define: wire.Define) -> int:
         """The number by which the workers know a call."""

@@ -17,13 +17,12 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Failure
 from gt.worker.failures import failure_of
 from gt.worker.geometry import dtype_of
-from gt.worker.group import Group, Pending
+from gt.worker.group import Group
 from gt.worker.host import Host
 from gt.worker.memory import Memory, PoisonedError
 from gt.worker.session import WorkerSession
+from gt.worker.under_way import Collective, made
 
-TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather, wire.SameGenerator)
-"""The instructions in which all workers along an axis take part."""
 SUMMED = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
     torch.int32, torch.int64, torch.uint8, torch.int8,
@@ -31,46 +30,11 @@ SUMMED = (
 """dtypes that gloo can add."""
 
 
-class Collective:
-    """A collective under way. `finish` puts its results into the session's memory."""
-
-    def __init__(self, pending: Sequence[Pending], finish: Callable[[], None], fail: Callable[[Exception], None]) -> None:
-        self._pending = list(pending)
-        self.finish = finish
-        self.fail = fail
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for its end, at most `timeout_s` seconds; False if it has not come. Raises RuntimeError if it failed."""
-        while self._pending:
-            if not self._pending[0].wait(timeout_s):
-                return False
-            del self._pending[0]
-        return True
-
-
 def begin(host: Host, session: WorkerSession, item: Any) -> Collective | None:
     """Begin an instruction of `HANDLERS`; None if it is done already. Raises ProtocolError in a session of one worker."""
     if session.group is None:
         raise ProtocolError(f"{type(item).__name__} in a session of one worker")
     return HANDLERS[type(item)](host, session, session.group, item)
-
-
-def made(item: Any) -> list[int]:
-    """The storages that an instruction of `HANDLERS` makes or replaces."""
-    if isinstance(item, wire.SameGenerator):
-        return []
-    if isinstance(item, (wire.AllReduce, wire.ReduceScatter, wire.AllGather)):
-        return [part.out or part.id for part in item.parts]
-    return [item.id] if isinstance(item, wire.Cut) else [item.out]
-
-
-def independent(before: Sequence[Any], item: Any) -> bool:
-    """Whether a reduction may begin although the reductions `before` it have not ended: they share no storage."""
-    reductions = (wire.AllReduce, wire.ReduceScatter)
-    if not all(isinstance(one, reductions) for one in (*before, item)):
-        return False
-    used = {id for one in before for part in one.parts for id in (part.id, part.out)} - {0}
-    return not any(id in used for part in item.parts for id in (part.id, part.out))
 
 
 class _Flat:
@@ -89,6 +53,10 @@ class _Flat:
             session.note(self.spoiled)
         if self.spoiled is not None:
             self.elements = torch.zeros(part.elements, dtype=self.dtype, device=session.memory.device)
+
+    def leave(self) -> None:
+        """What was sent is a copy: hold the elements no longer."""
+        del self.elements
 
     def keep(self, session: WorkerSession, elements: torch.Tensor) -> None:
         """Make `elements` the storage that the part makes; a spoiled part makes a spoiled one."""
@@ -166,6 +134,8 @@ def _reduce_scatter(host: Host, session: WorkerSession, group: Group, item: wire
         alike = [flat for flat in flats if flat.dtype == dtype]
         rows = torch.cat([parts_by_digit(flat.elements, count, flat.part.weight) for flat in alike], 1)
         rows = _for_reduction(rows, item.kind)
+        for flat in alike:
+            flat.leave()
         own = torch.empty_like(rows[0])
         pending.append(group.reduce_scatter(item.axis, own, rows))
         finishers.append((alike, own))
@@ -198,6 +168,8 @@ def _all_gather(host: Host, session: WorkerSession, group: Group, item: wire.All
     count = group.mesh.sizes[item.axis]
     flats = [_Flat(session, part) for part in item.parts]
     sent = torch.cat([flat.elements.view(torch.uint8) for flat in flats])
+    for flat in flats:
+        flat.leave()
     rows = torch.empty((count, *sent.shape), dtype=torch.uint8, device=sent.device)
 
     def finish() -> None:

@@ -21,20 +21,18 @@ from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
 from gt.wire.shared import Frame
 from gt.worker import collectives
 from gt.worker.calls.prepared import PreparedCall
-from gt.worker.collectives import Collective
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
 from gt.worker.memory import PoisonedError
 from gt.worker.session import Reply, WorkerSession
+from gt.worker.under_way import TOGETHER, Collective, made
 
 NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
 ASK_EVERY = 8
 """Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
-MOST_UNDER_WAY = 3
-"""Reductions that are under way at one time: each has a bucket of its own."""
 Ended = Callable[[int], bool]
 """Says whether a session has ended."""
 Work = Generator[Collective, None, tuple[Done, list[Any]]]
@@ -118,16 +116,17 @@ class Worker:
         while position < len(items) and not ended(state.number):
             with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
                 until = min(position + ASK_EVERY, len(items))
-                position, begun = self._run_items(state, items, position, until, frames, replies)
-            if begun:
+                position, needed = self._run_items(state, items, position, until, frames, replies)
+            if needed:
                 self.host.runner.random.give_back()
-            for collective in begun:
+            for collective in needed:
                 yield collective
-                self._finish(collective)
+                self._finish(state, collective)
         self.host.runner.random.give_back()
         return replies
 
-    def _finish(self, collective: Collective) -> None:
+    def _finish(self, state: WorkerSession, collective: Collective) -> None:
+        freed = state.under_way.remove(collective)
         try:
             if not collective.wait(0.0):
                 raise RuntimeError("the session ended while its workers waited for each other")
@@ -135,6 +134,8 @@ class Worker:
                 collective.finish()
         except Exception as error:  # a peer is gone: so is the session, and whoever asks before that is told
             collective.fail(error)
+        for id in freed:
+            state.memory.storages.pop(id, None)
 
     def _run_items(
         self,
@@ -145,54 +146,48 @@ class Worker:
         frames: Sequence[Frame],
         replies: list[Reply],
     ) -> tuple[int, list[Collective]]:
-        """Run instructions from `position` to `until`, or to the first collectives; returns where it stopped, and those."""
-        storages, ways = state.memory.storages, state.direct
-        for item in items[position:until]:
-            position += 1
+        """Run instructions from `position` to `until`, or to one that needs collectives; returns where, and which."""
+        storages, ways, under_way = state.memory.storages, state.direct, state.under_way
+        for at, item in enumerate(items[position:until], position):
             if type(item) is wire.Op:
                 way = ways.get(item.call)
-                if way is None:
-                    self._op(state, item)
-                    continue
-                try:
-                    way(storages, item)
-                    state.operations += 1
-                except Exception:
-                    self._op(state, item)
+                if way is not None:
+                    try:
+                        way(storages, item)
+                        state.operations += 1
+                        continue
+                    except Exception:
+                        way = None  # the careful way finds out why
+                if under_way.begun and (needed := under_way.needed(item)):
+                    return at, needed
+                self._op(state, item)
             elif type(item) is int:
                 storages.pop(item, None)
+            elif under_way.begun and (needed := under_way.needed(item)):
+                return at, needed
             elif type(item) in collectives.HANDLERS:
-                if (collective := self._begin(state, item)) is not None:
-                    return self._begin_more(state, items, position, [collective])
+                if needed := self._begin(state, item):
+                    return at + 1, needed
             elif (reply := self._handle(state, item, frames)) is not None:
                 replies.append(reply)
-        return position, []
+        return until, []
 
-    def _begin_more(
-        self, state: WorkerSession, items: list[wire.Instruction], position: int, begun: list[Collective]
-    ) -> tuple[int, list[Collective]]:
-        """Begin the reductions that follow one and are independent of it, so that copying and sending overlap."""
-        first = position - 1
-        while position < len(items) and len(begun) < MOST_UNDER_WAY:
-            item = items[position]
-            if not collectives.independent(items[first:position], item):
-                break
-            position += 1
-            if (collective := self._begin(state, item)) is not None:
-                begun.append(collective)
-        return position, begun
-
-    def _begin(self, state: WorkerSession, item: Any) -> Collective | None:
+    def _begin(self, state: WorkerSession, item: Any) -> list[Collective]:
+        """Begin an instruction of `collectives.HANDLERS`; returns what has to end before the next one."""
         try:
-            return collectives.begin(self.host, state, item)
+            collective = collectives.begin(self.host, state, item)
         except PoisonedError as error:
-            state.memory.poison(collectives.made(item), error.failure)
-            return None
+            state.memory.poison(made(item), error.failure)
+            return []
         except Exception as error:
-            state.fail(collectives.made(item), error, type(item).__name__, 0)
-            if state.group is not None and isinstance(item, collectives.TOGETHER):
+            state.fail(made(item), error, type(item).__name__, 0)
+            if state.group is not None and isinstance(item, TOGETHER):
                 state.group.close()  # the peers must not wait for this worker
-            return None
+            return []
+        if collective is None:
+            return []
+        state.under_way.add(collective, item)
+        return [] if collective.before else [collective]
 
     def _handle(self, state: WorkerSession, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):

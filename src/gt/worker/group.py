@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -58,6 +59,8 @@ class _Connecting(threading.Thread):
         self._failed: Exception | None = None
         self._searched = threading.Event()
         self._left = threading.Event()
+        self.waiting: deque[_Work] = deque()
+        """The collectives that are to begin once the peers are found, in order."""
         self.start()
 
     def run(self) -> None:
@@ -85,21 +88,32 @@ class _Connecting(threading.Thread):
 
 
 class _Work:
-    """A collective of PyTorch that begins once the peers are found."""
+    """A collective of PyTorch that begins once the peers are found: after those before it, as at every peer."""
 
     def __init__(self, peers: _Connecting, begin: Callable[[Any], Any]) -> None:
         self._peers = peers
         self._begin = begin
         self._work: Any = None
-        self._try_to_begin(0.0)
+        self._failed: Exception | None = None
+        peers.waiting.append(self)
+        self._has_begun(0.0)
 
-    def _try_to_begin(self, timeout_s: float) -> bool:
+    def _has_begun(self, timeout_s: float) -> bool:
         if self._work is None and (found := self._peers.result(timeout_s)) is not None:
-            self._work = self._begin(found)
+            while self._peers.waiting:
+                self._peers.waiting.popleft()._start(found)
+        if self._failed is not None:
+            raise self._failed
         return self._work is not None
 
+    def _start(self, found: Any) -> None:
+        try:
+            self._work = self._begin(found)
+        except Exception as error:
+            self._failed = error
+
     def wait(self, timeout_s: float) -> bool:
-        if not self._try_to_begin(timeout_s):
+        if not self._has_begun(timeout_s):
             return False
         if timeout_s < SHORTEST_S and not self._work.is_completed():
             return False  # to PyTorch, 0 means for ever

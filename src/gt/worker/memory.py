@@ -2,7 +2,8 @@
 
 A session's memory maps a storage id to `{geometry number: tensor}`. All tensors of one such dict share one torch
 storage: they are the views that calls have asked for so far, so that an operand is two dict look-ups. A storage whose
-value depends on a failed call is a `Poison` instead: subscripting it raises, so the fast path never asks.
+value depends on a failed call is a `Poison` instead, one that a collective is still making an `Awaited`: subscripting them
+raises, so the fast path never asks.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ class Poison:
         self.failure = failure
 
 
+class Awaited:
+    """Takes the place of a storage that a collective under way makes or replaces."""
+
+    __slots__ = ("collective",)
+
+    def __init__(self, collective: Any) -> None:
+        self.collective = collective
+
+
 class PoisonedError(Exception):
     """An operand's value depends on a failed call."""
 
@@ -41,7 +51,7 @@ class PoisonedError(Exception):
 
 
 Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is a handle
-Storages: TypeAlias = dict[int, Any]  # Views | Poison
+Storages: TypeAlias = dict[int, Any]  # Views | Poison | Awaited
 
 
 class Memory:
@@ -85,6 +95,8 @@ class Memory:
             raise RuntimeError(f"tensor {id} is not known to this worker: its session was closed or its worker was lost")
         if type(views) is Poison:
             raise PoisonedError(views.failure)
+        if type(views) is Awaited:
+            raise RuntimeError(f"tensor {id} was used before its collective had ended: please report this")
         return views  # type: ignore[no-any-return]
 
     def operand(self, id: int, number: int) -> Any:

@@ -14,6 +14,7 @@ from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.memory import Memory
 from gt.worker.saving import Saving
+from gt.worker.under_way import UnderWay
 from gt.worker.zeroing import Zeroing
 
 MAX_FAILURES = 64
@@ -39,6 +40,7 @@ class WorkerSession:
         """The failure of an operator without results (an assert): no value depends on it, so the next answer reports it."""
         self.group: Group | None = None
         """The workers of a sharded session; None if there is only this one."""
+        self.under_way = UnderWay(self.memory.storages)
         self.missed_draw: Failure | None = None
         """Of a sharded session: why its generator may differ from the others', which drew where this worker failed."""
         self.saving: dict[int, Saving] = {}

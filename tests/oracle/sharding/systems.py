@@ -34,12 +34,16 @@ class Running:
     planned: list[str] = field(default_factory=list)
 
     def collectives(self) -> Counter[str]:
-        """The collectives since this was asked last, by kind and axis; everything recorded is executed first."""
+        """The collectives since this or `instructions` was asked last, by kind and axis."""
+        axes = self.planner.mesh.axes if self.planner else ()
+        return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in self.instructions() if isinstance(i, TOGETHER))
+
+    def instructions(self) -> list[wire.Instruction]:
+        """What the workers were told since this was asked last; everything recorded is executed first."""
         process.flush()
         self.system.settle()
-        told, self.told[:] = list(self.told), []
-        axes = self.planner.mesh.axes if self.planner else ()
-        return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in told if isinstance(i, TOGETHER))
+        told, self.told = self.told, []
+        return told
 
 
 @contextmanager

@@ -48,10 +48,10 @@ def test_micro_batches_are_reduced_once() -> None:
 
 
 def test_gradients_and_parameters_travel_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "BUCKET_BYTES", 64 << 10)
-    got = run("fsdp2", CASES["fused"], 2)
+    monkeypatch.setattr(planner, "BUCKET_BYTES", 256 << 10)
+    got = run("fsdp2", CASES["fused"], 3)
     found, size_bytes = got.collectives[-1], sum(p.nbytes for p in got.parameters.values())
-    most = size_bytes // planner.BUCKET_BYTES + 1
+    most = size_bytes // (planner.BUCKET_BYTES // planner.WHOLE_AT_ONCE) + 1
     assert 2 < found["ReduceScatter dp"] <= most
     assert found["ReduceScatter dp"] < found["AllGather dp"] <= 2 * most  # forth and back
 
