@@ -34,9 +34,10 @@ class Pair:
         self._ids = 0
 
     def take(self, *items: wire.Instruction) -> Work:
-        """The worker's work on instructions; storages 1, 2 and 3 have been uploaded as [1, 2], [10, 20] and [100, 200]."""
-        frames = [memoryview(struct.pack("2f", scale, 2 * scale)) for scale in (1, 10, 100)]
-        uploads = [wire.Upload(number, PAIR, number - 1, 0) for number in (1, 2, 3)]
+        """The worker's work on instructions; storages 1, 2, ... have been uploaded as [1, 2], [10, 20], ..."""
+        numbers = range(1, MOST_UNDER_WAY + 2)
+        frames = [memoryview(struct.pack("2f", 10 ** (n - 1), 2 * 10 ** (n - 1))) for n in numbers]
+        uploads = [wire.Upload(n, PAIR, n - 1, 0) for n in numbers]
         return self.worker.take(messages.Execute(1, 1, codec.pack([*uploads, ADD, *items])), frames)
 
     def held(self, id: int) -> list[float]:
@@ -121,14 +122,14 @@ def test_a_result_that_was_freed_meanwhile_stays_freed(pair: Pair) -> None:
 
 
 def test_a_bounded_number_is_under_way(pair: Pair) -> None:
-    reductions = [wire.AllReduce(0, "sum", (wire.Part(n, 2, "float32"),)) for n in (1, 2, 3)]
-    work = pair.take(*reductions, wire.Synchronize(1))
+    numbers = range(1, MOST_UNDER_WAY + 2)
+    work = pair.take(*(wire.AllReduce(0, "sum", (wire.Part(n, 2, "float32"),)) for n in numbers), wire.Synchronize(1))
     next(work)
-    assert len(pair.worker.host.sessions[1].under_way.begun) == MOST_UNDER_WAY == 2
-    for _ in range(3):
-        pair.peer.all_reduce(0, torch.tensor([1000.0, 2000.0]), "sum")
+    assert len(pair.worker.host.sessions[1].under_way.begun) == MOST_UNDER_WAY
+    for _ in numbers:
+        pair.peer.all_reduce(0, torch.tensor([0.5, 0.5]), "sum")
     finish(work)
-    assert [pair.held(n) for n in (1, 2, 3)] == [[1001, 2002], [1010, 2020], [1100, 2200]]
+    assert [pair.held(n) for n in numbers] == [[10 ** (n - 1) + 0.5, 2 * 10 ** (n - 1) + 0.5] for n in numbers]
 
 
 def test_a_peer_that_leaves_meanwhile_is_an_error_where_the_result_is_used(pair: Pair) -> None:

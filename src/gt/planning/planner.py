@@ -43,9 +43,9 @@ FIRST_ID = 1 << 50
 """The ids of storages that the planner makes start here, far above those of any client."""
 BUCKET_BYTES = 25 << 20
 """Gradients are reduced together up to this many bytes, as in DistributedDataParallel."""
-WHOLE_AT_ONCE = 4
+WHOLE_AT_ONCE = 5
 """Buckets of what is fully sharded, of which a worker holds the whole at one time: two of parameters (one in use, one on its
-way) and two of gradients likewise. Each is so much smaller, so that they are together one bucket."""
+way) and three of gradients (one that is being filled, two on their way). Each is so much smaller: together they are one."""
 
 
 class _Known:

@@ -23,6 +23,8 @@ from gt.worker.memory import Memory, PoisonedError
 from gt.worker.session import WorkerSession
 from gt.worker.under_way import Collective, made
 
+LARGE_BYTES = 64 << 10
+"""Parts from this size on travel by themselves: gloo takes less time for another message than for copying them."""
 SUMMED = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
     torch.int32, torch.int64, torch.uint8, torch.int8,
@@ -55,8 +57,15 @@ class _Flat:
             self.elements = torch.zeros(part.elements, dtype=self.dtype, device=session.memory.device)
 
     def leave(self) -> None:
-        """What was sent is a copy: hold the elements no longer."""
+        """The elements are on their way: hold them no longer than that."""
         del self.elements
+
+    def replace(self, session: WorkerSession, elements: torch.Tensor) -> None:
+        """Let `elements` be those of the storage, in place: graphs and views keep it."""
+        if self.spoiled is not None:
+            session.memory.poison([self.part.id], self.spoiled)
+        elif elements.data_ptr() != self.elements.data_ptr():
+            self.elements.copy_(elements)
 
     def keep(self, session: WorkerSession, elements: torch.Tensor) -> None:
         """Make `elements` the storage that the part makes; a spoiled part makes a spoiled one."""
@@ -105,23 +114,33 @@ def joined_by_digit(rows: torch.Tensor, weight: int) -> torch.Tensor:
 # -- reductions ----------------------------------------------------------------------------------------------------------
 
 
+def _lots(flats: Sequence[_Flat]) -> list[list[_Flat]]:
+    """What travels together: a large part by itself, so that it is not copied, small ones of a dtype with each other."""
+    large = [flat for flat in flats if flat.elements.nbytes >= LARGE_BYTES]
+    small: dict[torch.dtype, list[_Flat]] = {}
+    for flat in flats:
+        if flat.elements.nbytes < LARGE_BYTES:
+            small.setdefault(flat.dtype, []).append(flat)
+    return [*([flat] for flat in large), *small.values()]
+
+
+def _joined(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    return torch.cat(tuple(tensors), dim) if len(tensors) > 1 else tensors[0]
+
+
 def _all_reduce(host: Host, session: WorkerSession, group: Group, item: wire.AllReduce) -> Collective:
     flats = [_Flat(session, part) for part in item.parts]
     pending, finishers = [], []
-    for dtype in dict.fromkeys(flat.dtype for flat in flats):
-        alike = [flat for flat in flats if flat.dtype == dtype]
-        buffer = _for_reduction(torch.cat([flat.elements for flat in alike]), item.kind)
+    for lot in _lots(flats):
+        buffer = _for_reduction(_joined([flat.elements for flat in lot]), item.kind)
         pending.append(group.all_reduce(item.axis, buffer, "max" if item.kind == "max" else "sum"))
-        finishers.append((alike, buffer))
+        finishers.append((lot, buffer))
 
     def finish() -> None:
-        for alike, buffer in finishers:
+        for lot, buffer in finishers:
             whole = _reduced(buffer, item.kind, group.mesh.sizes[item.axis])
-            for flat, own in zip(alike, whole.split([flat.part.elements for flat in alike]), strict=True):
-                if flat.spoiled is None and not flat.part.out:
-                    flat.elements.copy_(own)  # in place: graphs and views keep their storage
-                else:
-                    flat.keep(session, own.to(flat.dtype).clone())
+            for flat, own in zip(lot, whole.split([flat.part.elements for flat in lot]), strict=True):
+                flat.replace(session, own)
 
     return Collective(pending, finish, _failing(session, item))
 
@@ -130,21 +149,20 @@ def _reduce_scatter(host: Host, session: WorkerSession, group: Group, item: wire
     count = group.mesh.sizes[item.axis]
     flats = [_Flat(session, part) for part in item.parts]
     pending, finishers = [], []
-    for dtype in dict.fromkeys(flat.dtype for flat in flats):
-        alike = [flat for flat in flats if flat.dtype == dtype]
-        rows = torch.cat([parts_by_digit(flat.elements, count, flat.part.weight) for flat in alike], 1)
+    for lot in _lots(flats):
+        rows = _joined([parts_by_digit(flat.elements, count, flat.part.weight) for flat in lot], 1)
         rows = _for_reduction(rows, item.kind)
-        for flat in alike:
-            flat.leave()
         own = torch.empty_like(rows[0])
         pending.append(group.reduce_scatter(item.axis, own, rows))
-        finishers.append((alike, own))
+        finishers.append((lot, own))
+    for flat in flats:
+        flat.leave()
 
     def finish() -> None:
-        for alike, own in finishers:
+        for lot, own in finishers:
             whole = _reduced(own, item.kind, count)
-            for flat, piece in zip(alike, whole.split([flat.part.elements // count for flat in alike]), strict=True):
-                flat.keep(session, piece.to(flat.dtype).clone())
+            for flat, piece in zip(lot, whole.split([flat.part.elements // count for flat in lot]), strict=True):
+                flat.keep(session, piece.to(flat.dtype) if len(lot) == 1 else piece.to(flat.dtype).clone())
 
     return Collective(pending, finish, _failing(session, item))
 
@@ -167,18 +185,23 @@ def _reduced(buffer: torch.Tensor, kind: str, count: int) -> torch.Tensor:
 def _all_gather(host: Host, session: WorkerSession, group: Group, item: wire.AllGather) -> Collective:
     count = group.mesh.sizes[item.axis]
     flats = [_Flat(session, part) for part in item.parts]
-    sent = torch.cat([flat.elements.view(torch.uint8) for flat in flats])
+    pending, finishers = [], []
+    for lot in _lots(flats):
+        sent = _joined([flat.elements.view(torch.uint8) for flat in lot])
+        rows = torch.empty((count, *sent.shape), dtype=torch.uint8, device=sent.device)
+        pending.append(group.all_gather(item.axis, rows, sent))
+        finishers.append((lot, rows))
     for flat in flats:
         flat.leave()
-    rows = torch.empty((count, *sent.shape), dtype=torch.uint8, device=sent.device)
 
     def finish() -> None:
-        sizes = [flat.part.elements * flat.dtype.itemsize for flat in flats]
-        for flat, columns in zip(flats, rows.split(sizes, 1), strict=True):
-            own = columns.reshape(-1).view(flat.dtype).view(count, -1)
-            flat.keep(session, joined_by_digit(own, flat.part.weight))
+        for lot, rows in finishers:
+            sizes = [flat.part.elements * flat.dtype.itemsize for flat in lot]
+            for flat, columns in zip(lot, rows.split(sizes, 1), strict=True):
+                own = columns.reshape(-1).view(flat.dtype).view(count, -1)
+                flat.keep(session, joined_by_digit(own, flat.part.weight))
 
-    return Collective([group.all_gather(item.axis, rows, sent)], finish, _failing(session, item))
+    return Collective(pending, finish, _failing(session, item))
 
 
 def _failing(session: WorkerSession, item: Any) -> Callable[[Exception], None]:

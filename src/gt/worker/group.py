@@ -126,6 +126,21 @@ class _Work:
         return True
 
 
+class _Summed:
+    """A reduce-scatter as an exchange of rows, which are added here: gloo's own reduces everything for everyone first."""
+
+    def __init__(self, exchange: _Work, rows: torch.Tensor, out: torch.Tensor) -> None:
+        self._exchange = exchange
+        self._rows = rows
+        self._out = out
+
+    def wait(self, timeout_s: float) -> bool:
+        if not self._exchange.wait(timeout_s):
+            return False
+        torch.sum(self._rows, 0, dtype=self._out.dtype, out=self._out)
+        return True
+
+
 class TorchGroup:
     """A group over torch.distributed: gloo between CPUs, NCCL between CUDA devices, both on loopback."""
 
@@ -141,7 +156,7 @@ class TorchGroup:
         rank, size, device = peers.index(self.rank), len(peers), self._device
         return lambda: _process_group(path, rank, size, device)
 
-    def _start(self, axis: int, begin: Callable[[Any], Any]) -> Pending:
+    def _start(self, axis: int, begin: Callable[[Any], Any]) -> _Work:
         peers = self._axes[axis]
         if peers is None:
             raise PeerError(LEFT)
@@ -161,7 +176,11 @@ class TorchGroup:
 
     def reduce_scatter(self, axis: int, out: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """See `Group`."""
-        return self._start(axis, lambda group: group._reduce_scatter_base(out, tensor.view(-1)))
+        if self._device.type == "cuda":
+            return self._start(axis, lambda group: group._reduce_scatter_base(out, tensor.view(-1)))
+        rows = torch.empty_like(tensor)
+        sent, received = (one.view(-1).view(torch.uint8) for one in (tensor, rows))
+        return _Summed(self._start(axis, lambda group: group.alltoall_base(received, sent, [], [])), rows, out)
 
     def close(self) -> None:
         """See `Group`."""

@@ -9,8 +9,8 @@ from gt.wire import instructions as wire
 from gt.worker.group import Pending
 from gt.worker.memory import Awaited, Storages
 
-MOST_UNDER_WAY = 2
-"""Collectives that are under way at one time. Each has a bucket of its own; a backward pass gathers one and reduces one."""
+MOST_UNDER_WAY = 3
+"""Collectives that are under way at one time, each with a bucket of its own: a backward pass gathers one and reduces two."""
 TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather, wire.SameGenerator)
 """The instructions in which all workers along an axis take part."""
 WITHOUT_STORAGES = (
