@@ -65,7 +65,7 @@ def _log_arguments(show: argparse.ArgumentParser) -> None:
     show.add_argument("file")
     show.add_argument("--session", type=int)
     show.add_argument("--worker")
-    show.add_argument("--op", metavar="GLOB", help="for example 'aten::mm*'")
+    show.add_argument("--op", metavar="GLOB", help="for example 'aten::mm*' or AllReduce")
     show.add_argument("--id", type=int, help="instructions that touch this storage")
     show.add_argument("--since", type=float, metavar="SECONDS", help="since the epoch")
     show.add_argument("--until", type=float, metavar="SECONDS", help="since the epoch")

@@ -66,9 +66,12 @@ def _recorded(item: wire.Instruction) -> Recorded:
     return Recorded(type(item).__name__)
 
 
-def stats() -> WorkerStats:
-    """What the worker counts for this session, once everything recorded so far is done."""
-    return process.session().worker_stats()
+def stats(worker: int = 0) -> WorkerStats:
+    """What a worker counts for this session, once everything recorded so far is done.
+
+    `worker`: which one, of those of `GT_CONFIG`'s mesh, in the order of `Place.workers`. Raises IndexError for another.
+    """
+    return process.session().worker_stats()[worker]
 
 
 def where(tensor: torch.Tensor) -> Place:

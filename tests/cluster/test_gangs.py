@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -236,3 +237,30 @@ print(torch.ones(2).sum().item())
     refused, went_on = done.stdout.splitlines()
     assert refused.endswith("needs 2 workers, GT_WORKERS=1 starts 1; without GT_WORKERS there are as many as it needs")
     assert went_on == "2.0"
+
+
+SHARDED = """
+import gt as torch
+torch.sharding(mesh={"dp": 2}, params={"**": {"dp": "fully_shard"}}, inputs={"*": {"dp": "shard(0)"}})
+model = torch.nn.Linear(256, 512, bias=False)
+model(torch.ones(4, 256)).sum().backward()
+for worker in (0, 1):
+    print(torch.debug.stats(worker).peak_tensor_bytes)
+print(torch.accelerator.memory_stats()["peak_tensor_bytes"])
+"""
+
+
+def test_statistics_and_the_log_are_those_of_each_worker(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    environment = {**os.environ, **ONE_THREAD, "GT_INSTRUCTION_LOG": str(log)}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=120)
+    first, second, most = map(int, done.stdout.split())
+    whole_bytes = 4 * 256 * 512
+    assert whole_bytes < min(first, second)
+    assert most == max(first, second)
+    shown = subprocess.run(
+        [sys.executable, "-m", "gt", "log", str(log), "--op", "All*"], capture_output=True, text=True, timeout=60
+    )
+    lines = shown.stdout.splitlines()
+    assert [line.split()[2] for line in lines] == ["worker0", "worker1"]
+    assert all(re.search(r"  AllGather +\(\d+:float32\[65536\]\) -> \d+:float32 axis=0$", line) for line in lines), lines

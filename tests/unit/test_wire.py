@@ -85,8 +85,8 @@ def test_what_only_a_planner_says_is_refused_from_a_client(item: wire.Instructio
         codec.unpack_from_client(codec.pack([item]))
 
 
-def test_the_bytes_of_protocol_8() -> None:
-    assert messages.PROTOCOL == 8
+def test_the_bytes_of_protocol_9() -> None:
+    assert messages.PROTOCOL == 9
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"
@@ -106,10 +106,10 @@ def test_the_bytes_of_protocol_8() -> None:
     assert codec.encode(done).hex() == (
         "84a474797065a4646f6e65a773657373696f6e01a373657102a87761726e696e67739193ab557365725761726e696e67a16103"
     )
-    counted = messages.Answer(3, stats=messages.WorkerStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+    counted = messages.Answer(3, stats=[messages.WorkerStats(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)])
     assert codec.encode(messages.Done(1, 2, [counted])).hex() == (
         "84a474797065a4646f6e65a773657373696f6e01a373657102a7616e73776572739182a77265717565737403a57374617473"
-        "8aa873746f726167657301ac74656e736f725f627974657302b17065616b5f74656e736f725f627974657303aa6f70657261"
+        "918aa873746f726167657301ac74656e736f725f627974657302b17065616b5f74656e736f725f627974657303aa6f70657261"
         "74696f6e7304a66572726f727305ab646566696e6974696f6e7306a873657373696f6e7307aa7a65726f5f66696c6c7308a7"
         "7468726561647309ae7065616b5f7273735f62797465730a"
     )

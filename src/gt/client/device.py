@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -85,8 +86,11 @@ class Backend(_DummyBackendModule):
         return None
 
     def memory_stats(self, device: Any = None) -> dict[str, Any]:
-        """The worker's figures (`gt.wire.messages.WorkerStats`), those of the session's memory also by PyTorch's names."""
-        stats = process.session().worker_stats()
+        """The worker's figures (`gt.wire.messages.WorkerStats`), those of the session's memory also by PyTorch's names.
+
+        Of several workers they are those of the one that has held the most; `gt.debug.stats` has them all.
+        """
+        stats = max(process.session().worker_stats(), key=attrgetter("peak_tensor_bytes"))
         return {
             "allocated_bytes.all.current": stats.tensor_bytes,
             "allocated_bytes.all.peak": stats.peak_tensor_bytes,
@@ -94,12 +98,12 @@ class Backend(_DummyBackendModule):
         }
 
     def memory_allocated(self, device: Any = None) -> int:
-        """Bytes of this session's tensors on the worker."""
-        return process.session().worker_stats().tensor_bytes
+        """Bytes of this session's tensors on the worker; of several, on the one that holds the most."""
+        return max(stats.tensor_bytes for stats in process.session().worker_stats())
 
     def max_memory_allocated(self, device: Any = None) -> int:
         """The peak of `memory_allocated`, in bytes. Results of less than 64 KiB count only if they exist at this call."""
-        return process.session().worker_stats().peak_tensor_bytes
+        return max(stats.peak_tensor_bytes for stats in process.session().worker_stats())
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         """Let `max_memory_allocated` begin at what is allocated now."""

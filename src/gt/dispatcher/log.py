@@ -91,6 +91,10 @@ class InstructionLog:
             entry.op, entry.site = item.op, item.site
             entry.ins = [f"{i}:{_shape(g)}" for i, g in item.ins]
             entry.detail = {"request": item.request, "out": item.out}
+        elif isinstance(item, wire.AllReduce | wire.ReduceScatter | wire.AllGather):
+            entry.ins = [f"{part.id}:{part.dtype}[{part.elements}]" for part in item.parts]
+            entry.outs = [f"{part.out}:{part.dtype}" for part in item.parts if part.out]
+            entry.detail = {name: value for name, value in _fields(item).items() if name != "parts"}
         else:
             if isinstance(item, wire.Forget):
                 for call in item.calls:
@@ -144,7 +148,7 @@ class Filter:
         return (
             (self.session is None or entry.session == self.session)
             and (self.worker is None or entry.worker == self.worker)
-            and (self.op is None or fnmatch.fnmatch(entry.op, self.op))
+            and (self.op is None or fnmatch.fnmatch(entry.op or entry.kind, self.op))
             and (self.id is None or self._touches(entry))
             and (self.since is None or entry.time >= self.since)
             and (self.until is None or entry.time <= self.until)
@@ -178,7 +182,8 @@ def text(entry: Entry) -> str:
     numbers = [str(n) for n in entry.numbers]
     body = f"({', '.join([*entry.ins, *numbers])})" + (f" -> {', '.join(entry.outs)}" if entry.outs else "")
     detail = " ".join(f"{k}={v}" for k, v in entry.detail.items())
-    return printable(f"{head} {'define ' if entry.kind == 'Define' else ''}{body if entry.op else ''} {detail}".rstrip())
+    said = f"{'define ' if entry.kind == 'Define' else ''}{body if entry.ins or entry.op else ''}"
+    return printable(f"{head} {said} {detail}".rstrip())
 
 
 def _clock(time: float) -> str:

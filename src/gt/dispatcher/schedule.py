@@ -11,7 +11,7 @@ from gt.dispatcher.slices import Slice, cut, cut_items
 from gt.dispatcher.state import SessionState, State, Underway
 from gt.errors import ConfigError, PeerError, ProtocolError
 from gt.wire import codec, messages
-from gt.wire.messages import Answer, Failure
+from gt.wire.messages import Answer, Failure, WorkerStats
 
 OVERDRAFT = 256
 """Batches beyond its credit that end a client's session. Honest clients exceed their credit: a Ctrl-C ends the wait for it,
@@ -103,17 +103,25 @@ def _is_about(report: messages.Done, piece: Underway) -> bool:
 
 
 def _together(piece: Underway) -> tuple[messages.Done, Frames]:
-    """One report of a slice from those of all its workers: the first worker's, with the failures of any."""
+    """One report of a slice from those of all its workers: the first worker's, with the failures and statistics of all."""
     report, frames = piece.reports[piece.workers[0]]
     if len(piece.workers) == 1:
         return report, frames
     failed: dict[int, Failure] = {}
+    stats: dict[int, list[WorkerStats]] = {}
     for peer in piece.workers:
         for answer in piece.reports[peer][0].answers:
             if answer.failure is not None and _says_more(answer.failure, failed.get(answer.request)):
                 failed[answer.request] = answer.failure
-    answers = [Answer(a.request, failure=failed[a.request]) if a.request in failed else a for a in report.answers]
-    return msgspec.structs.replace(report, answers=answers), frames
+            if answer.stats:
+                stats.setdefault(answer.request, []).extend(answer.stats)
+
+    def answer_of_all(own: Answer) -> Answer:
+        if own.request in failed:
+            return Answer(own.request, failure=failed[own.request])
+        return msgspec.structs.replace(own, stats=stats[own.request]) if own.request in stats else own
+
+    return msgspec.structs.replace(report, answers=[answer_of_all(own) for own in report.answers]), frames
 
 
 def _says_more(failure: Failure, than: Failure | None) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_elements, local_weight, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import Pin, pin
+from gt.planning.blocks import Blocks
 from gt.planning.gathered import KEPT_BUCKETS, Gathered
 from gt.planning.gradients import Gradients
 from gt.planning.plan import (
@@ -98,6 +99,7 @@ class Planner:
         self._gathered = Gathered(BUCKET_BYTES // WHOLE_AT_ONCE)
         self._ahead: tuple[Sequence[Stored], int] | None = None
         """What to gather, and along which axis, besides the operands of the call that is planned now."""
+        self._blocks = Blocks(sharding.scope)
         self._out: list[wire.Instruction] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             wire.Op: self._op,
@@ -115,6 +117,8 @@ class Planner:
             wire.Crossing: self._crossing,
             wire.Phase: lambda item: None,
         }
+        if sharding.scopes:
+            self._handlers[wire.Scope] = self._scope
 
     def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
         """The instructions of every worker for those of the client."""
@@ -169,6 +173,8 @@ class Planner:
             self._out.append(id)
             return
         self._pending.remove(id)
+        if id in self._blocks.made_in:
+            self._blocks.free(id)
         if stored.copies is not None:
             self._drop_copies(stored)
         if self.pins.pop(id, None) is not None:
@@ -290,6 +296,23 @@ class Planner:
         placements = rule.on_side(item.side) if rule is not None else None
         if placements:
             self._spread(item.id, item.geometry, placements)
+
+    def _scope(self, item: wire.Scope) -> None:
+        self._out.append(item)
+        self._blocks.now(item)
+        self._handlers[wire.Op] = self._op_of_block if self._blocks.are_used else self._op
+
+    def _op_of_block(self, item: wire.Op) -> None:
+        """A call that may use what was made on the other side of a block's border."""
+        ins = self._defined[item.call].ins if item.call in self._defined else []
+        for id, geometry in zip(item.args, ins, strict=False):
+            if id not in self.pins:
+                for placements in self._blocks.crossed(id):  # type: ignore[arg-type]
+                    if placements:
+                        self._spread(id, geometry, placements)  # type: ignore[arg-type]
+        self._op(item)
+        for made in item.outs:
+            self._blocks.made(made)
 
     def _spread(self, id: int, geometry: wire.Geometry, placements: dict[str, Placement]) -> None:
         """Place a tensor that is no parameter, along the axes that are named."""

@@ -35,7 +35,7 @@ class ShapeWorker:
             wire.GetRandomState: lambda item: (Answer(item.request, 0), [bytes(RANDOM_STATE_BYTES)]),
             wire.SaveFile: lambda item: (Answer(item.request), []),
             wire.Synchronize: lambda item: (Answer(item.request), []),
-            wire.Stats: lambda item: (Answer(item.request, stats=messages.WorkerStats(*[0] * 10)), []),
+            wire.Stats: lambda item: (Answer(item.request, stats=[messages.WorkerStats(*[0] * 10)]), []),
         }
 
     def take(self, message: messages.Execute) -> tuple[messages.Done, list[Any]]:

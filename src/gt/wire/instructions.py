@@ -181,9 +181,15 @@ class Forget(msgspec.Struct, array_like=True, frozen=True, tag=6):
 
 
 class Scope(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """The instructions that follow belong to the scope `path` (`layers.0/attn`); the empty path is the top."""
+    """The instructions that follow belong to the scope `path` (`layers.0/attn`); the empty path is the top.
+
+    `blocks` are the `with gt.scope(name)` blocks among its parts, outermost first, by a number and the name: each time a
+    program enters a block it has another number. `backward`: what follows is the backward pass of what ran in the scope.
+    """
 
     path: str
+    blocks: tuple[tuple[int, str], ...] = ()
+    backward: bool = False
 
 
 class LoadFile(msgspec.Struct, array_like=True, frozen=True, tag=8):

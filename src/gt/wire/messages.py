@@ -9,7 +9,7 @@ import msgspec
 from gt.placement.layout import Sharding
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 8
+PROTOCOL = 9
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -129,7 +129,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     `outs` are the geometries of a query's tensor results (None: undefined), `values` its other results in order, and
     `pattern` tells them apart: "t" a tensor, "v" a value, "[" and "]" around a list, "s" a sparse tensor. For a sparse
     tensor the values give layout, number of dims, sizes, and whether it is coalesced; its two or three parts follow, each
-    "t", or "o" if it is an operand of the call, whose index is the value.
+    "t", or "o" if it is an operand of the call, whose index is the value. `stats`: of each worker of the session, in order.
     """
 
     request: int
@@ -138,7 +138,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     outs: list[Geometry | None] = []
     values: list[Scalar | str | None] = []
     pattern: str = ""
-    stats: WorkerStats | None = None
+    stats: list[WorkerStats] = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):

@@ -159,7 +159,7 @@ def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequenc
         device_bytes=torch.cuda.memory_allocated(host.device) if on_cuda else None,
         device_peak_bytes=torch.cuda.max_memory_allocated(host.device) if on_cuda else None,
     )
-    return Answer(item.request, stats=stats), []
+    return Answer(item.request, stats=[stats]), []
 
 
 HANDLERS: dict[type, Handler] = {

@@ -79,10 +79,10 @@ def batch(step: int, rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor
     return ids, targets
 
 
-def run(layout: str | None, case: Case, steps: int) -> Trained:
+def run(layout: str | None, case: Case, steps: int, worker_batch_size: int = 512) -> Trained:
     """Train on a layout; without one, on one worker."""
     sharding = config_file.load(EXAMPLE / "sharding" / f"{layout}.yaml") if layout else None
-    with sharded(sharding) as running:
+    with sharded(sharding, worker_batch_size) as running:
         return _train(running, case, steps)
 
 

@@ -47,14 +47,17 @@ class Running:
 
 
 @contextmanager
-def sharded(sharding: Sharding | str | None) -> Iterator[Running]:
-    """Remote tensors live in this process, on as many workers as a configuration (in YAML or made) needs; on one without."""
+def sharded(sharding: Sharding | str | None, worker_batch_size: int = 512) -> Iterator[Running]:
+    """Remote tensors live in this process, on as many workers as a configuration (in YAML or made) needs; on one without.
+
+    A worker is told at most `worker_batch_size` instructions at a time.
+    """
     before = configured.sharding
     configured.sharding = config_file.parse(sharding, "test.yaml") if isinstance(sharding, str) else sharding
     if configured.sharding is not None:
         marks.install()
     try:
-        with gt.fakes.System(workers=configured.workers_needed) as system:
+        with gt.fakes.System(configured.workers_needed, worker_batch_size) as system:
             yield _tapped(system)
     finally:
         configured.sharding = before

@@ -25,7 +25,7 @@ def test_memory_is_what_a_worker_measures(layout: str) -> None:
         report = Report(running.planner)
         running.planner.observer = report.observe
         model, _optimizer = _step()
-        stats = process.session().worker_stats()
+        stats = process.session().worker_stats()[0]
         held, size_bytes = report.held(), sum(p.nbytes for p in model.parameters())
     assert sum(held.at_end.values()) == stats.tensor_bytes
     assert sum(held.at_peak.values()) == pytest.approx(stats.peak_tensor_bytes, rel=0.1)

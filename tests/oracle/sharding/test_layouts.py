@@ -56,6 +56,15 @@ def test_gradients_and_parameters_travel_in_buckets(monkeypatch: pytest.MonkeyPa
     assert found["ReduceScatter dp"] < found["AllGather dp"] <= 2 * most  # forth and back
 
 
+def test_the_size_of_slices_changes_no_bit() -> None:
+    case = CASES["fused"]
+    expected = run("fsdp2", case, 2)
+    for size in (1, 7):
+        found = run("fsdp2", case, 2, size)
+        assert found.losses == expected.losses
+        assert all(torch.equal(found.parameters[name], own) for name, own in expected.parameters.items())
+
+
 def test_a_session_is_told_what_the_one_before_it_was_told() -> None:
     for _ in range(2):
         with sharded('{mesh: {dp: 2}, params: {"**": {dp: fully_shard}}, inputs: {"*": {dp: shard(0)}}}') as running:

@@ -21,7 +21,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from gt.client.session import recording
 from gt.client.session.configured import configured
 from gt.client.session.process import process
+from gt.client.stream import scopes
 from gt.client.stream.operands import operand
+from gt.client.stream.watched import watch
 from gt.errors import ConfigError
 from gt.placement.digit import View
 from gt.placement.layout import InputRule, ParamRule, ScopeRule
@@ -84,7 +86,9 @@ class Marks:
             self._depth.paused = before
 
     def install(self) -> None:
-        """Watch the program's modules: every call of one goes through here."""
+        """Watch the program's modules: every call of one goes through here. And its scopes, where they are placed."""
+        if configured.sharding is not None and configured.sharding.scopes:
+            watch()
         if self._installed:
             return
         self._installed = True
@@ -217,9 +221,7 @@ class Marks:
         self._have_matched = True
         _refuse_unmatched("params", sharding.params, self._names, "a parameter or buffer")
         _refuse_unmatched("inputs", sharding.inputs, self._inputs, "an argument of the root module")
-        _refuse_unmatched(
-            "scopes", sharding.scopes, set(self._paths.values()), "a module (those of gt.scope are not placed yet)"
-        )
+        _refuse_unmatched("scopes", sharding.scopes, {*self._paths.values(), *scopes.names}, "a module or of a gt.scope")
 
     def _watch(self, parameter: Tensor) -> None:
         """Record whose gradient it is when a backward pass has made one."""

@@ -103,7 +103,7 @@ class Process:
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
         """Open a session on a connected transport. The first one owns what the process has recorded so far."""
-        segment = recorder.segment if self.opened is None else Segment(settings().segment_size)
+        segment = recorder.segment if self.opened is None else recorder.new_segment(settings().segment_size)
         return Session(transport, address, timeout_s, segment)
 
     def use(self, made: Session) -> None:
@@ -144,7 +144,7 @@ class Process:
     def close(self) -> None:
         """End the session and the embedded service, if any."""
         if self.opened is not None:
-            self._close_session(Segment(settings().segment_size))
+            self._close_session(recorder.new_segment(settings().segment_size))
         early.stop()
 
     def _close_session(self, segment: Segment) -> None:

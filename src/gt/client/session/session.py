@@ -162,13 +162,13 @@ class Session:
             raise worker_reports.exception(answer.failure)
         return answer, data
 
-    def worker_stats(self, reset_peak: bool = False) -> messages.WorkerStats:
-        """What the worker counts for this session, once everything recorded so far is done.
+    def worker_stats(self, reset_peak: bool = False) -> list[messages.WorkerStats]:
+        """What each worker of this session counts for it, once everything recorded so far is done.
 
-        `reset_peak`: its peak is counted anew from then. Raises ProtocolError if the answer lacks them.
+        `reset_peak`: their peaks are counted anew from then. Raises ProtocolError if the answer lacks them.
         """
         answer, _ = self.ask(lambda request: wire.Stats(request, reset_peak))
-        if answer.stats is None:
+        if len(answer.stats) != len(self.welcome.workers):
             raise ProtocolError("the worker was asked for its statistics and answered without them")
         return answer.stats
 

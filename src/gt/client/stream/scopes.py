@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import NamedTuple
+
 from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 
-_open: list[scope] = []
+MOST_NAMES = 4096
+"""Names that are kept: a program that makes ever new ones must not fill the memory."""
+
+
+class _Open(NamedTuple):
+    """A scope that was entered. `number`: by which it is known apart from the other times that one was."""
+
+    scope: scope
+    number: int
+
+
+_open: list[_Open] = []
 """The open scopes of the process, outermost first: all its threads record one stream."""
+_numbers = itertools.count(1)
+names: set[str] = set()
+"""The names of the scopes that have been entered, apart from those of modules."""
 
 
 class scope:  # noqa: N801
@@ -23,13 +40,15 @@ class scope:  # noqa: N801
 
     def __enter__(self) -> scope:
         with recorder.lock:
-            _open.append(self)
+            _open.append(_Open(self, next(_numbers)))
+            if type(self) is scope and len(names) < MOST_NAMES:
+                names.add(self.name)
             _record_path()
         return self
 
     def __exit__(self, *_: object) -> None:
         with recorder.lock:
-            del _open[max(i for i, one in enumerate(_open) if one is self)]
+            del _open[max(i for i, one in enumerate(_open) if one.scope is self)]
             _record_path()
 
 
@@ -39,9 +58,10 @@ class module_scope(scope):  # noqa: N801
 
 def _record_path() -> None:
     """Record the path of names. Sends nothing, so that no scope begins or ends with another operation's error."""
-    innermost = next((one for one in reversed(_open) if type(one) is module_scope), None)
-    names = (one.name for one in _open if type(one) is scope or one is innermost)
-    recorder.segment.append(wire.Scope("/".join(names)))
+    innermost = next((one for one in reversed(_open) if type(one.scope) is module_scope), None)
+    path = (one.scope.name for one in _open if type(one.scope) is scope or one is innermost)
+    blocks = tuple((one.number, one.scope.name) for one in _open if type(one.scope) is scope)
+    recorder.segment.append(wire.Scope("/".join(path), blocks))
 
 
 def record_open_scopes() -> None:

@@ -57,5 +57,9 @@ class Recorder:
         self.lock = threading.RLock()
         """Guards what changes together: a segment with its frames and definitions, and all that a flush does."""
 
+    def new_segment(self, limit: int) -> Segment:
+        """An empty segment of the same kind."""
+        return type(self.segment)(limit)
+
 
 recorder = Recorder()
