@@ -69,6 +69,17 @@ class _Known:
         self.adds = bool(plan.written) and any(isinstance(p, Partial) for state in read for p in state.placed)
 
 
+class _Call:
+    """A call of the client's, and its plans by the states of its operands."""
+
+    __slots__ = ("count", "define", "plans")
+
+    def __init__(self, define: wire.Define) -> None:
+        self.define = define
+        self.count = len(define.ins)
+        self.plans: dict[tuple[int, ...], _Known] = {}
+
+
 class Planner:
     """The planner of one session."""
 
@@ -89,10 +100,9 @@ class Planner:
         self.generators_differ = False
         """Whether they may: a call that draws has failed on some worker."""
         self._whole: OfStorage = (None,) * len(self.mesh.sizes)
-        self._defined: dict[int, wire.Define] = {}
-        self._operands: dict[int, int] = {}
-        """How many operands each call has."""
-        self._plans: dict[tuple[Any, ...], _Known] = {}
+        self._calls: dict[int, _Call] = {}
+        self._have_renamed = False
+        """Whether some storage has been made anew, so that the workers know it by another id than the client."""
         self._local_calls: dict[bytes, int] = {}
         self._last_id = FIRST_ID
         self._pending = Gradients(BUCKET_BYTES, BUCKET_BYTES // WHOLE_AT_ONCE)
@@ -172,14 +182,15 @@ class Planner:
         if stored is None:
             self._out.append(id)
             return
-        self._pending.remove(id)
+        if stored.is_special:
+            self._pending.remove(id)
+            if stored.copies is not None:
+                self._drop_copies(stored)
+            if self.pins.pop(id, None) is not None:
+                self._provisional.discard(id)
+                self._gathered.remove(stored)
         if id in self._blocks.made_in:
             self._blocks.free(id)
-        if stored.copies is not None:
-            self._drop_copies(stored)
-        if self.pins.pop(id, None) is not None:
-            self._provisional.discard(id)
-            self._gathered.remove(stored)
         self._out.append(stored.id)
 
     def _drop_copies(self, stored: Stored) -> None:
@@ -225,6 +236,7 @@ class Planner:
 
     def _gather_in_place(self, stored: Stored, axis: int) -> None:
         before = stored.id
+        self._have_renamed = True
         stored.id = self._gather(stored, before, self.states[stored.state].placed, axis)
         self._out.append(before)
         self._place(stored, axis, None)
@@ -277,6 +289,7 @@ class Planner:
         if self.states[stored.state].placed != belongs.stored:
             self._make_whole(stored)
         self.pins[id] = belongs
+        stored.is_special = True
         self._restore(id)
         gathers = belongs.computed != belongs.stored
         self._set(stored, computed=belongs.computed if gathers else None, pinned=True)
@@ -304,8 +317,8 @@ class Planner:
 
     def _op_of_block(self, item: wire.Op) -> None:
         """A call that may use what was made on the other side of a block's border."""
-        ins = self._defined[item.call].ins if item.call in self._defined else []
-        for id, geometry in zip(item.args, ins, strict=False):
+        call = self._calls.get(item.call)
+        for id, geometry in zip(item.args, call.define.ins if call is not None else (), strict=False):
             if id not in self.pins:
                 for placements in self._blocks.crossed(id):  # type: ignore[arg-type]
                     if placements:
@@ -337,6 +350,7 @@ class Planner:
                 continue
             stored, belongs = self.storages[gradient], self.pins[parameter]
             state = self.states[stored.state]
+            stored.is_special = True
             is_whole = state.elements == self._elements_of(parameter)
             if is_whole:
                 self._place_as(gradient, belongs)
@@ -390,36 +404,36 @@ class Planner:
     # -- operators ---------------------------------------------------------------------------------------------------------
 
     def _define(self, item: wire.Define) -> None:
-        self._defined[item.call] = item
-        self._operands[item.call] = len(item.ins)
+        self._calls[item.call] = _Call(item)
 
     def _forget(self, item: wire.Forget) -> None:
-        for call in item.calls:
-            self._defined.pop(call, None)
-            self._operands.pop(call, None)
-        self._plans.clear()
+        for number in item.calls:
+            self._calls.pop(number, None)
+        for call in self._calls.values():
+            call.plans.clear()
         if self._local_calls:
             self._out.append(wire.Forget(list(self._local_calls.values())))
             self._local_calls.clear()
 
     def _op(self, item: wire.Op) -> None:
-        count = self._operands.get(item.call)
-        args = item.args
+        call, args, storages = self._calls.get(item.call), item.args, self.storages
+        if call is None or len(args) < call.count:
+            self._out.append(item)  # the workers do not know the call either, and say so
+            return
+        count = call.count
         try:
-            operands = [self.storages[id] for id in args[:count]]  # type: ignore[index]
+            operands = [storages[id] for id in args[:count]]  # type: ignore[index]
         except KeyError:
-            operands = self._meet(item)
-        known = self._plans.get((item.call, *[stored.state for stored in operands]))
+            operands = [self._stored(id, g) for id, g in zip(args, call.define.ins, strict=False)]  # type: ignore[arg-type]
+        key = tuple([stored.state for stored in operands])
+        known = call.plans.get(key)
         if known is None:
-            if count is None or len(args) < count:
-                self._out.append(item)  # the workers do not know the call either, and say so
-                return
-            known = self._plan(item.call, operands)
+            known = call.plans[key] = self._plan(call.define, operands)
         if known.simple:
-            ids = (*[stored.id for stored in operands], *args[count:])
+            ids = (*[stored.id for stored in operands], *args[count:]) if self._have_renamed else args
             self._out.append(wire.Op(known.number, item.out, ids, item.site))
             if type(item.out) is int:
-                self.storages[item.out] = Stored(item.out, known.results[0])
+                storages[item.out] = Stored(item.out, known.results[0])
                 return
         elif known.plan.written and known.plan.conversions and _repeats(operands):
             self._run_whole(item, operands)
@@ -431,7 +445,7 @@ class Planner:
         else:
             self._run(known, item, operands)
         for id, state in zip(item.outs, known.results, strict=False):
-            self.storages[id] = Stored(id, state)
+            storages[id] = Stored(id, state)
         if known.plan.written or known.plan.cuts:
             self._after(known, item, operands)
 
@@ -443,11 +457,6 @@ class Planner:
         for id in item.args[: len(operands)]:
             if id in self.pins:
                 self._restore(id)  # type: ignore[arg-type]
-
-    def _meet(self, item: wire.Op) -> list[Stored]:
-        """The operands of a call of which some were not met before."""
-        ins = self._defined[item.call].ins if item.call in self._defined else []
-        return [self._stored(id, g) for id, g in zip(item.args, ins, strict=False)]  # type: ignore[arg-type]
 
     def _run(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
         """Run a call that takes more than itself: conversions, or the steps of a lowering."""
@@ -463,17 +472,14 @@ class Planner:
             self._emit(plan, item, ids, numbers)
         self._drop_gathered(KEPT_BUCKETS, ())
 
-    def _plan(self, call: int, operands: list[Stored]) -> _Known:
+    def _plan(self, define: wire.Define, operands: list[Stored]) -> _Known:
         """Plan a call for operands in these states."""
-        define = self._defined[call]
         states = [self.states[stored.state] for stored in operands]
         rule = find(define) if define.op != "gt::backward" else None
         plan = self.solver.solve(define, states, rule)
         if rule is None and define.op != "gt::backward" and any(state.placed != self._whole for state in states):
             self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
-        known = _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local), states)
-        self._plans[call, *[stored.state for stored in operands]] = known
-        return known
+        return _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local), states)
 
     def _after(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
         plan = known.plan

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
+
 from gt.placement.digit import OfStorage
 
 
@@ -42,23 +44,23 @@ class States:
         return self._states[number]
 
 
-class Stored:
+class Stored(msgspec.Struct, eq=False):
     """A storage of the program. `id`: its id on the workers, which is the client's until it is made anew.
 
-    `copies`: the ids of what was gathered or sliced of it, by how, until it is written or freed; None: nothing.
+    `copies`: ids of what was gathered or sliced of it, by how, until it is written or freed; None: nothing. `is_special`:
+    whether more than its end is to be noted when it is freed, as of parameters and gradients.
     """
 
-    __slots__ = ("copies", "id", "state")
-
-    def __init__(self, id: int, state: int) -> None:
-        self.id = id
-        self.state = state
-        self.copies: dict[Any, int] | None = None
+    id: int
+    state: int
+    copies: dict[Any, int] | None = None
+    is_special: bool = False
 
     def keep(self, key: Any, id: int) -> int:
         """Note a copy; returns its id."""
         if self.copies is None:
             self.copies = {}
+            self.is_special = True
         self.copies[key] = id
         return id
 

@@ -14,7 +14,7 @@ import gt
 from gt.planning import planner
 from tests.oracle.sharding.systems import Running, sharded
 
-HIDDEN, LAYERS = 512, 16
+HIDDEN, LAYERS = 256, 16
 LARGEST_BYTES = 4 * HIDDEN * HIDDEN
 BUCKET_BYTES = 4 * LARGEST_BYTES
 MODEL_BYTES = LAYERS * LARGEST_BYTES
