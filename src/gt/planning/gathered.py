@@ -19,14 +19,18 @@ class Gathered:
         self._bucket_bytes = bucket_bytes
         self._size_bytes: dict[Stored, int] = {}
         """Of each parameter, in the order in which they were named."""
-        self._order: dict[Stored, None] | None = {}
-        """The parameters in the order of their first use; None: the buckets have it."""
-        self._buckets: list[list[Stored]] = []
-        self._last_bytes = bucket_bytes
-        """The size of the last bucket; so much that there has to be another one."""
         self._bucket_of: dict[Stored, int] = {}
         self._copies: dict[int, list[tuple[Stored, Any]]] = {}
         """What is gathered now, by bucket, in order of the last use."""
+        self._begin({})
+
+    def _begin(self, order: dict[Stored, None] | None) -> None:
+        """Begin without buckets, and without having learned anything."""
+        self._order = order
+        """The parameters in the order of their first use; None: the buckets have it."""
+        self._buckets: list[list[Stored]] = []
+        self._last_bytes = self._bucket_bytes
+        """The size of the last bucket; so much that there has to be another one."""
         self._now = (-1, -1)
         """The bucket that is in use, after the one that was before it: together they say which pass it is."""
         self._uses = 0
@@ -58,6 +62,8 @@ class Gathered:
             del self._size_bytes[stored]
             if self._order is not None:
                 self._order.pop(stored, None)
+            if not self._size_bytes:
+                self._begin({})
 
     def bucket(self, stored: Stored) -> list[Stored]:
         """The parameters that are gathered together with this one."""
@@ -73,7 +79,7 @@ class Gathered:
         if number is None:
             return ()
         if self._order is not None:
-            if self._have_turned and stored is next(iter(self._order)):
+            if self._have_turned and stored is next(iter(self._order), None):
                 self._regroup((*self._order, *self._size_bytes))
                 number = self._bucket_of[stored]
             else:
@@ -108,18 +114,13 @@ class Gathered:
 
     def _regroup(self, order: Iterable[Stored]) -> None:
         """The first parameter is used once more, so the order of use is known: make the buckets anew in that order."""
-        self._order = None
         copies = [one for found in self._copies.values() for one in found]
-        self._buckets, self._last_bytes = [], self._bucket_bytes
+        self._begin(None)
         for stored in dict.fromkeys(order):
             self._append(stored)
         self._copies.clear()
         for stored, key in copies:
             self.made(stored, key)
-        self._now = (-1, -1)
-        self._uses = 0
-        self._learned.clear()
-        self._expected.clear()
 
     def forget(self, stored: Stored) -> None:
         """The copies of a parameter were dropped: it was written or freed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_parameters_are_gathered_ahead_of_their_use(training: Training) -> None:
             assert len(gathers) == 2 * LAYERS - 2  # two layers are still there when the backward pass begins
             assert [is_needed_at_once(told, at) for at in gathers] == [True] + [False] * (len(gathers) - 1)
         training.step()
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("training", [FULLY_SHARDED], indirect=True)
+def test_a_model_that_takes_the_place_of_another_is_trained_likewise(training: Training, steps: int) -> None:
+    training.remote(torch.ones(8, SIZE, device="remote"))
+    for _ in range(steps):
+        training.backward()
+        training.step()
+    running = training.running
+    del training.remote, training.optimizers
+    gc.collect()
+    another = Training(running)
+    for step in range(6):
+        told = another.backward()
+        another.step()
+        assert step < 4 or len(position(told, wire.AllGather)) == 2 * LAYERS - 2
 
 
 def is_needed_at_once(told: list[Any], at: int) -> bool:
