@@ -89,4 +89,6 @@ def test_no_worker_ever_holds_the_whole_model(running: Running, tmp_path: Path, 
 
     gt.files.save_safetensors(net.state_dict(), out)
     assert max(held(running, peak=True)) <= share(running, 4 * MODEL_BYTES) + LARGEST_BYTES
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    assert max(held(running, peak=True)) <= share(running, 4 * MODEL_BYTES) + LARGEST_BYTES
     assert all(net.state_dict()[name].cpu().equal(tensor.cpu()) for name, tensor in gt.files.load_safetensors(out).items())
