@@ -69,7 +69,7 @@ class UnderWay:
         self.begun.append(collective)
         for id in made(item):
             in_place = isinstance(item, wire.AllReduce)
-            collective.before[id] = self._storages.get(id) if in_place else None  # the others send a copy
+            collective.before[id] = self._storages.get(id) if in_place else None  # the others make a new one
             self._storages[id] = Awaited(collective)
 
     def needed(self, item: Any) -> list[Collective]:
