@@ -91,7 +91,7 @@ class InstructionLog:
             entry.op, entry.site = item.op, item.site
             entry.ins = [f"{i}:{_shape(g)}" for i, g in item.ins]
             entry.detail = {"request": item.request, "out": item.out}
-        elif isinstance(item, wire.AllReduce | wire.ReduceScatter | wire.AllGather):
+        elif isinstance(item, wire.COLLECTIVES):
             entry.ins = [f"{part.id}:{part.dtype}[{part.elements}]" for part in item.parts]
             entry.outs = [f"{part.out}:{part.dtype}" for part in item.parts if part.out]
             entry.detail = {name: value for name, value in _fields(item).items() if name != "parts"}

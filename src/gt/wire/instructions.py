@@ -454,6 +454,8 @@ Instruction: TypeAlias = (
     | WriteTensor
     | EndFile
 )
+COLLECTIVES = (AllReduce, ReduceScatter, AllGather)
+"""The instructions that move the elements of storages (`parts`) between workers."""
 MARKS = (Name, Argument, Crossing, Gradients, Phase)
 QUERY_RESULTS = 1 << 12
 REQUESTS = (Query, Fetch, SaveFile, EndFile, GetRandomState, Synchronize, Stats)

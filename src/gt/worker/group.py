@@ -127,7 +127,7 @@ class _Work:
 
 
 class _Summed:
-    """A reduce-scatter as an exchange of rows, which are added here: gloo's own reduces everything for everyone first."""
+    """A reduce-scatter as an exchange of rows, which are added here: gloo's own took longer."""
 
     def __init__(self, exchange: _Work, rows: torch.Tensor, out: torch.Tensor) -> None:
         self._exchange = exchange

@@ -11,7 +11,7 @@ from gt.worker.memory import Awaited, Storages
 
 MOST_UNDER_WAY = 3
 """Collectives that are under way at one time, each with a bucket of its own: a backward pass gathers one and reduces two."""
-TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather, wire.SameGenerator)
+TOGETHER = (*wire.COLLECTIVES, wire.SameGenerator)
 """The instructions in which all workers along an axis take part."""
 WITHOUT_STORAGES = (
     wire.Define,
@@ -31,9 +31,7 @@ USED: dict[type, Callable[[Any], Iterable[Any]]] = {
     wire.Slice: lambda item: (item.id,),
     wire.Once: lambda item: (item.id,),
     wire.WriteTensor: lambda item: (item.id,),
-    wire.AllReduce: lambda item: [part.id for part in item.parts],
-    wire.ReduceScatter: lambda item: [part.id for part in item.parts],
-    wire.AllGather: lambda item: [part.id for part in item.parts],
+    **dict.fromkeys(wire.COLLECTIVES, lambda item: [part.id for part in item.parts]),
 }
 """The storages that an instruction reads or writes; an operation's numbers among them do no harm. Others use any storage."""
 
@@ -104,6 +102,6 @@ def made(item: Any) -> list[int]:
     """The storages that an instruction of a sharded session makes or replaces."""
     if isinstance(item, wire.SameGenerator):
         return []
-    if isinstance(item, (wire.AllReduce, wire.ReduceScatter, wire.AllGather)):
+    if isinstance(item, wire.COLLECTIVES):
         return [part.out or part.id for part in item.parts]
     return [item.id] if isinstance(item, wire.Cut) else [item.out]

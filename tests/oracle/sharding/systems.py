@@ -20,8 +20,6 @@ from gt.planning.rule import Rule
 from gt.planning.state import State
 from gt.wire import instructions as wire
 
-TOGETHER = (wire.AllReduce, wire.ReduceScatter, wire.AllGather)
-
 
 @dataclass
 class Running:
@@ -36,7 +34,7 @@ class Running:
     def collectives(self) -> Counter[str]:
         """The collectives since this or `instructions` was asked last, by kind and axis."""
         axes = self.planner.mesh.axes if self.planner else ()
-        return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in self.instructions() if isinstance(i, TOGETHER))
+        return Counter(f"{type(i).__name__} {axes[i.axis]}" for i in self.instructions() if isinstance(i, wire.COLLECTIVES))
 
     def instructions(self) -> list[wire.Instruction]:
         """What the workers were told since this was asked last; everything recorded is executed first."""
