@@ -28,7 +28,7 @@ ALLOWED = {
     "cli": LEAVES | {"dispatcher", "worker", "tools", "__version__"},
     "__main__": {"cli"},
     "fakes": LEAVES | {"wire", "placement", "client", "dispatcher", "worker"},
-    "facade": LEAVES | {"client", "facade"},
+    "facade": LEAVES | {"client", "facade", "files", "safetensors_format"},
     "files": LEAVES | {"safetensors_format", "wire", "client"},
     "debug": LEAVES | {"wire", "client"},
     "_client": LEAVES | {"placement", "client", "facade", "files", "debug"},

@@ -1,11 +1,13 @@
-"""The table of patches about the name "cpu" in files that say `import gt as torch`: see `client/patches/table.py`."""
+"""The table of patches about the name "cpu" in files that say `import gt as torch`, and about files of weights: see
+`client/patches/table.py`.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from gt.client.patches.patch import Patch
-from gt.facade import cpu_alias
+from gt.facade import cpu_alias, weight_files
 
 SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
 
@@ -58,5 +60,12 @@ PATCHES = (
         cpu_alias.not_compiling,
         "workers decide what to compile",
         "tests/oracle/test_patched.py::test_a_ported_file_compiles_no_module",
+    ),
+    Patch(
+        "safetensors.torch",
+        "save_file",
+        weight_files.written_by_workers,
+        "the library needs all tensors in this process, so `save_pretrained` would hold a model that no worker can",
+        "tests/oracle/sharding/test_memory.py::test_save_pretrained_leaves_the_model_where_it_is",
     ),
 )

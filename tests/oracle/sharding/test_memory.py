@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import gt
 from gt.planning import planner
+from gt.wire import instructions as wire
 from tests.oracle.sharding.systems import Running, sharded
 
 HIDDEN, LAYERS = 256, 16
@@ -21,6 +23,9 @@ MODEL_BYTES = LAYERS * LARGEST_BYTES
 ROWS = 8
 ACTIVATION_BYTES = 16 * 4 * ROWS * HIDDEN * LAYERS
 """More than the activations of a step."""
+CONFIG = transformers.LlamaConfig(
+    vocab_size=256, hidden_size=256, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4
+)
 
 
 @pytest.fixture(params=[2, 4])
@@ -92,3 +97,16 @@ def test_no_worker_ever_holds_the_whole_model(running: Running, tmp_path: Path, 
     torch.save(net.state_dict(), tmp_path / "model.pt")
     assert max(held(running, peak=True)) <= share(running, 4 * MODEL_BYTES) + LARGEST_BYTES
     assert all(net.state_dict()[name].cpu().equal(tensor.cpu()) for name, tensor in gt.files.load_safetensors(out).items())
+
+
+def test_save_pretrained_leaves_the_model_where_it_is(running: Running, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = transformers.LlamaForCausalLM(CONFIG).to("remote")
+    held(running, peak=True)
+    running.instructions()
+    net.save_pretrained(tmp_path)
+    assert not [i for i in running.instructions() if isinstance(i, wire.Fetch)]
+    assert max(held(running, peak=True)) <= share(running, net.num_parameters() * 4) + LARGEST_BYTES
+    torch.manual_seed(0)
+    there, here = transformers.LlamaForCausalLM.from_pretrained(tmp_path), transformers.LlamaForCausalLM(CONFIG)
+    assert all(there.state_dict()[name].equal(tensor) for name, tensor in here.state_dict().items())
