@@ -168,7 +168,7 @@ class Report:
         self._kinds[item.id] = PARAMETERS
         if item.provisional:
             return
-        stored, view = self._planner.pins[item.id].stored, view_of(item.geometry)
+        stored, view = self._planner.parameters.pins[item.id].stored, view_of(item.geometry)
         seen = part(view, stored, self._mesh.sizes)
         local = view.size if isinstance(seen, Underivable) else seen[0].size
         whole = storage_bytes(item.geometry)
@@ -195,9 +195,9 @@ class Report:
             self._lay(item, name, placements, rule.origin)
 
     def _lay(self, item: wire.Argument | wire.Crossing, name: str, placements: Placements, origin: str) -> None:
-        stored = self._planner.storages.get(item.id)
+        stored = self._planner.storages.by_id.get(item.id)
         if stored is not None:
-            placement = self._placement(placements, self._planner.states[stored.state].placed)
+            placement = self._placement(placements, self._planner.storages.state(stored).placed)
             self._laid[Laid(name, item.geometry.size, item.geometry.dtype, placement, origin)] = None
 
     def _note_gradients(self, item: wire.Gradients) -> None:
@@ -257,5 +257,5 @@ class Report:
         return dict(self._planner.solver.underivable)
 
     def _kinds_on_workers(self) -> dict[int, str]:
-        stored = self._planner.storages
+        stored = self._planner.storages.by_id
         return self._kinds | {stored[id].id: kind for id, kind in self._kinds.items() if id in stored}

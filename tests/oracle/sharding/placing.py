@@ -45,15 +45,15 @@ def cut(running: Running, number: int, geometry: wire.Geometry, axis: int, weigh
     planner = running.planner
     assert planner is not None
     _settle(running)
-    stored = planner._stored(number, geometry)
-    elements, placed = planner.states[stored.state].elements, planner.states[stored.state].placed
+    stored = planner.storages.find(number, geometry)
+    elements, placed = planner.storages.state(stored).elements, planner.storages.state(stored).placed
     wanted = (*placed[:axis], weight, *placed[axis + 1 :])
     whole = wire.Geometry((elements,), (1,), 0, geometry.dtype)
     if elements % (weight * planner.mesh.sizes[axis]):
         return False
     if any(isinstance(part(view_of(g), wanted, planner.mesh.sizes), Underivable) for g in (geometry, whole)):
         return False
-    planner._cut(stored, axis, weight)  # it goes to the workers with the next instructions
+    planner.storages.cut(stored, axis, weight)  # it goes to the workers with the next instructions
     return True
 
 
@@ -62,7 +62,7 @@ def place_sum(running: Running, tensor: torch.Tensor, axis: int) -> torch.Tensor
     planner, (number, spec, _) = running.planner, operand(tensor)
     assert planner is not None
     _settle(running)
-    stored = planner._stored(number, spec.to_wire())
+    stored = planner.storages.find(number, spec.to_wire())
     coordinate = _coordinates(running, axis)
     session = next(iter(running.system.dispatcher.state.sessions))
     for worker, at in coordinate.items():
@@ -72,7 +72,7 @@ def place_sum(running: Running, tensor: torch.Tensor, axis: int) -> torch.Tensor
             share = _share(whole)
             whole.copy_({0: whole - share, 1: share}.get(at, whole * 0))
             break
-    planner._place(stored, axis, Partial.SUM)
+    planner.storages.place(stored, axis, Partial.SUM)
     return tensor
 
 

@@ -84,7 +84,7 @@ def _classify_plans(running: Running, planner: Planner) -> None:
     def solved(define: wire.Define, operands: list[State], rule: Rule | None) -> Plan:
         plan = solve(define, operands, rule)
         if any(p is not None for state in operands for p in state.placed):
-            results = [planner.states[n].placed for n in plan.results if n is not None]
+            results = [planner.storages.states[n].placed for n in plan.results if n is not None]
             local = plan.local.ins != define.ins or any(p is not None for placed in results for p in placed)
             running.planned.append("no rule" if rule is None else "sharded" if local else "gathered")
         return plan

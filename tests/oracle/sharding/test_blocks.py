@@ -42,7 +42,7 @@ class Net(torch.nn.Module):
 
 def placed(running: Running, tensor: torch.Tensor) -> OfStorage:
     assert running.planner is not None
-    return running.planner.states[running.planner.storages[operand(tensor)[0]].state].placed
+    return running.planner.storages.state(running.planner.storages.by_id[operand(tensor)[0]]).placed
 
 
 def step(scopes: str, device: str = "remote") -> tuple[dict[str, OfStorage], dict[str, OfStorage]]:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from gt.planning import planner
+from gt.planning import parameters, storages
 from tests.oracle.sharding.layouts import CASES, LAYERS, Case, run, too_far
 from tests.oracle.sharding.systems import sharded
 from tests.oracle.sharding.training import Trained, apart
@@ -48,10 +48,10 @@ def test_micro_batches_are_reduced_once() -> None:
 
 
 def test_gradients_and_parameters_travel_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "BUCKET_BYTES", 256 << 10)
+    monkeypatch.setattr(storages, "BUCKET_BYTES", 256 << 10)
     got = run("fsdp2", CASES["fused"], 3)
     found, size_bytes = got.collectives[-1], sum(p.nbytes for p in got.parameters.values())
-    most = size_bytes // (planner.BUCKET_BYTES // planner.WHOLE_AT_ONCE) + 1
+    most = size_bytes // (storages.BUCKET_BYTES // parameters.WHOLE_AT_ONCE) + 1
     assert 2 < found["ReduceScatter dp"] <= most
     assert found["ReduceScatter dp"] < found["AllGather dp"] <= 2 * most  # forth and back
 
@@ -72,7 +72,7 @@ def test_a_session_is_told_what_the_one_before_it_was_told() -> None:
             model(torch.zeros(4, 4, device="remote")).sum().backward()
             assert running.collectives() == Counter({"AllGather dp": 1})
             assert running.planner is not None
-            assert len(running.planner.pins) == 2
+            assert len(running.planner.parameters.pins) == 2
 
 
 def test_an_optimizers_state_that_was_loaded_whole_is_sharded_with_its_parameter() -> None:

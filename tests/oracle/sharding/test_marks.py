@@ -36,7 +36,7 @@ def step(text: str) -> list[OfStorage]:
         running.collectives()
         planner = running.planner
         assert planner is not None
-        return [planner.states[planner.storages[operand(t)[0]].state].placed for t in net.kept]
+        return [planner.storages.state(planner.storages.by_id[operand(t)[0]]).placed for t in net.kept]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import save_file
 
 import gt
-from gt.planning import planner
+from gt.planning import storages
 from gt.wire import instructions as wire
 from tests.oracle.sharding.systems import Running, sharded
 
@@ -31,7 +31,7 @@ CONFIG = transformers.LlamaConfig(
 @pytest.fixture(params=[2, 4])
 def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """A fully sharded system of 2 or 4 workers, in which a bucket is much smaller than the model."""
-    monkeypatch.setattr(planner, "BUCKET_BYTES", BUCKET_BYTES)
+    monkeypatch.setattr(storages, "BUCKET_BYTES", BUCKET_BYTES)
     text = f"mesh: {{dp: {request.param}}}\nparams: {{'**': {{dp: fully_shard}}}}\ninputs: {{'*': {{dp: shard(0)}}}}"
     with sharded(text) as system:
         yield system

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gt.planning import planner
+from gt.planning import storages
 from gt.wire import instructions as wire
 from tests.oracle.sharding.systems import Running, sharded
 
@@ -52,7 +52,7 @@ class Training:
 
 @pytest.fixture
 def training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Training]:
-    monkeypatch.setattr(planner, "BUCKET_BYTES", 2 * LAYER_BYTES)
+    monkeypatch.setattr(storages, "BUCKET_BYTES", 2 * LAYER_BYTES)
     torch.manual_seed(0)
     with sharded(request.param) as running:
         yield Training(running)
