@@ -44,6 +44,7 @@ NAMES = ["", *(f"{package}.{name}".lstrip(".") for package, names in MODULES.ite
 """The same, each by its name below torch; the top-level package first."""
 OWN = '''
 import builtins
+from collections.abc import Callable
 
 from gt import debug as debug
 from gt import files as files
@@ -53,6 +54,7 @@ __version__: builtins.str
 
 def connect(address: builtins.str, timeout_s: builtins.float | None = None) -> None: ...
 def disconnect() -> None: ...
+def reopen(timeout_s: builtins.float = 300.0, report: Callable[[builtins.str], None] | None = None) -> None: ...
 '''  # fmt: skip
 """GT's own names. (`float` of torch is a dtype.)"""
 HEAD = "# Written by scripts/stubs.py.\n"

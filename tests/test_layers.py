@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "gt"
-LEAVES = {"errors", "config", "life", "regular"}
+LEAVES = {"atomic", "errors", "config", "life", "regular"}
 ALLOWED = {
+    "atomic": set(),
     "errors": set(),
     "life": set(),
     "regular": set(),
@@ -22,7 +23,7 @@ ALLOWED = {
     "planning": LEAVES | {"wire", "placement", "planning"},
     "client": LEAVES | {"wire", "placement", "client"},
     "dispatcher": LEAVES | {"wire", "placement", "planning", "dispatcher"},
-    "safetensors_format": set(),
+    "safetensors_format": {"atomic"},
     "worker": LEAVES | {"safetensors_format", "wire", "placement", "worker"},
     "tools": LEAVES | {"wire", "placement", "planning", "dispatcher", "tools"},
     "cli": LEAVES | {"dispatcher", "worker", "tools", "__version__"},

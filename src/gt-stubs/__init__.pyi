@@ -878,6 +878,7 @@ from gt import utils as utils  # type: ignore[no-redef]
 from gt import version as version  # type: ignore[no-redef]
 
 import builtins
+from collections.abc import Callable
 
 from gt import debug as debug
 from gt import files as files
@@ -887,3 +888,4 @@ __version__: builtins.str
 
 def connect(address: builtins.str, timeout_s: builtins.float | None = None) -> None: ...
 def disconnect() -> None: ...
+def reopen(timeout_s: builtins.float = 300.0, report: Callable[[builtins.str], None] | None = None) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from gt.client.session.configured import configured
@@ -25,6 +26,7 @@ from gt.client import device  # noqa: E402
 from gt.client.patches import inspection  # noqa: E402
 from gt.client.patches.marks import marks  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
+from gt.client.session.random_sequence import sequence  # noqa: E402
 from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
@@ -37,7 +39,7 @@ from gt.facade import mirror  # noqa: E402
 
 mirror.install()
 
-__all__ = ["connect", "debug", "disconnect", "files", "load_config", "scope", "sharding"]
+__all__ = ["connect", "debug", "disconnect", "files", "load_config", "reopen", "scope", "sharding"]
 
 
 def connect(address: str, timeout_s: float | None = None) -> None:
@@ -51,6 +53,25 @@ def connect(address: str, timeout_s: float | None = None) -> None:
 def disconnect() -> None:
     """End the session. Its tensors are gone; the next operation opens a new one."""
     process.close()
+
+
+def reopen(timeout_s: float = 300.0, report: Callable[[str], None] | None = None) -> None:
+    """Give up the session and open a new one: for a program that goes on after ConnectionLostError or WorkerLostError.
+
+    Every remote tensor made so far is lost, and an error if it is used: so are modules and optimizers that hold any. The
+    sharding holds again, and random numbers begin as after `torch.manual_seed(torch.initial_seed())`. A session that still
+    works is closed, as by `gt.disconnect`. An embedded service is started anew; one that was joined is waited for, until it
+    is there and has enough workers. `report` is told what is waited for, each time that changes; by default it is printed
+    on standard error.
+
+    Raises ConnectionLostError after `timeout_s` seconds, StartError if the embedded service does not start.
+    """
+    process.reopen(timeout_s, report or _say)
+    sequence.begin_anew()
+
+
+def _say(what: str) -> None:
+    print(f"gt: {what}", file=sys.stderr, flush=True)
 
 
 def load_config(path: str | os.PathLike[str]) -> None:

@@ -229,8 +229,15 @@ class System:
             except ProtocolError:
                 self.act(events.Malformed(peer))
             return True
-        worked = [self._work(peer) for peer in list(self.workers)]
+        worked = [self._tell_late(peer) or self._work(peer) for peer in list(self.workers)]
         return any(worked)
+
+    def _tell_late(self, peer: bytes) -> bool:
+        """Whether a worker has just finished something in the background."""
+        late = self.workers[peer].late()
+        for message in late:
+            self.act(events.FromWorkerEvent(peer, message, []))
+        return bool(late)
 
     def _work(self, peer: bytes) -> bool:
         if peer in self.work:

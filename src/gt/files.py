@@ -5,6 +5,7 @@ A worker that sees the file maps it into memory itself; otherwise the client str
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,11 @@ import torch
 
 from gt import regular
 from gt.client.session import recording
+from gt.client.session.configured import configured
 from gt.client.session.process import process
+from gt.client.session.savings import Saving
 from gt.client.stream import geometry, operands, sites
-from gt.safetensors_format import DTYPES, PACKED
+from gt.safetensors_format import DTYPES, PACKED, SafetensorsFile
 from gt.wire import instructions as wire
 from gt.wire.messages import WorkerInfo
 
@@ -42,11 +45,22 @@ def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None =
 
 
 def save_safetensors(
-    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write remote tensors to a safetensors file, all or nothing. The worker writes it if it sees the folder.
+    tensors: Mapping[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    background: bool = False,
+) -> Saving:
+    """Write tensors to a safetensors file, all or nothing: until it is whole and on the disk, what was there stays.
 
-    Raises TypeError for a dtype that the format does not have.
+    The worker writes it if it sees the folder; of several workers one writes it. Tensors of this process are sent to it.
+
+    With `background` the call returns at once: the worker copies the tensors as they are now into its own memory, and writes
+    the copies while it goes on with what comes next. Ask the result whether it has (`done`, `wait`). The session's end waits
+    up to ten minutes for it, or until Ctrl-C, and warns of errors that nobody has asked for. Where the client has to write
+    the file, it does so in this call.
+
+    Raises TypeError for a dtype that the format does not have, and OSError for a folder that is not there or a place that is
+    no regular file; RuntimeError and PermissionError if the worker cannot write it (with `background` from the result).
     """
     path = Path(path).resolve()
     for name, tensor in tensors.items():
@@ -56,17 +70,31 @@ def save_safetensors(
         raise FileNotFoundError(f"{path.parent}: no such folder")
     if path.exists():
         regular.check(path.stat().st_mode, path)
-    if _workers_see(path.parent):
-        found = {name: operands.operand(t) for name, t in tensors.items()}
-        named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
-        process.session().ask(lambda number: wire.SaveFile(number, str(path), named, dict(metadata or {})))
-        return
-    from safetensors.torch import save_file  # late import: only needed if the worker cannot write
+    if not _workers_see(path.parent):
+        _write(tensors, path, metadata or {})
+        return Saving(path)
+    remote = {name: t.to("remote") for name, t in tensors.items()}  # those that are there already stay as they are
+    found = {name: operands.operand(t) for name, t in remote.items()}
+    named = {name: (i, g.to_wire()) for name, (i, g, _) in found.items()}
+    given = (str(path), named, dict(metadata or {}))
+    if background and not configured.on_shapes:
+        return process.session().save(path, lambda number: wire.SaveFile(number, *given, background=True))
+    process.session().savings.wait(math.inf, path)  # lest an older file be put in the place of this one
+    process.session().ask(lambda number: wire.SaveFile(number, *given))
+    return Saving(path)
 
-    partial = path.with_name(path.name + ".partial")
-    plain = {name: t.detach().cpu().resolve_conj().resolve_neg().contiguous() for name, t in tensors.items()}
-    save_file(plain, partial, dict(metadata or {}))
-    partial.replace(path)
+
+def _write(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a file in this process, which has one tensor at a time. Raises what the worker would have raised."""
+    file = SafetensorsFile(path, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, metadata)
+    try:
+        for name, tensor in tensors.items():
+            file.write(name, recording.elements_of(tensor.detach().cpu()))
+        file.finish()
+    except safetensors.SafetensorError as error:
+        raise RuntimeError(str(error)) from None
+    finally:
+        file.close()
 
 
 def _load(file: safetensors.safe_open, path: Path, name: str, mapped: bool) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The safetensors format, where the library has no call for it: its dtypes, and a header without the tensors' bytes.
+"""The safetensors format, where the library has no call for it: its dtypes, and files that are written tensor by tensor.
 
 Source: github.com/huggingface/safetensors, "Format" in its README.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from safetensors.torch import save
+
+from gt.atomic import AtomicFile
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
@@ -51,3 +56,47 @@ def header(
     text += b" " * (-len(text) % ALIGNMENT)
     start = len(text).to_bytes(8, "little") + text
     return start, {name: len(start) + own for name, own in begins.items()}
+
+
+class SafetensorsFile:
+    """Writes a safetensors file tensor by tensor, completely or not at all: `finish` puts it at `target`.
+
+    `tensors`: all that it will hold. Raises OSError where the file cannot be written.
+    """
+
+    def __init__(
+        self, target: Path, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]], metadata: Mapping[str, str]
+    ) -> None:
+        start, self._begins = header(tensors, metadata)
+        self._whole = AtomicFile(target)
+        try:
+            self._whole.file.write(start)
+        except BaseException:
+            self._whole.close()
+            raise
+
+    def write(self, name: str, data: memoryview) -> None:
+        """Write the elements of a tensor, row-major, in the size and dtype that were announced.
+
+        Raises SafetensorError, as the library, where there is no room.
+        """
+        with _errors_of_the_library():
+            self._whole.file.seek(self._begins[name])
+            self._whole.file.write(data)
+
+    def finish(self) -> None:
+        """All tensors are written: put the file in its place. Raises as `write`."""
+        with _errors_of_the_library():
+            self._whole.finish()
+
+    def close(self) -> None:
+        """Remove what was written of a file that is not finished."""
+        self._whole.close()
+
+
+@contextmanager
+def _errors_of_the_library() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise safetensors.SafetensorError(f"I/O error: {error.strerror} (os error {error.errno})") from None

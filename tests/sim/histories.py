@@ -118,6 +118,8 @@ class Client:
                 self.session, self.is_open = message.session, True
             case messages.Done():
                 self.hear_done(message, frames, honest)
+            case messages.Late():
+                assert (message.session, honest) == (self.session, False)  # honest workers are asked for none here
             case messages.SessionLost():
                 assert message.epoch == self.epoch + 1
                 self.epoch = message.epoch
@@ -459,6 +461,7 @@ FROM_ROGUE_WORKERS: list[Callable[[World, bytes], messages.FromWorker]] = [
     due_done,
     due_done,
     due_done,
+    lambda world, peer: messages.Late(world.pick.one(NUMBERS), messages.Answer(world.pick.one(NUMBERS), 7)),
     lambda world, peer: messages.Hello(messages.PROTOCOL, 1, ""),
     lambda world, peer: messages.Ping(),
     lambda world, peer: messages.Pong(),

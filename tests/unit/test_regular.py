@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -96,9 +97,13 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_is_written_whole_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    (tmp_path / f"x.{os.getpid()}.partial").symlink_to("/nowhere/else")  # left by another process
-    save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
-    assert os.listdir(tmp_path) == ["x"]
+    (tmp_path / "x.1-1.partial").write_bytes(b"left by a process that was killed")
+    (tmp_path / "x.1-2.partial").symlink_to("/nowhere/else")
+    (tmp_path / "xy.1-1.partial").write_bytes(b"of another file")
+    with open(tmp_path / "x.1-3.partial", "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # its process is still writing
+        save(str(path), {"w": torch.arange(3.0)}, {"a": "b"}, (str(tmp_path),))
+    assert sorted(os.listdir(tmp_path)) == ["x", "x.1-2.partial", "x.1-3.partial", "xy.1-1.partial"]
     assert load_file(path)["w"].tolist() == [0.0, 1.0, 2.0]
     assert files.load(str(path), "w", THREE, CPU, (str(tmp_path),)).tolist() == [0.0, 1.0, 2.0]
 

@@ -41,7 +41,7 @@ ITEMS: list[wire.Instruction] = [
     wire.Forget([1]),
     wire.Scope("layers.0"),
     wire.LoadFile(4, "/data/x.safetensors", "w", GEOMETRY, 7),
-    wire.SaveFile(3, "/data/y.safetensors", {"w": (4, GEOMETRY)}, {"format": "pt"}),
+    wire.SaveFile(3, "/data/y.safetensors", {"w": (4, GEOMETRY)}, {"format": "pt"}, background=True),
     wire.Seed(2**64 - 1),
     wire.GetRandomState(4),
     wire.SetRandomState(0),
@@ -85,8 +85,8 @@ def test_what_only_a_planner_says_is_refused_from_a_client(item: wire.Instructio
         codec.unpack_from_client(codec.pack([item]))
 
 
-def test_the_bytes_of_protocol_9() -> None:
-    assert messages.PROTOCOL == 9
+def test_the_bytes_of_protocol_10() -> None:
+    assert messages.PROTOCOL == 10
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"

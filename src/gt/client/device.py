@@ -122,9 +122,12 @@ class Backend(_DummyBackendModule):
         return None
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
-        """Bytes of the workers' memory: free of this session's tensors, and in all."""
-        total = sum(worker.memory_bytes for worker in process.session().welcome.workers)
-        return total - self.memory_allocated(device), total
+        """Bytes of the worker's memory: what new tensors can have now, and all (`WorkerStats`).
+
+        Of several workers they are those of the one that has the least left; `gt.debug.stats` has them all.
+        """
+        stats = min(process.session().worker_stats(), key=attrgetter("free_bytes"))
+        return stats.free_bytes, stats.total_bytes
 
     get_memory_info = mem_get_info
 

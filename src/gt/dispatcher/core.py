@@ -84,6 +84,8 @@ def _from_worker(state: State, peer: Peer, message: FromWorker, frames: Frames) 
             state.tell_worker(peer, messages.Rejected(OTHER_SIDE.format("workers", "a client")))
         case messages.Done():
             schedule.done(state, peer, message, frames)
+        case messages.Late():
+            schedule.late(state, peer, message)
         case messages.Ping():
             state.tell_worker(peer, messages.Pong())
 

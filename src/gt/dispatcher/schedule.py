@@ -98,6 +98,14 @@ def done(state: State, peer: Peer, report: messages.Done, frames: Frames) -> Non
     turns.feed(state, (peer,))
 
 
+def late(state: State, peer: Peer, message: messages.Late) -> None:
+    """A worker has done in the background what a client asked for; the client may have left, or have lost that worker."""
+    session = state.sessions.get(message.session)
+    if session is not None and peer in session.workers:
+        answer = Answer(message.answer.request, failure=message.answer.failure)
+        state.tell_client(session.peer, messages.Late(session.number, answer))
+
+
 def _is_about(report: messages.Done, piece: Underway) -> bool:
     return (report.session, report.seq) == (piece.session, piece.ends)
 

@@ -74,7 +74,7 @@ class Transfers:
         for axis in self._storages.shared_axes:
             self._out.append(wire.AllReduce(axis, "max", (wire.Part(verdict, 1, "int64"),)))
         geometries = {name: geometry for name, (_, geometry) in item.tensors.items()}
-        self._out.append(wire.BeginFile(file, item.path, geometries, item.metadata, verdict))
+        self._out.append(wire.BeginFile(file, item.path, geometries, item.metadata, verdict, item.background))
         for name, (id, geometry) in item.tensors.items():
             copy, made = self._parameters.whole_copy(id, geometry)
             self._out += [wire.WriteTensor(file, name, copy, geometry), *made]

@@ -208,12 +208,17 @@ class LoadFile(msgspec.Struct, array_like=True, frozen=True, tag=8):
 
 
 class SaveFile(msgspec.Struct, array_like=True, frozen=True, tag=9):
-    """Write tensors to a safetensors file, atomically, and answer (`Answer`)."""
+    """Write tensors to a safetensors file, atomically, and answer (`Answer`).
+
+    In the `background` the answer comes once their values have been copied, or with what went wrong before that; when the
+    file is in its place, or has failed, a second answer to the same request follows (`messages.Late`).
+    """
 
     request: int
     path: str
     tensors: dict[str, tuple[int, Geometry]]
     metadata: dict[str, str]
+    background: bool = False
 
 
 class Seed(msgspec.Struct, array_like=True, frozen=True, tag=10):
@@ -390,7 +395,8 @@ class SameGenerator(msgspec.Struct, array_like=True, frozen=True, tag=38):
 class BeginFile(msgspec.Struct, array_like=True, frozen=True, tag=39):
     """Begin the safetensors file `file`, a number, of tensors with these names and geometries.
 
-    The first worker writes it, unless the `Verdict` in storage `verdict` is that one of them lacks a tensor.
+    The first worker writes it, unless the `Verdict` in storage `verdict` is that one of them lacks a tensor. In the
+    `background`: as `SaveFile`.
     """
 
     file: int
@@ -398,6 +404,7 @@ class BeginFile(msgspec.Struct, array_like=True, frozen=True, tag=39):
     tensors: dict[str, Geometry]
     metadata: dict[str, str]
     verdict: int
+    background: bool = False
 
 
 class WriteTensor(msgspec.Struct, array_like=True, frozen=True, tag=40):

@@ -9,7 +9,7 @@ import msgspec
 from gt.placement.layout import Sharding
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 9
+PROTOCOL = 10
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -54,6 +54,8 @@ class WorkerStats(msgspec.Struct, frozen=True, omit_defaults=True):
     `sessions`: how many the worker has. `zero_fills`: how often it filled memory with zeros, lest a session see what another
     left there. `threads`: of PyTorch. `peak_rss_bytes`: the most memory that its process had. `device_bytes`,
     `device_peak_bytes`: what PyTorch has allocated on the device for all sessions, now and at most (None: on a CPU).
+    `free_bytes`, `total_bytes`: of the device's memory, what new tensors can have now, and all; on a CPU of the memory of
+    the machine, or of its control group, which its workers share.
     """
 
     storages: int
@@ -68,6 +70,8 @@ class WorkerStats(msgspec.Struct, frozen=True, omit_defaults=True):
     peak_rss_bytes: int
     device_bytes: int | None = None
     device_peak_bytes: int | None = None
+    free_bytes: int = 0
+    total_bytes: int = 0
 
 
 # -- client -> dispatcher ------------------------------------------------------------------------------------------------
@@ -155,6 +159,13 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     warnings: list[Warned] = []
 
 
+class Late(msgspec.Struct, frozen=True, tag="late"):
+    """The second answer to a request that was done in the background; it comes at any time after the first."""
+
+    session: int
+    answer: Answer
+
+
 class SessionLost(msgspec.Struct, frozen=True, tag="session_lost"):
     """The worker that held this session's tensors is gone; batches sent from now on belong to `epoch`."""
 
@@ -211,7 +222,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 FromClient: TypeAlias = Hello | Run | Goodbye | Ping | Pong | Register
-ToClient: TypeAlias = Welcome | Rejected | Done | SessionLost | Ping | Pong
-FromWorker: TypeAlias = Register | Done | Ping | Pong | Hello
+ToClient: TypeAlias = Welcome | Rejected | Done | Late | SessionLost | Ping | Pong
+FromWorker: TypeAlias = Register | Done | Late | Ping | Pong | Hello
 """`Register` at the clients' address and `Hello` at the workers' are mistakes that are answered."""
 ToWorker: TypeAlias = Registered | Rejected | Join | Execute | EndSession | Stop | Ping | Pong

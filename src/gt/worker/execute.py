@@ -17,7 +17,7 @@ import torch
 from gt.errors import ProtocolError
 from gt.wire import codec
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer, Done, Execute, Failure, WorkerInfo
+from gt.wire.messages import Answer, Done, Execute, Failure, Late, WorkerInfo
 from gt.wire.shared import Frame
 from gt.worker import collectives
 from gt.worker.calls.prepared import PreparedCall
@@ -25,6 +25,7 @@ from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
+from gt.worker.machine import total_bytes
 from gt.worker.memory import PoisonedError
 from gt.worker.session import Reply, WorkerSession
 from gt.worker.under_way import TOGETHER, Collective, made
@@ -59,9 +60,7 @@ class Worker:
     def info(self) -> WorkerInfo:
         """How the worker introduces itself to the dispatcher; memory in bytes."""
         device, data_dirs = self.host.device, self.host.data_dirs
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if device.type == "cuda":
-            memory = torch.cuda.get_device_properties(device).total_memory
+        memory = total_bytes(device)
         folders = None if data_dirs is None else [os.path.realpath(d) for d in data_dirs]
         return WorkerInfo(self.name, os.getpid(), socket.gethostname(), str(device), str(torch.__version__), memory, folders)
 
@@ -71,6 +70,15 @@ class Worker:
         if state is not None:
             state.close()
         self.host.runner.random.end_session(number)
+
+    def is_saving(self) -> bool:
+        """Whether files are being written in the background."""
+        return any(session.background.is_busy() for session in self.host.sessions.values())
+
+    def late(self) -> list[Late]:
+        """The second answers that have become due since the last call."""
+        sessions = self.host.sessions.values()
+        return [Late(session.number, answer) for session in sessions for answer in session.background.answers()]
 
     def join(self, number: int, group: Group) -> None:
         """A session of several workers begins, of which this one is `group.rank`."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import safetensors
 import torch
 
 from gt import regular
-from gt.safetensors_format import header
+from gt.safetensors_format import SafetensorsFile
 from gt.wire.instructions import Geometry
 from gt.worker.geometry import dtype_of
 from gt.worker.tensor_bytes import readable_bytes
@@ -60,43 +60,24 @@ class Writer:
         check(str(real), path, folders)
         if real.exists():
             regular.check(real.stat().st_mode, path)
-        start, self._begins = header({name: (g.size, dtype_of(g.dtype)) for name, g in tensors.items()}, metadata)
+        sizes = {name: (g.size, dtype_of(g.dtype)) for name, g in tensors.items()}
         with ExitStack() as opened:
             folder = opened.enter_context(regular.held_folder(real.parent))
             check(os.path.join(os.readlink(folder), real.name), path, folders)  # it may have been replaced since
             self._target = Path(folder, real.name)
-            self._partial = Path(folder, f"{real.name}.{os.getpid()}.partial")
-            self._partial.unlink(missing_ok=True)  # of a worker that was killed
-            descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            opened.callback(self._partial.unlink, missing_ok=True)
-            self._file = opened.enter_context(open(descriptor, "wb"))
-            self._file.write(start)
+            self._file = SafetensorsFile(self._target, sizes, metadata)
+            opened.callback(self._file.close)
             self._opened = opened.pop_all()
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Write the elements of a strided tensor, in the size and dtype that were announced.
-
-        Raises SafetensorError, as the library, where there is no room.
-        """
-        with readable_bytes(tensor) as own, _errors_of_the_library():
-            self._file.seek(self._begins[name])
-            self._file.write(own)
+        """Write the elements of a strided tensor. Raises as `SafetensorsFile.write`."""
+        with readable_bytes(tensor) as own:
+            self._file.write(name, own)
 
     def finish(self) -> None:
-        """All tensors are written: put the file in its place. Raises as `write`, and OSError."""
-        with _errors_of_the_library():
-            self._file.flush()
-        os.replace(self._partial, self._target)
+        """All tensors are written: put the file in its place. Raises as `write`."""
+        self._file.finish()
 
     def close(self) -> None:
         """Remove what was written of a file that is not finished."""
-        with suppress(OSError):  # what is left to be written has no room; whoever wrote it was told
-            self._opened.close()
-
-
-@contextmanager
-def _errors_of_the_library() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise safetensors.SafetensorError(f"I/O error: {error.strerror} (os error {error.errno})") from None
+        self._opened.close()

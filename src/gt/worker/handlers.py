@@ -18,6 +18,7 @@ from gt.worker.collectives import own_part, put
 from gt.worker.failures import failure_of
 from gt.worker.geometry import check_geometry, dtype_of
 from gt.worker.host import Host
+from gt.worker.machine import free_bytes, total_bytes
 from gt.worker.memory import PoisonedError
 from gt.worker.query import query
 from gt.worker.saving import Saving
@@ -79,7 +80,7 @@ def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: 
             session.memory.tensor(id, geometry)  # what is wrong with a tensor is said before what is with the file
         return files.Writer(item.path, geometries, item.metadata, host.data_dirs)
 
-    saving = Saving()
+    saving = Saving(background=item.background)
     saving.begin(writer)
     for name, (id, geometry) in item.tensors.items():
         saving.write(session.memory, name, id, geometry)
@@ -87,6 +88,9 @@ def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: 
 
 
 def _saved(session: WorkerSession, request: int, saving: Saving) -> Reply:
+    if saving.background and saving.is_written_here:
+        session.background.add(request, saving)
+        return Answer(request), []
     failure = saving.finish()
     return (Answer(request) if failure is None else session.report(request, failure)), []
 
@@ -94,7 +98,7 @@ def _saved(session: WorkerSession, request: int, saving: Saving) -> Reply:
 def _begin_file(host: Host, session: WorkerSession, item: wire.BeginFile, frames: Sequence[Frame]) -> None:
     if session.group is None:
         raise ProtocolError("a file of several workers in a session of one worker")
-    saving = session.saving[item.file] = Saving(session.failed_check)
+    saving = session.saving[item.file] = Saving(session.failed_check, item.background)
     if session.group.rank == 0:
         saving.begin(lambda: _writer(host, session, item))
 
@@ -158,6 +162,8 @@ def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequenc
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         device_bytes=torch.cuda.memory_allocated(host.device) if on_cuda else None,
         device_peak_bytes=torch.cuda.max_memory_allocated(host.device) if on_cuda else None,
+        free_bytes=free_bytes(host.device),
+        total_bytes=total_bytes(host.device),
     )
     return Answer(item.request, stats=[stats]), []
 

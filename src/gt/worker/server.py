@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -78,8 +79,15 @@ class Inbox:
         """The ends that have not had their turn. A session that was lost may begin and end again meanwhile."""
         self._look_at = 0.0
 
-    def next(self) -> tuple[messages.ToWorker, list[Frame]]:
-        """The next message and its frames; waits for it, and gives freed memory back while the worker is idle."""
+    def next(self, is_saving: Callable[[], bool]) -> tuple[messages.ToWorker, list[Frame]] | None:
+        """The next message and its frames; waits for it, and gives freed memory back while the worker is idle.
+
+        None after `LOOK_S` seconds without one, while the worker `is_saving` files in the background.
+        """
+        if not self._arrived and is_saving():
+            self._take(LOOK_S)
+            if not self._arrived:
+                return None
         if not self._arrived and not self._take(malloc.IDLE_S):
             malloc.give_back()
         while not self._arrived:
@@ -121,11 +129,15 @@ def serve(transport: Transport, worker: Worker) -> None:
 
 
 def _serve_one(transport: Transport, worker: Worker, inbox: Inbox) -> bool:
-    """Serve one message; False where it says stop. As a function of its own it keeps nothing of the message while waiting.
+    """Serve at most one message; False where it says stop. As a function of its own it keeps nothing of it while waiting.
 
     Raises GTError where the dispatcher rejects this worker.
     """
-    message, frames = inbox.next()
+    for late in worker.late():
+        transport.send([codec.encode(late)])
+    if (arrived := inbox.next(worker.is_saving)) is None:
+        return True
+    message, frames = arrived
     if isinstance(message, messages.Execute):
         done, data = _run(worker, message, frames, inbox)
         transport.send([codec.encode(done), *data])

@@ -13,7 +13,7 @@ from gt.worker.calls.prepared import PreparedCall
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.memory import Memory
-from gt.worker.saving import Saving
+from gt.worker.saving import Background, Saving
 from gt.worker.under_way import UnderWay
 from gt.worker.zeroing import Zeroing
 
@@ -45,6 +45,7 @@ class WorkerSession:
         """Of a sharded session: why its generator may differ from the others', which drew where this worker failed."""
         self.saving: dict[int, Saving] = {}
         """Files that are being written, by number."""
+        self.background = Background()
         self.operations = 0
         self.errors = 0
 
@@ -87,8 +88,9 @@ class WorkerSession:
         return Answer(request, failure=failure)
 
     def close(self) -> None:
-        """The session ends: leave its other workers, and files that are not finished."""
+        """The session ends: leave its other workers, and files of which not all tensors were written or copied."""
         if self.group is not None:
             self.group.close()
         for one in self.saving.values():
             one.close()
+        self.background.close()

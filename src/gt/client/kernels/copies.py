@@ -61,6 +61,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if src.shape != self.shape:
         src = src.expand(self.shape)
     number, spec, _ = operands.operand(self)
+    operands.check_kept(number)  # the worker would take the upload for a new tensor
     recording.upload(src, number, spec, sites.here())
     return self
 

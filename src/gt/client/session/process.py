@@ -6,6 +6,7 @@ imported.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -17,12 +18,12 @@ import torch
 from gt.client.session import shutdown
 from gt.client.session.configured import configured
 from gt.client.session.early_start import early
-from gt.client.session.session import FORKED, Session
+from gt.client.session.session import FORKED, Session, lose_tensors
 from gt.client.stream.definitions import definitions
 from gt.client.stream.scopes import record_open_scopes
 from gt.client.stream.segment import Segment, recorder
 from gt.config import settings
-from gt.errors import ForkError
+from gt.errors import ConnectionLostError, ForkError, GTError
 from gt.wire import instructions as wire
 from gt.wire.transport import Transport, connect
 
@@ -33,6 +34,10 @@ ONE_OF_SEVERAL = (
     "this program has {} workers to itself and uses one of them: GT_CONFIG=FILE says how to use all of them"
     " (docs/sharding.md), GT_WORKERS=1 starts only one"
 )
+SAVE_S = 600.0
+"""How long an ending session waits for files that are being written in the background."""
+RETRY_S = 0.5
+"""Interval at which `reopen` looks for a service."""
 DRAIN_S = 1.0
 """Interval at which an idle client receives what has arrived."""
 
@@ -72,10 +77,13 @@ class Process:
         address = settings().address
         if address:
             self.join(address, first=True)
-            return
+        else:
+            self._open_embedded(START_TIMEOUT_S)
+
+    def _open_embedded(self, timeout_s: float) -> None:
         service = early.take()
-        service.wait_ready(START_TIMEOUT_S)
-        self.join(service.address, START_TIMEOUT_S, embedded=True, first=True)
+        service.wait_ready(timeout_s)
+        self.join(service.address, timeout_s, embedded=True, first=True)
         assert self.opened is not None
         if configured.sharding is None and (count := self.opened.welcome.all_workers) > 1:
             warnings.warn(ONE_OF_SEVERAL.format(count), stacklevel=2)
@@ -100,6 +108,36 @@ class Process:
                 )
                 warnings.warn(text, stacklevel=2)
             early.stop()  # the embedded service, which this process does not use any more
+
+    def reopen(self, timeout_s: float, report: Callable[[str], None]) -> None:
+        """Give up the session, and open one as that was opened: on a new embedded service, or at the same address as soon as
+        it has the workers. `report` is told what is waited for.
+
+        Raises ConnectionLostError after `timeout_s` seconds, StartError if the embedded service does not start.
+        """
+        if self.forked:
+            raise ForkError(FORKED)
+        own = self.opened
+        address = settings().address if own is None or early.is_running() else own.address
+        self.close()
+        if address:
+            self._rejoin(address, timeout_s, report)
+        else:
+            self._open_embedded(timeout_s)
+
+    def _rejoin(self, address: str, timeout_s: float, report: Callable[[str], None]) -> None:
+        deadline, said = time.monotonic() + timeout_s, ""
+        while True:
+            left = max(RETRY_S, deadline - time.monotonic())
+            try:
+                return self.join(address, min(left, settings().connect_timeout_s), first=True)
+            except ConnectionLostError as error:
+                if time.monotonic() + RETRY_S > deadline:
+                    raise ConnectionLostError(f"{error} (not for {timeout_s:g} s)") from None
+                if str(error) != said:
+                    said = str(error)
+                    report(f"waiting up to {left:.0f} s: {said}")
+            time.sleep(RETRY_S)
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
         """Open a session on a connected transport. The first one owns what the process has recorded so far."""
@@ -142,19 +180,32 @@ class Process:
             self.session().flush()
 
     def close(self) -> None:
-        """End the session and the embedded service, if any."""
-        if self.opened is not None:
-            self._close_session(recorder.new_segment(settings().segment_size))
-        early.stop()
+        """End the session and the embedded service, if any. A Ctrl-C ends the wait for files in the background alone."""
+        try:
+            if self.opened is not None:
+                self._close_session(recorder.new_segment(settings().segment_size))
+        finally:
+            early.stop()
 
     def _close_session(self, segment: Segment) -> None:
         """Close the session and record into `segment` from now on: nothing meant for the old session runs in the next
         one."""
-        assert self.opened is not None
-        if settings().instruction_log and early.is_running():
-            self.opened.finish(LOG_S)
-        self.opened.close()
+        own = self.opened
+        assert own is not None
+        try:
+            with contextlib.suppress(GTError):
+                own.savings.wait(SAVE_S)
+        finally:
+            if settings().instruction_log and early.is_running():
+                own.finish(LOG_S)
+            own.close()
+            self._forget_session(segment)
+            for text in own.savings.untold():
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _forget_session(self, segment: Segment) -> None:
         self.opened = None
+        lose_tensors()
         definitions.forget()
         for forget in self.when_closed:
             forget()
@@ -175,7 +226,8 @@ class Process:
     def _end(self) -> None:
         with recorder.lock:
             shutdown.program_ended.set()
-            self.close()
+            with contextlib.suppress(KeyboardInterrupt):
+                self.close()
             recorder.segment.limit = 0
         shutdown.wait_for_threads(self._flusher)
 

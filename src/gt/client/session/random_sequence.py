@@ -87,6 +87,13 @@ class RandomSequence:
         record(wire.Seed(seed & 0xFFFF_FFFF_FFFF_FFFF))
         self.here, self.there = False, True
 
+    def begin_anew(self) -> None:
+        """A new session has been opened, and its generator seeded as at first: so is this process's if it is in the
+        sequence."""
+        if self.joined:
+            OWN.manual_seed(OWN.initial_seed())
+        self.here = self.there = True
+
     def _before_fork(self) -> None:
         """A forked child continues with the numbers that its parent would draw."""
         if not process.forked and process.opened is not None:

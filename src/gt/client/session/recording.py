@@ -42,6 +42,11 @@ def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> No
 
 def bytes_of(tensor: torch.Tensor) -> Frame:
     """The elements of a CPU tensor, row-major. A copy: the caller may change the tensor before the segment is sent."""
+    return share(elements_of(tensor))
+
+
+def elements_of(tensor: torch.Tensor) -> memoryview:
+    """The elements of a CPU tensor, row-major; not a copy if they are in that order already."""
     whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
     flat = whole.as_strided((whole.numel(),), (1,))
-    return share(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -8,12 +8,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from gt.client.session import shutdown, worker_reports
 from gt.client.session.configured import configured
-from gt.client.stream import interrupts
+from gt.client.session.savings import Saving, Savings
+from gt.client.stream import interrupts, operands
 from gt.client.stream.definitions import definitions
 from gt.client.stream.scopes import record_open_scopes
 from gt.client.stream.segment import Segment, recorder
@@ -60,6 +62,7 @@ class Session:
         self._warnings: list[messages.Warned] = []
         """Warnings of the worker's PyTorch that the user has not been shown yet."""
         self._answers: dict[int, tuple[messages.Answer, bytes | Shared] | None] = {}
+        self.savings = Savings(self.look)
         self._welcome: messages.Welcome | None = None
         try:
             self._open(timeout_s)
@@ -162,6 +165,26 @@ class Session:
             raise worker_reports.exception(answer.failure)
         return answer, data
 
+    def save(self, path: Path, request: Callable[[int], wire.Instruction]) -> Saving:
+        """Send a request to write a file in the background, with all that came before it, and do not wait."""
+        with recorder.lock:
+            number = _requests()
+            saving = self.savings.begin(number, path)
+            try:
+                self.segment.append(request(number))
+                self.flush()
+            except BaseException:
+                self.savings.drop(number)
+                raise
+        return saving
+
+    def look(self) -> None:
+        """Handle what has arrived."""
+        with recorder.lock:
+            self._check()
+            while self._receive(0.0):
+                pass
+
     def worker_stats(self, reset_peak: bool = False) -> list[messages.WorkerStats]:
         """What each worker of this session counts for it, once everything recorded so far is done.
 
@@ -187,6 +210,8 @@ class Session:
         message = codec.to_client(inline(received[0] if received else b""))
         if isinstance(message, messages.Done):
             self._hear(message, received[1:])
+        elif isinstance(message, messages.Late):
+            self.savings.hear(message.answer, late=True)
         elif isinstance(message, messages.Welcome):
             if message.credit < 1:
                 raise ProtocolError(f"a credit of {message.credit} batches")
@@ -204,6 +229,7 @@ class Session:
         self.done = max(self.done, min(done.seq, self.seq))
         self._warnings += done.warnings
         for answer in done.answers:
+            self.savings.hear(answer, late=False)
             if answer.request not in self._answers:
                 continue
             if not -1 <= answer.frame < len(frames):
@@ -214,6 +240,8 @@ class Session:
         """The worker died, with all its tensors. New ones may live on another worker, where nothing is defined yet."""
         self.done = self.seq
         self.epoch = loss.epoch
+        lose_tensors()
+        self.savings.lose("its worker died", WorkerLostError)
         definitions.forget()
         self.segment.drop()
         record_open_scopes()
@@ -266,11 +294,17 @@ class Session:
             if self.closed:
                 return
             self.closed = True
+            self.savings.lose("its session ended", ConnectionLostError)
             try:
                 self._transport.send([codec.encode(messages.Goodbye())])
             except GTError:
                 pass  # a dispatcher that is gone has nothing left to free
             self._transport.close()
+
+
+def lose_tensors() -> None:
+    """All remote tensors made so far are gone."""
+    operands.lose_all(_requests())
 
 
 def _kept(frame: Frame) -> bytes | Shared:

@@ -78,6 +78,21 @@ QUERY_IDS = 1 << 40
 """The ids of queries' results start here, `QUERY_RESULTS` reserved for each: only the worker knows how many there are."""
 
 
+_lost_before = [0, 0]
+"""The ids, and the ids of queries' results, from which on storages are of the session that is open or of the next one."""
+
+
+def lose_all(request: int) -> None:
+    """Every tensor made so far is lost with its session or its worker; `request`: a number that no query has yet."""
+    _lost_before[:] = new_id(), query_id(request)
+
+
+def check_kept(number: int) -> None:
+    """Raises RuntimeError for a storage that was lost with its session."""
+    if number < _lost_before[number >= QUERY_IDS]:
+        raise RuntimeError("this tensor is lost: its session was closed, or the worker that held it died; make it anew")
+
+
 def query_id(request: int) -> int:
     """The id of the first result of a query."""
     return QUERY_IDS + request * wire.QUERY_RESULTS
