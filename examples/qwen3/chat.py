@@ -7,16 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from problems import UserError
+from shapes import Message
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-Message = dict[str, str]
 BUILT_IN = {
     "qwen3": """{% for m in messages %}<|im_start|>{{ m.role }}
 {% if m.role == 'assistant' and loop.last %}<think>
@@ -38,6 +38,17 @@ You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>
 {% endif %}""",
 }
 """Equivalent to the first templates of Qwen3 and Qwen2.5 for conversations without tools and reasoning."""
+
+
+class Turn(NamedTuple):
+    """A text that is context, and the answer to it, with its end."""
+
+    context: str
+    answer: str
+    question: str
+    """What the last user says in the context, or the context if there is no template."""
+    end: str
+    """What ends the answer."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +75,57 @@ class Chat:
         end, end_token = chat._end()
         return cls(tokenizer, renderer, folder, built_in, end, end_token)
 
+    @property
+    def text_end(self) -> str:
+        """The token that ends a text without a template."""
+        token = self.renderer.eos_token
+        return token if token and self.tokenizer.token_to_id(token) is not None else self.end_token
+
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text up to the answer. Raises UserError if the template rejects the conversation."""
         return self._render(messages, add_generation_prompt=True)
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def sequences(self, messages: Sequence[Message], learnt: Sequence[int]) -> list[list[Turn]]:
+        """The answers with the `learnt` indices, each after exactly the prompt that the model meets when it answers.
+
+        One sequence, if every prompt begins with the one before it and its answer. A template that renders earlier turns
+        otherwise (Qwen3's leaves their reasoning away) begins a new sequence there, which repeats them as context. So the
+        targets are right for any template. Raises UserError if the template rejects the conversation.
+        """
+        found: list[list[Turn]] = []
+        before = ""
+        for index in learnt:
+            prompt, answer = self._turn(messages[: index + 1])
+            if not found or not prompt.startswith(before):
+                found.append([])
+                before = ""
+            asked = [message["content"] for message in messages[:index] if message["role"] == "user"]
+            found[-1].append(Turn(prompt.removeprefix(before), answer, asked[-1] if asked else "", self.end))
+            before = prompt + answer
+        return found
+
+    def _turn(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The prompt and the answer, which is the last message, with its end."""
+        answer = messages[-1]["content"]
+        if "</think>" not in answer and "reasoning_content" not in messages[-1]:
+            return self.prompt(messages[:-1]), answer + self.end
+        prompt = self._render(messages[:-1], add_generation_prompt=True, enable_thinking=True)
+        text = self._render(messages, add_generation_prompt=False, enable_thinking=True)
+        said, end, _ = text.removeprefix(prompt).rpartition(self.end)
+        parts = (messages[-1].get("reasoning_content", ""), *answer.replace("<think>", "").split("</think>"))
+        whole = said.count("</think>") == 1 and all(part.strip() in said for part in parts)
+        if not (text.startswith(prompt) and end and whole):
+            raise UserError(f"the chat template of {self.folder} does not render an answer's reasoning after its prompt")
+        return prompt, said + end
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, enable_thinking: bool = False) -> str:
         try:
             return self.renderer.apply_chat_template(
                 list(messages),
                 chat_template=self.built_in,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                enable_thinking=False,
+                enable_thinking=enable_thinking,
             )
         except Exception as error:  # a template may raise anything
             raise UserError(f"the chat template of {self.folder} rejects it: {' '.join(str(error).split())}") from None
@@ -98,14 +148,6 @@ class Chat:
 
 def _said(role: str, content: str) -> Message:
     return {"role": role, "content": content}
-
-
-def conversation(system: str, history: Sequence[Sequence[str]], asked: str) -> list[Message]:
-    """The turns before an answer. `history`: earlier pairs of question and answer."""
-    turns = [_said("system", system)] if system else []
-    for question, answer in history:
-        turns += [_said("user", question), _said("assistant", answer)]
-    return [*turns, _said("user", asked)]
 
 
 def leaves_thinking_open(prompt: str) -> bool:

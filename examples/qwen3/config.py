@@ -56,7 +56,10 @@ class Config:
 TYPES = {"int": (int,), "float": (int, float), "bool": (bool,)}
 MEANT_BY_NULL = {"num_key_value_heads": "num_attention_heads"}
 KINDS = ("qwen3", "qwen2")
-SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
+SUPPORTED = {
+    "hidden_act": "silu", "attention_bias": False, "use_sliding_window": False, "attention_dropout": 0,
+    "quantization_config": None,
+}  # fmt: skip
 """Keys with one supported value; a config.json with any other is refused."""
 
 

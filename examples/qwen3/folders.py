@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +18,13 @@ BESIDE_WEIGHTS = (
     "chat_template.jinja", "chat_templates", "generation_config.json",
 )  # fmt: skip
 """Files of a checkpoint other than its weights and config."""
-CHECKPOINT = ("config.json", "model.safetensors", *BESIDE_WEIGHTS)
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+RESULT, OPTIONS = "training.json", "options.yaml"
+OUTPUT = (
+    "config.json", "adapter_config.json", WEIGHTS, INDEX, "model-*-of-*.safetensors", "adapter_model.safetensors",
+    *BESIDE_WEIGHTS, RESULT, OPTIONS,
+)  # fmt: skip
+"""What a trained model or adapter, or a merged one, consists of: names and patterns of names."""
 PREPARED = ("chat.json", "train", "held_out")
 RECORD = "made_of.json"
 """Names the model and data that a folder was made from; written last."""
@@ -38,7 +45,10 @@ def resolve(name: str, revision: str | None, kind: str = "model") -> Path:
         raise UserError(f"{name}: no such file or folder")
     from huggingface_hub import errors, snapshot_download  # late import: only for names on the hub
 
-    patterns = ["*.json", "*.jsonl", "*.safetensors", "*.parquet", "*.jinja", "*.md", "merges.txt"]
+    patterns = [
+        *("*.json", "*.jsonl", "*.safetensors", "*.jinja", "*.md", "merges.txt"),
+        *("*.parquet", "*.ndjson", "*.csv", "*.tsv"),
+    ]
     try:
         return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns))
     except errors.RevisionNotFoundError:
@@ -94,8 +104,8 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
     """A folder to write some of `names` into; they replace those of `out` if the block succeeds, and are removed otherwise.
 
     They are written inside `out`, so that it may be a mount point, a link or the working directory, and moved once they
-    are complete. If that fails they are kept, and the UserError says where. The first of `names` is removed first and added
-    last: a reader finds the old files, the new ones, or a folder without that file.
+    are complete. If that fails they are kept, and the UserError says where. The first of `names`, which may be patterns, is
+    removed first and added last: a reader finds the old files, the new ones, or a folder without that file.
     """
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -135,15 +145,22 @@ def _check_held(out: Path, names: Sequence[str], made_of: Mapping[str, str], min
             raise UserError(f"{out}: {name} in it holds the files that an interrupted run was replacing; move them back")
         if name.startswith(PARTIAL) and (out / name / RECORD).exists():
             raise UserError(f"{out}: {name} in it holds files that an earlier run could not move into place; move it away")
-    others = sorted(name for name in held - {*names, RECORD} if not name.startswith((PARTIAL, REMOVED)))
-    if held.intersection(names) and RECORD not in held:
-        others += sorted(held.intersection(names))
+    own = set(_matching(held, names))
+    others = sorted(name for name in held - own - {RECORD} if not name.startswith((PARTIAL, REMOVED)))
+    if own and RECORD not in held:
+        others += sorted(own)
     if others:
         raise UserError(f"{out}: holds {others[0]}, which no earlier run wrote; choose another folder")
     before = read_json(out / RECORD) if RECORD in held else made_of
     for key, value in made_of.items():
         if before.get(key) != value:
             raise UserError(f"{out}: was made from the {key} {before.get(key)}, not from {value}; choose another folder")
+
+
+def _matching(held: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Those of `held` that are among `names`, in their order."""
+    found = sorted(held)
+    return [name for pattern in names for name in fnmatch.filter(found, pattern)]
 
 
 @contextmanager
@@ -173,8 +190,9 @@ def _put_in_place(partial: Path, out: Path, names: Sequence[str]) -> None:
     replaced, removed = out / REPLACED, out / REMOVED
     shutil.rmtree(removed, ignore_errors=True)
     replaced.mkdir()
-    moves = [(out / name, replaced / name) for name in names if (out / name).exists()]
-    moves += [(partial / name, out / name) for name in reversed(names) if (partial / name).exists()]
+    old, new = (_matching((path.name for path in folder.iterdir()), names) for folder in (out, partial))
+    moves = [(out / name, replaced / name) for name in old]
+    moves += [(partial / name, out / name) for name in reversed(new)]
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:

@@ -74,24 +74,44 @@ def header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> list[str]:
-    """The names to load. Raises UserError for a missing, unexpected or misshapen tensor."""
+def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> dict[str, str]:
+    """What to load: name in the model -> name in the files. Raises UserError for a missing, unexpected or misshapen one."""
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    names = _names(found, set(expected), folder)
     tied = model.config.tie_word_embeddings
-    missing = sorted(set(expected) - set(found) - ({"lm_head.weight"} if tied else set()))
+    missing = sorted(set(expected) - set(names) - ({"lm_head.weight"} if tied else set()))
     if missing:
         raise UserError(f"{folder}: {missing[0]} is missing ({len(missing)} tensors in all)")
-    unexpected = sorted(set(found) - set(expected))
+    unexpected = sorted(set(names) - set(expected))
     if unexpected:
         raise UserError(f"{folder}: unexpected tensor {unexpected[0]} ({len(unexpected)} in all)")
-    for name, entry in found.items():
+    for name, stored in names.items():
+        entry = found[stored]
         if entry.shape != expected[name]:
             raise UserError(
-                f"{entry.file}: {name} has shape {list(entry.shape)}, config.json asks for {list(expected[name])}"
+                f"{entry.file}: {stored} has shape {list(entry.shape)}, config.json asks for {list(expected[name])}"
             )
-        if entry.dtype not in ("F32", "BF16", "F16"):
-            raise UserError(f"{entry.file}: {name} has dtype {entry.dtype}, expected F32, BF16 or F16")
-    return sorted(found)
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{entry.file}: {stored} has dtype {entry.dtype}, expected {', '.join(DTYPES)}")
+    return names
+
+
+DTYPES = ("F32", "BF16", "F16")
+
+
+def _names(found: dict[str, Entry], expected: set[str], folder: Path) -> dict[str, str]:
+    """Name in the model -> name in the files: a backbone saved by itself has no prefix `model.`.
+
+    The angles' frequencies, which older files hold, are left out: they follow from config.json.
+    """
+    names: dict[str, str] = {}
+    for stored in sorted(found):
+        name = f"model.{stored}" if stored not in expected and f"model.{stored}" in expected else stored
+        if name in names:
+            raise UserError(f"{folder}: holds {names[name]} and {stored}, which are one tensor")
+        if not stored.endswith("rotary_emb.inv_freq"):
+            names[name] = stored
+    return names
 
 
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:
@@ -117,7 +137,9 @@ def load(folder: Path) -> Qwen3:
     with torch.device("meta"):
         model = Qwen3(config)
     found = entries(folder)
-    tensors = read(found, check(found, model, folder))
+    names = check(found, model, folder)
+    stored = read(found, list(names.values()))
+    tensors = {name: stored[in_files] for name, in_files in names.items()}
     embedding = tensors["model.embed_tokens.weight"]
     if config.tie_word_embeddings:
         head = tensors.setdefault("lm_head.weight", embedding)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from chat import BUILT_IN
-from folders import CHECKPOINT, check_output, whole
+from folders import OUTPUT, check_output, whole
 from make_data import rows
 from safetensors.numpy import save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -121,8 +121,8 @@ def make(out: Path, kind: str, texts: list[str], seed: int = 0) -> None:
     }
     if all((out / name).is_file() and (out / name).read_bytes() == content for name, content in files.items()):
         return
-    check_output(out, CHECKPOINT, MADE_OF)
-    with whole(out, CHECKPOINT, MADE_OF) as folder:
+    check_output(out, OUTPUT, MADE_OF)
+    with whole(out, OUTPUT, MADE_OF) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from config import Config
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 F = nn.functional
 
@@ -30,9 +31,9 @@ class RMSNorm(nn.Module):
 def rotary_tables(
     positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin, each [tokens, head_dim]; angles in float32, cast to the activations' dtype."""
+    """cos and sin, each [*positions, head_dim]; angles in float32, cast to the activations' dtype."""
     steps = torch.arange(0, head_dim, 2, dtype=torch.int64, device=positions.device).float()
-    angles = positions.float()[:, None] * (1.0 / theta ** (steps / head_dim))[None, :]
+    angles = positions.float()[..., None] * (1.0 / theta ** (steps / head_dim))
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -43,8 +44,27 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
+def document_mask(documents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What attention adds to the scores of packed rows: 0 within a document up to the token itself, elsewhere -inf.
+
+    documents: [batch, tokens]; returns [batch, 1, tokens, tokens]. Made once for all layers, and not of bool: each layer
+    would keep its own conversion for the backward pass.
+    """
+    tokens = documents.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=documents.device).tril()
+    allowed = (documents[:, :, None] == documents[:, None, :]) & causal
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=documents.device)
+    return mask.masked_fill_(~allowed, float("-inf"))[:, None]
+
+
+def product_dtype(weight: torch.Tensor) -> torch.dtype:
+    """The dtype that matrices are multiplied in: that of autocast, if it is on, else that of the weights."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 class Attention(nn.Module):
-    """Grouped-query attention: query head h reads kv head h // (heads / kv_heads). Causal."""
+    """Grouped-query attention: query head h reads kv head h // (heads / kv_heads). Causal, or as the mask says."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -63,7 +83,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         batch, tokens, _ = x.shape
         q = self.q_proj(x).view(batch, tokens, self.heads, self.head_dim)
         k = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_dim)
@@ -72,7 +92,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q.transpose(1, 2), cos, sin), rotate(k.transpose(1, 2), cos, sin)
         k, v = self.repeat(k), self.repeat(v)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.o_proj(out.transpose(1, 2).reshape(batch, tokens, -1))
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,8 +123,8 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -119,7 +139,12 @@ class Backbone(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """Token ids [batch, tokens] (int64) -> logits [batch, tokens, vocabulary]."""
+    """Token ids [batch, tokens] (int64) -> logits [batch, tokens, vocabulary].
+
+    `checkpointing`: the backward pass computes each layer's activations again instead of keeping them; same results.
+    """
+
+    checkpointing = False
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -135,10 +160,25 @@ class Qwen3(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        documents: torch.Tensor | None = None,
+        head: bool = True,
+    ) -> torch.Tensor:
+        """positions: int64 [batch, tokens], by default 0, 1, 2 ... in each row. documents: int64 [batch, tokens], the number
+        of the document that a token belongs to; tokens see only their own. By default a row is one document. Without the
+        `head` the result is what it reads: [batch, tokens, hidden], after the last norm.
+        """
         x = self.model.embed_tokens(ids)
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta, x.dtype)
+        places = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions[:, None]
+        cos, sin = rotary_tables(places, self.config.head_dim, self.config.rope_theta, x.dtype)
+        mask = None if documents is None else document_mask(documents, product_dtype(self.lm_head.weight))
         for layer in self.model.layers:
-            x = layer(x, cos, sin)
-        return self.lm_head(self.model.norm(x))
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, mask, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, mask)
+        x = self.model.norm(x)
+        return self.lm_head(x) if head else x

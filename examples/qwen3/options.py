@@ -5,20 +5,38 @@ python options.py ...    checks arguments and folders before any work is done
 
 from __future__ import annotations
 
-import problems  # noqa: F401
+from problems import UserError
 
 # isort: split
 import argparse
+import difflib
 import math
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from folders import CHECKPOINT, PREPARED, check_output, identity
+import yaml
+from folders import OUTPUT, PREPARED, check_output, identity
 
 TINY = {"epochs": 16, "batch_size": 16, "lr": 3e-3}
 """Defaults that apply if no model is named."""
+
+
+PRECISIONS = ("fp32", "bf16-autocast", "bf16")
+WITHOUT_EFFECT = {
+    "model", "revision", "data", "data_revision", "config", "runs", "prepared", "out", "preview", "checkpoints",
+    "save_every", "keep", "resume", "fresh", "log_every", "losses_out", "no_eval",
+}  # fmt: skip
+"""Options that no number depends on; `made_of` has what the run is made of."""
+LORA = ("lora_targets", "lora_rank", "lora_alpha", "lora_dropout", "rslora")
+SCHEDULES = {
+    "cosine": "to a tenth, along half a cosine",
+    "linear": "to nothing",
+    "constant": "stays",
+    "wsd": "stays for four fifths of the steps, then to nothing",
+}
+"""How the learning rate goes on after the warm-up; `wsd`: warm-up, stable, decay."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +62,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
+
+
+def count_or_all(text: str) -> int | None:
+    return None if text == "all" else positive(text)
 
 
 def seed(text: str) -> int:
@@ -79,6 +101,13 @@ def path(text: str) -> Path:
     return Path(name(text))
 
 
+def names(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of names with commas between them")
+    return found
+
+
 def parser(description: str | None, program: str | None = None) -> argparse.ArgumentParser:
     made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
     files = made.add_argument_group("files").add_argument
@@ -87,7 +116,8 @@ def parser(description: str | None, program: str | None = None) -> argparse.Argu
     files(
         "--data",
         type=name,
-        help="JSON or JSON-lines file, a folder, or the name of a data set on the hub (default: a tiny one, in --runs)",
+        help="JSON, JSON-lines, CSV or Parquet file, a folder, or the name of a data set on the hub"
+        " (default: a tiny one, in --runs)",
     )
     files("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
     files(
@@ -96,43 +126,83 @@ def parser(description: str | None, program: str | None = None) -> argparse.Argu
         default=Path(__file__).parent / "runs",
         help="folder for outputs (default: runs, next to train.sh)",
     )
+    files("--config", type=path, help="YAML file of options: their long names, without the dashes (default: none)")
     files("--prepared", type=path, help="folder for the prepared rows (default: MODEL-DATA-prepared in --runs)")
     files("--out", type=path, help="folder for the trained checkpoint (default: MODEL-DATA-tuned in --runs)")
 
     data = made.add_argument_group("data").add_argument
-    data("--rows", type=positive, default=1000, help="use this many rows, drawn by --seed")
-    data("--held-out", type=positive, default=50, help="rows excluded from training")
+    data("--rows", type=count_or_all, default=1000, help="use this many rows, drawn by --seed, or all")
+    data("--held-out", type=positive, default=50, help="rows excluded from training, the last ones")
     data("--max-tokens", type=positive, default=512, help="longest row, in tokens")
+    data(
+        "--train-on",
+        choices=["answers", "last", "all"],
+        default="answers",
+        help="what the loss covers: the answers of a conversation, the last one, or all tokens",
+    )
+    data("--pack", action="store_true", help="train on several rows at once, put into one of --max-tokens")
+    data("--bucket", action="store_true", help="form batches of rows of similar lengths")
+    data("--preview", type=positive, help="print this many prepared rows, trained tokens in colour, and stop (default: off)")
 
     training = made.add_argument_group("training").add_argument
     training("--epochs", type=positive, default=3, help="passes over the training rows")
     training("--batch-size", type=positive, default=2, help="rows per micro-batch")
     training("--accumulate", type=positive, default=1, help="micro-batches per step")
+    training(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp32; bf16-autocast: weights in fp32, matrix products in bf16; bf16: weights and gradients in bf16,"
+        " optimizer state and a copy of the weights in fp32",
+    )
+    training("--activation-checkpointing", action="store_true", help="keep less for the backward pass, and compute it again")
     training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="optimizer; SGD has momentum 0.9")
     training("--lr", type=not_negative, default=1e-5, help="peak learning rate")
+    training("--schedule", choices=[*SCHEDULES], default="cosine", help="learning rate after the warm-up")
+    training("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")
     training("--eps", type=not_negative, default=1e-8, help="what AdamW adds to its denominator")
     training("--weight-decay", type=not_negative, default=0.0, help="weight decay of all parameters")
     training("--clip", type=not_negative, default=1.0, help="largest gradient norm; 0: no clipping")
-    training("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")
-    training("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
-    training("--seed", type=seed, default=0, help="seed for drawing the rows and for their order")
+    training("--seed", type=seed, default=0, help="seed for drawing the rows, for their order and for dropout")
     training("--max-steps", type=positive, help="stop after this many steps (default: when all epochs are done)")
-    training("--log-every", type=positive, default=10, help="batches between progress lines")
-    training("--losses-out", type=path, help="file for every step's loss, one per line, bit-exact (default: none)")
-    training("--no-eval", action="store_true", help="do not evaluate on the held-out rows")
+    training("--eval-every", type=positive, help="steps between two evaluations of the held-out loss (default: none)")
+    training("--patience", type=positive, help="stop after so many evaluations without a better loss (default: never)")
+    training("--no-eval", action="store_true", help="do not evaluate on the held-out rows before and after training")
+
+    lora = made.add_argument_group("LoRA").add_argument
+    lora("--lora", action="store_true", help="train low-rank adapters of the linear layers, and nothing else")
+    lora("--lora-targets", type=names, help="the layers, such as q_proj,v_proj (default: all linear layers but the head)")
+    lora("--lora-rank", type=positive, default=16, help="rank of each adapter")
+    lora("--lora-alpha", type=not_negative, default=32.0, help="an adapter's scale, times its rank")
+    lora("--lora-dropout", type=share, default=0.0, help="dropout of what enters an adapter")
+    lora("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead of alpha / rank")
+
+    kept = made.add_argument_group("what is kept").add_argument
+    kept("--checkpoints", type=path, help="folder for the checkpoints of a run (default: that of --out, with -checkpoints)")
+    kept("--save-every", type=positive, default=100, help="steps between two checkpoints")
+    kept("--keep", type=positive, default=1, help="how many of them to keep, besides the one with the best held-out loss")
+    kept("--resume", action="store_true", help="go on from the last checkpoint, or fail if there is none")
+    kept("--fresh", action="store_true", help="begin anew, and remove the checkpoints of an unfinished run")
+    kept("--log-every", type=positive, default=10, help="batches between progress lines")
+    kept("--losses-out", type=path, help="file for every step's loss, one per line, bit-exact (default: none)")
     return made
 
 
-def parse(description: str | None, program: str | None = None) -> argparse.Namespace:
-    """The arguments of a script, with every default filled in.
+def parse(description: str | None, program: str | None = None, told: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of a script (`told`: or these), with every default filled in.
 
     Added: `tiny_model` and `tiny_data` say whether each is generated, `made_of` names model and data.
     """
     arguments = parser(description, program)
-    given = arguments.parse_args()
+    told = sys.argv[1:] if told is None else told
+    given = arguments.parse_args(told)
+    if given.config:
+        told = [*_from_file(given.config, arguments), *told]
+        given = arguments.parse_args(told)
     if given.model is None:
         arguments.set_defaults(**TINY)
-        given = arguments.parse_args()
+        given = arguments.parse_args(told)
+    _check_together(given, arguments)
     given.tiny_model, given.tiny_data = given.model is None, given.data is None
     given.model = given.model or str(given.runs / "tiny-qwen3")
     model = _stem(given.model)
@@ -140,6 +210,7 @@ def parse(description: str | None, program: str | None = None) -> argparse.Names
     given.data = given.data or str(given.runs / "tiny-alpaca.json")
     given.prepared = given.prepared or given.runs / f"{model}-{data}-prepared"
     given.out = given.out or given.runs / f"{model}-{data}-tuned"
+    given.checkpoints = given.checkpoints or given.out.with_name(f"{given.out.name}-checkpoints")
     given.made_of = {
         "model": "tiny" if given.tiny_model else identity(given.model, given.revision),
         "data": "tiny" if given.tiny_data else identity(given.data, given.data_revision),
@@ -147,15 +218,102 @@ def parse(description: str | None, program: str | None = None) -> argparse.Names
     return given
 
 
+def _from_file(file: Path, arguments: argparse.ArgumentParser) -> list[str]:
+    """The options in a YAML file, as the command line would have them. Exits with one line that names file and line."""
+    known = {option.lstrip("-"): action for action in arguments._actions for option in action.option_strings}
+    try:
+        top = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError) as error:
+        arguments.error(f"{file}: {getattr(error, 'strerror', None) or error}")
+    except yaml.YAMLError as error:
+        arguments.error(f"{file}: not YAML: {' '.join(str(error).split())}")
+    if not isinstance(top, yaml.MappingNode):
+        arguments.error(f"{file}: expected lines of an option's name, a colon and its value")
+    found: dict[str, list[str]] = {}
+    for key, value in top.value:
+        where = f"{file}:{key.start_mark.line + 1}"
+        name = key.value.replace("_", "-")
+        if name not in known or name in ("config", "help", "h"):
+            near = difflib.get_close_matches(name, known, 1)
+            arguments.error(f"{where}: no option {key.value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if name in found:
+            arguments.error(f"{where}: {key.value} is given twice")
+        found[name] = _told(known[name], f"--{name}", value, where, arguments)
+    return [text for told in found.values() for text in told]
+
+
+def _told(
+    action: argparse.Action, option: str, value: yaml.Node, where: str, arguments: argparse.ArgumentParser
+) -> list[str]:
+    """One option as the command line would have it; a list becomes names with commas, null the default."""
+    if isinstance(value, yaml.SequenceNode) and action.type is names:
+        return [f"{option}={','.join(part.value for part in value.value)}"]
+    if not isinstance(value, yaml.ScalarNode):
+        arguments.error(f"{where}: {option.lstrip('-')} is not a single value")
+    if action.nargs == 0:
+        if value.tag != "tag:yaml.org,2002:bool":
+            arguments.error(f"{where}: {option.lstrip('-')} is {value.value}, expected true or false")
+        return [option] if value.value.lower() in ("true", "yes", "on") else []
+    return [] if value.tag == "tag:yaml.org,2002:null" else [f"{option}={value.value}"]
+
+
+def _check_together(given: argparse.Namespace, arguments: argparse.ArgumentParser) -> None:
+    """Exits with one line about options that contradict each other."""
+    if given.resume and given.fresh:
+        arguments.error("--resume goes on with a run, --fresh begins anew: give one of them")
+    if given.patience and not given.eval_every:
+        arguments.error("--patience counts evaluations: give --eval-every too")
+    if given.lora_dropout == 1:
+        arguments.error("argument --lora-dropout: 1 drops everything")
+    unused = [f"--{name.replace('_', '-')}" for name in LORA if getattr(given, name) != arguments.get_default(name)]
+    if unused and not given.lora:
+        arguments.error(f"{unused[0]} does nothing without --lora")
+
+
+def resolved(given: argparse.Namespace) -> dict[str, object]:
+    """All options as a YAML file would give them, so that `--config` with that file is the same run."""
+    names = (action.dest for action in parser(None)._actions if action.dest not in ("help", "config"))
+    return {name.replace("_", "-"): _plain(getattr(given, name)) for name in names}
+
+
+def deciding(given: argparse.Namespace) -> dict[str, object]:
+    """The options that a run's numbers depend on."""
+    return {name: value for name, value in resolved(given).items() if name.replace("-", "_") not in WITHOUT_EFFECT}
+
+
+def in_short(given: argparse.Namespace) -> str:
+    """The options that decide and are not as --help shows them, as the command line would have them."""
+    arguments = parser(None)
+    other = {
+        name: value
+        for name, value in deciding(given).items()
+        if value != _plain(arguments.get_default(name.replace("-", "_")))
+    }
+    told = (
+        f"--{name}" if value is True else f"--{name} {','.join(value) if isinstance(value, list) else value}"
+        for name, value in other.items()
+    )
+    return " ".join(told) or "none"
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
 def _stem(place: str) -> str:
-    return Path(place).resolve().name.removesuffix(".json").removesuffix(".jsonl")
+    path = Path(place).resolve()
+    return path.stem if path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet") else path.name
 
 
 def main() -> int:
     about = "Qwen3 fine-tuning: load and verify weights, prepare data, train. See README.md next to train.sh."
-    given = parse(about, os.environ.get("PROGRAM", "./train.sh"))
+    program = os.environ.get("PROGRAM", "./train.sh")
+    given = parse(about, program)
+    if given.preview:
+        raise UserError(f"{program} trains; for --preview run prepare_data.py with the same arguments")
+    print(f"Options that differ from the defaults of --help: {in_short(given)}", flush=True)
     check_output(given.prepared, PREPARED, given.made_of)
-    check_output(given.out, CHECKPOINT, given.made_of)
+    check_output(given.out, OUTPUT, given.made_of)
     return 0
 
 

@@ -1,221 +1,253 @@
-"""Step 2: turn Alpaca-format rows into token ids and labels that training memory-maps.
+"""Step 2: turn rows into token ids and labels that training memory-maps.
 
     python prepare_data.py --data FILE_OR_FOLDER_OR_NAME --model FOLDER_OR_NAME [--prepared FOLDER]
 
-Writes `train/` and `held_out/`, each with ids.npy and labels.npy (int32, all rows concatenated; label -100: no target),
-offsets.npy (int64, the start of each row, and the end) and rows.json, the rows as text; and chat.json, which names the
-token that ends an answer. All or nothing.
+Writes `train/` and `held_out/` (prepared.py has the format), and chat.json, which names the token that ends an answer. All
+or nothing. `--preview 3` prints three rows instead.
 """
 
 from __future__ import annotations
 
-from problems import UserError
+from problems import UserError, read_json
 
 # isort: split
+import argparse
+import hashlib
 import json
-import random
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 import make_data
-import numpy as np
-from chat import END, PAD, START, Chat, Message, checksum, conversation, leaves_thinking_open
+from chat import END, PAD, START, Chat, checksum
 from config import Config
-from folders import PREPARED, check_output, resolve, whole
+from encode import Encoded, encode
+from folders import PREPARED, RECORD, check_output, resolve, shown, whole
 from options import parse
+from packing import Packed, padding
+from prepared import IGNORED, Rows, Writer, write_questions
+from rich.console import Console
+from rich.text import Text
+from rows import drawn, read_rows
+from shapes import Row
 
-IGNORED = -100
 
+class Counted:
+    """A number of rows, and the numbers of the first few."""
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the data set, and its number there (from 1)."""
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[int] = []
 
-    number: int
-    instruction: str
-    input: str
-    output: str
-    system: str = ""
-    history: tuple[tuple[str, str], ...] = ()
+    def add(self, number: int) -> None:
+        self.count += 1
+        if self.count <= 8:
+            self.first.append(number)
 
     @property
-    def turns(self) -> list[Message]:
-        """The conversation up to the answer."""
-        asked = self.instruction + (f"\n\n{self.input}" if self.input else "")
-        return conversation(self.system, self.history, asked)
-
-    @property
-    def asked(self) -> list[str]:
-        """The texts of these turns."""
-        return [turn["content"] for turn in self.turns]
+    def named(self) -> str:
+        """To be put after the line that counts them."""
+        more = ", ..." if self.count > len(self.first) else ""
+        return f": {', '.join(map(str, self.first))}{more}" if self.count else ""
 
 
-def read_rows(name: str, revision: str | None) -> list[Row]:
-    """Rows of a JSON or JSON-lines file, a folder, or a data set on the hub. Raises UserError."""
-    path = Path(name)
-    if path.is_file():
-        return checked(_read_file(path), name)
-    folder = resolve(name, revision, "dataset")
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")])
-    if next(folder.rglob("*.parquet"), None):
-        return checked(_read_repository(folder), name)
-    if len(files) != 1:
-        raise UserError(f"{name}: expected a folder with parquet files or one .json or .jsonl file, not {len(files)}")
-    return checked(_read_file(files[0]), str(files[0]))
+class Report:
+    """What becomes of the rows."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.rows = self.kept = self.conversations = self.tokens = self.targets = 0
+        self.empty, self.beyond, self.special, self.cut = Counted(), Counted(), Counted(), Counted()
+        self.split, self.repeated, self.unsaid, self.as_reasoning = Counted(), Counted(), Counted(), Counted()
+        self.max_tokens = max_tokens
+        self.seen: set[bytes] = set()
+
+    def see(self, row: Row) -> None:
+        self.rows += 1
+        content = hashlib.blake2b(repr((row.messages, row.learnt, row.prompt, row.text)).encode(), digest_size=8).digest()
+        if content in self.seen:
+            self.repeated.add(row.number)
+        self.seen.add(content)
+
+    def keep(self, row: Row, encoded: list[Encoded], kept: list[Encoded]) -> None:
+        """`encoded`: what is learnt of the row; `kept`: what is left of that after cutting."""
+        self.kept += 1
+        self.conversations += bool(row.messages)
+        self.tokens += sum(len(one.ids) for one in kept)
+        self.targets += sum(one.targets for one in kept)
+        for numbers, applies in (
+            (self.cut, sum(len(one.ids) for one in encoded) > sum(len(one.ids) for one in kept)),
+            (self.split, len(encoded) > 1),
+            (self.unsaid, any(said not in encoded[-1].text for said in _must_be_said(row))),
+            (self.as_reasoning, any(one.as_reasoning for one in encoded)),
+        ):
+            if applies:
+                numbers.add(row.number)
+
+    def lines(self) -> Iterator[str]:
+        yield f"Dataset size: {self.rows} examples"
+        yield f"Dropped {self.empty.count} rows with an empty answer{self.empty.named}"
+        yield f"Dropped {self.beyond.count} rows whose answer lies beyond {self.max_tokens} tokens{self.beyond.named}"
+        yield f"Dropped {self.special.count} rows that hold a chat token{self.special.named}"
+        yield f"Cut {self.cut.count} rows to {self.max_tokens} tokens{self.cut.named}"
+        if self.split.count:
+            yield f"Split {self.split.count} rows whose earlier turns the chat template renders anew{self.split.named}"
+        if self.repeated.count:
+            yield f"Kept {self.repeated.count} rows that repeat an earlier one{self.repeated.named}"
+
+    def warnings(self, chat: Chat) -> Iterator[str]:
+        """What about the template may surprise a user."""
+        if chat.built_in:
+            yield "Warning: the checkpoint has no chat template; using that of Qwen's first releases, without reasoning"
+        if self.unsaid.count:
+            yield f"Warning: the chat template omits some text of {self.unsaid.count} rows{self.unsaid.named}"
+        if self.as_reasoning.count:
+            yield "Warning: the chat template leaves <think> open before an answer; answers are learnt as reasoning"
 
 
-def _read_file(path: Path) -> list[object]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error}") from None
-    if path.suffix == ".jsonl":
-        return [_parse(line, f"{path}:{n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    found = _parse(text, str(path))
-    if not isinstance(found, list):
-        raise UserError(f"{path}: expected a list of rows")
-    return found
+def _must_be_said(row: Row) -> list[str]:
+    """The texts before the last answer, without reasoning, which a template may well leave away."""
+    return [message["content"].rpartition("</think>")[2].strip() for message in row.messages[: max(row.learnt, default=0)]]
 
 
-def _parse(text: str, source: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = source if "\n" not in text else f"{source}:{error.lineno}"
-        raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
-
-
-def _read_repository(folder: Path) -> Iterable[object]:
-    """The `train` split of a folder with the layout of a data set on the hub."""
-    from datasets import disable_progress_bars, load_dataset  # late import: only for such folders
-    from datasets.exceptions import DatasetsError
-
-    disable_progress_bars()
-    try:
-        return load_dataset(str(folder), split="train")
-    except (DatasetsError, ValueError) as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}") from None
-
-
-def checked(rows: Iterable[object], source: str) -> list[Row]:
-    """Rows whose texts are all present. Raises UserError, which names the first row that lacks one."""
-    return [_checked(row, number, f"{source}: row {number}") for number, row in enumerate(rows, 1)]
-
-
-def _checked(row: object, number: int, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise UserError(f"{where} is not an object")
-    texts = {key: row.get(key, "" if key == "input" else None) for key in ("instruction", "input", "output")}
-    texts["system"] = row.get("system") or ""
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise UserError(f"{where}: 'history' is not a list of pairs, each a question and its answer")
-    for key, text in (*texts.items(), *(("history", text) for pair in history for text in pair)):
-        if not isinstance(text, str):
-            raise UserError(f"{where} has no text {key!r} (it is {text!r})")
-        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise UserError(f"{where}: {key!r} has a lone surrogate (half a character)")
-    return Row(number, **texts, history=tuple((question, answer) for question, answer in history))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A usable row, as ids and labels."""
-
-    row: Row
-    prompt: str
-    ids: list[int]
-    labels: list[int]
-
-
-def encode(row: Row, chat: Chat) -> Encoded:
-    """Tokenise prompt and answer separately, so that no token spans both. Raises UserError if the template rejects it."""
-    try:
-        text = chat.prompt(row.turns)
-    except UserError as error:
-        raise UserError(f"row {row.number}: {error}") from None
-    prompt = chat.tokenizer.encode(text, add_special_tokens=False).ids
-    answer = chat.tokenizer.encode(row.output + chat.end, add_special_tokens=False).ids
-    return Encoded(row, text, prompt + answer, [IGNORED] * len(prompt) + answer)
-
-
-def encode_all(rows: list[Row], chat: Chat, max_tokens: int) -> list[Encoded]:
-    """The usable rows, at most `max_tokens` each; prints the numbers of those that are dropped or cut."""
-    kept: list[Encoded] = []
-    beyond = f"whose answer lies beyond {max_tokens} tokens"
-    dropped: dict[str, list[int]] = {"with an empty answer": [], beyond: [], "that hold a chat token": []}
-    cut: list[int] = []
+def usable(rows: Iterable[Row], chat: Chat, train_on: str, report: Report) -> Iterator[list[Encoded]]:
+    """For each row that can be used: what is learnt of it, at most `report.max_tokens` each."""
     for row in rows:
-        encoded = encode(row, chat)
-        if not row.output.strip():
-            dropped["with an empty answer"].append(row.number)
-        elif any(token in text for text in (row.output, *row.asked) for token in (PAD, START, END, chat.end_token)):
-            dropped["that hold a chat token"].append(row.number)
-        elif all(label == IGNORED for label in encoded.labels[:max_tokens]):
-            dropped[beyond].append(row.number)
+        report.see(row)
+        whole_row = encode(row, chat, train_on)
+        cut = [one.cut(report.max_tokens) for one in whole_row]
+        kept = [one for one in cut if one.turns and one.targets]
+        if not whole_row:
+            report.empty.add(row.number)
+        elif any(token in text for text in row.texts for token in (PAD, START, END, chat.end_token)):
+            report.special.add(row.number)
+        elif not kept:
+            report.beyond.add(row.number)
         else:
-            kept.append(replace(encoded, ids=encoded.ids[:max_tokens], labels=encoded.labels[:max_tokens]))
-            if len(encoded.ids) > max_tokens:
-                cut.append(row.number)
-    for reason, numbers in dropped.items():
-        print(f"Dropped {len(numbers)} rows {reason}{_named(numbers)}")
-    print(f"Cut {len(cut)} rows to {max_tokens} tokens{_named(cut)}")
-    return kept
+            report.keep(row, whole_row, kept)
+            yield kept
 
 
-def warn_of_the_template(encoded: list[Encoded], chat: Chat) -> None:
-    """Print a line for each thing about the template that may surprise a user."""
-    if chat.built_in:
-        print("Warning: the checkpoint has no chat template; using that of Qwen's first releases, without reasoning")
-    unsaid = [e.row.number for e in encoded if not all(text.strip() in e.prompt for text in e.row.asked)]
-    if unsaid:
-        print(f"Warning: the chat template omits some text of {len(unsaid)} rows{_named(unsaid)}")
-    if any(leaves_thinking_open(e.prompt) for e in encoded):
-        print("Warning: the chat template leaves <think> open before an answer; answers are learnt as reasoning")
+def preview(kept: Iterator[list[Encoded]], chat: Chat, count: int) -> None:
+    """Print rows with the trained tokens in colour; where there is no colour, in brackets."""
+    console = Console(highlight=False, soft_wrap=True)
+    before, after = ("", "") if console.is_terminal else ("⟦", "⟧")
+    for encoded in islice(kept, count):
+        for one in encoded:
+            text = Text(f"Row {one.row.number}: {len(one.ids)} tokens, {one.targets} of them targets\n", "bold")
+            for learnt, tokens in groupby(zip(one.ids, one.labels, strict=True), lambda token: token[1] != IGNORED):
+                said = chat.tokenizer.decode([token for token, _ in tokens], skip_special_tokens=False)
+                text.append(f"{before}{said}{after}" if learnt else said, "bold green" if learnt else "dim")
+            console.print(text)
 
 
-def _named(numbers: list[int]) -> str:
-    """The first few row numbers."""
-    return f": {', '.join(map(str, numbers[:8]))}{', ...' if len(numbers) > 8 else ''}" if numbers else ""
+def write(folder: Path, kept: Iterable[list[Encoded]], held_out: int) -> None:
+    """Write the last `held_out` rows to held_out/, the others to train/."""
+    last: deque[list[Encoded]] = deque()
+    with Writer(folder / "train") as train, Writer(folder / "held_out") as other:
+        for encoded in kept:
+            last.append(encoded)
+            if len(last) > held_out:
+                _add(train, last.popleft())
+        for encoded in last:
+            _add(other, encoded)
+    write_questions(folder / "held_out", [one.questions[-1] for encoded in last for one in encoded])
 
 
-def write(folder: Path, encoded: list[Encoded]) -> None:
-    folder.mkdir()
-    np.save(folder / "ids.npy", np.array([t for e in encoded for t in e.ids], np.int32))
-    np.save(folder / "labels.npy", np.array([t for e in encoded for t in e.labels], np.int32))
-    np.save(folder / "offsets.npy", np.cumsum([0, *(len(e.ids) for e in encoded)], dtype=np.int64))
-    (folder / "rows.json").write_text(json.dumps([asdict(e.row) for e in encoded], indent=1), encoding="utf-8")
+def _add(writer: Writer, encoded: list[Encoded]) -> None:
+    for one in encoded:
+        writer.add(one.ids, one.labels)
+
+
+def shares_of_padding(rows: Rows, given: argparse.Namespace) -> str:
+    def share(rows: Rows | Packed, bucket: bool) -> str:
+        return f"{padding(rows, argparse.Namespace(**{**vars(given), 'bucket': bucket})):.1%}"
+
+    packed = Packed.of(rows, given.max_tokens)
+    return (
+        f"Padding in batches of {given.batch_size}: {share(rows, False)} of the tokens; {share(rows, True)} with --bucket,"
+        f" {share(packed, given.bucket)} with --pack ({len(packed):,} rows)"
+    )
+
+
+def prepare(given: argparse.Namespace, model: Path, config: Config, of: dict[str, object]) -> None:
+    """Write the prepared rows; or print some of them, if `preview` is given."""
+    chat = Chat.open(model, "qwen3" if config.qk_norm else "qwen2")
+    rows: Iterable[Row] = read_rows(given.data, given.data_revision)
+    if given.rows:
+        rows = drawn(rows, given.rows, given.seed)
+    report = Report(given.max_tokens)
+    kept = usable(rows, chat, given.train_on, report)
+    if given.preview:
+        preview(kept, chat, given.preview)
+        return
+    with whole(given.prepared, PREPARED, given.made_of) as folder:
+        write(folder, kept, given.held_out)
+        said = [*report.lines()]
+        if report.kept <= given.held_out:
+            print("\n".join(said), flush=True)
+            many = f"{given.data}: {report.kept} usable rows"
+            raise UserError(f"{many} are too few to hold out {given.held_out} (--held-out)")
+        said += report.warnings(chat)
+        said.append(shares_of_padding(Rows.open(folder / "train", config.vocab_size), given))
+        said.append(f"Tokenization complete! {report.tokens:,} tokens, {report.targets:,} of them targets")
+        end = chat.end_token if report.conversations else chat.text_end
+        about = {"end": end, "tokenizer": checksum(model), "of": of, "said": said}
+        (folder / "chat.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(said), flush=True)
+
+
+def depends_on(given: argparse.Namespace, model: Path) -> dict[str, object]:
+    """All that the prepared rows, and what is said of them, depend on."""
+    options = ("rows", "held_out", "max_tokens", "train_on", "seed", "batch_size", "bucket")
+    data = Path(given.data)
+    data = data if data.is_file() else resolve(given.data, given.data_revision, "dataset")
+    of_model = {path.name: fingerprint(path) for path in model.glob("*") if path.name.startswith(("token", "chat_template"))}
+    return {"data": fingerprint(data), "model": of_model} | {name: getattr(given, name) for name in options}
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when a file's content does, or in a folder a file's name, size or time."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    held = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [(str(file.relative_to(path)), about.st_size, about.st_mtime_ns) for file, about in held]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
+def prepared_before(given: argparse.Namespace, of: dict[str, object], vocabulary: int) -> list[str] | None:
+    """What was said when the same rows were prepared in the same way, if they are there and whole."""
+    try:
+        about, made_of = read_json(given.prepared / "chat.json"), read_json(given.prepared / RECORD)
+        for part in ("train", "held_out"):
+            Rows.open(given.prepared / part, vocabulary)
+    except (FileNotFoundError, UserError):
+        return None
+    is_same = about.get("of") == of and all(made_of.get(key) == value for key, value in given.made_of.items())
+    return about["said"] if is_same else None  # type: ignore[return-value]
 
 
 def main() -> int:
     given = parse(__doc__, "prepare_data.py")
     print("Step 2: Preparing training data...", flush=True)
-    check_output(given.prepared, PREPARED, given.made_of)
+    if not given.preview:
+        check_output(given.prepared, PREPARED, given.made_of)
     model = resolve(given.model, given.revision)
     config = Config.from_json(model / "config.json")
     if given.max_tokens > config.max_position_embeddings:
         raise UserError(
             f"--max-tokens {given.max_tokens}: the context of {model} is {config.max_position_embeddings} tokens"
         )
-    chat = Chat.open(model, "qwen3" if config.qk_norm else "qwen2")
     if given.tiny_data:
         make_data.write(Path(given.data))
-    rows = read_rows(given.data, given.data_revision)
-    if len(rows) > given.rows:
-        rows = random.Random(given.seed).sample(rows, given.rows)
-    print(f"Dataset size: {len(rows)} examples", flush=True)
-    kept = encode_all(rows, chat, given.max_tokens)
-    if len(kept) <= given.held_out:
-        raise UserError(f"{given.data}: {len(kept)} usable rows are too few to hold out {given.held_out} (--held-out)")
-    warn_of_the_template(kept, chat)
-    with whole(given.prepared, PREPARED, given.made_of) as folder:
-        write(folder / "train", kept[: -given.held_out])
-        write(folder / "held_out", kept[-given.held_out :])
-        (folder / "chat.json").write_text(json.dumps({"end": chat.end_token, "tokenizer": checksum(model)}) + "\n")
-    targets = sum(label != IGNORED for e in kept for label in e.labels)
-    print(f"Tokenization complete! {sum(len(e.ids) for e in kept):,} tokens, {targets:,} of them targets")
+    of = depends_on(given, model)
+    if not given.preview and (said := prepared_before(given, of, config.vocab_size)):
+        print("\n".join(said))
+        print(f"Reused {shown(given.prepared)}: the same rows, prepared before")
+    else:
+        prepare(given, model, config, of)
     return 0
 
 

@@ -44,8 +44,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _end_with(shell: int) -> None:
-    """Have the kernel kill this process when the shell that started it ends, however it ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Have the kernel end this process when the shell that started it ends. Training writes a checkpoint first."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != shell:  # it ended before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Step 3: fine-tune on the prepared rows; cross-entropy on the answers only.
+"""Step 3: fine-tune on the prepared rows, from where a run with the same options was interrupted, if it was.
 
 python train.py --model FOLDER_OR_NAME --prepared FOLDER [--out FOLDER]
 """
@@ -14,335 +14,219 @@ import gt as torch  # first: whether this says gt or torch decides where the oth
 import argparse
 import json
 import math
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import lora
 import numpy as np
-import safetensors.torch
-from chat import PAD, checksum, load_tokenizer
-from folders import BESIDE_WEIGHTS, CHECKPOINT, RECORD, check_output, resolve, shown, whole
-from load_weights import entries, load
+import yaml
+from checkpoint_files import Save, Saving, write_folder, write_output
+from checkpoints import Checkpoints, State
+from config import Config
+from evaluation import HeldOut, Report, loss_sum
+from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, resolve, shown
+from interrupts import Interrupts
+from load_weights import entries, header, load, read
 from model import Qwen3
-from options import parse
-from prepare_data import IGNORED, Row
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from safetensors import SafetensorError
-from tokenizers import Tokenizer
+from optimizers import Stepper, rate
+from options import deciding, parse, resolved
+from packing import Packed, batches
+from prepared import Batch, Rows
+from progress import Course, Reporter
 
-F = torch.nn.functional
-PAD_TO = 16
-"""Batches are padded to a multiple of this many tokens, to limit the number of shapes."""
-LONGEST_ANSWER = 32
-"""Maximum tokens of a generated answer."""
+LOST = (torch.errors.ConnectionLostError, torch.errors.WorkerLostError) if hasattr(torch, "errors") else ()
+"""What a program meets whose workers are gone."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Prepared rows, memory-mapped. Row i is ids[offsets[i]:offsets[i + 1]]."""
+class Run:
+    """What is trained on what. `source`: the folder of the checkpoint to begin with."""
 
-    ids: np.ndarray
-    labels: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def open(cls, folder: Path, vocabulary: int) -> Rows:
-        """Raises UserError or FileNotFoundError."""
-        arrays = {}
-        for path in (folder / "ids.npy", folder / "labels.npy", folder / "offsets.npy"):
-            try:
-                arrays[path.stem] = np.load(path, mmap_mode="r")
-            except ValueError as error:
-                raise UserError(f"{path}: {error}; prepare the data again") from None
-        rows = cls(**arrays)
-        if len(rows.ids) != rows.offsets[-1] or len(rows.labels) != rows.offsets[-1]:
-            raise UserError(f"{folder}: ids, labels and offsets do not match; prepare the data again")
-        if rows.ids.max() >= vocabulary:
-            raise UserError(f"{folder}: prepared for another model: token {rows.ids.max()} of a vocabulary of {vocabulary}")
-        return rows
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def tokens(self, chosen: np.ndarray) -> int:
-        """Number of tokens in rows, without padding."""
-        return int((self.offsets[chosen + 1] - self.offsets[chosen]).sum())
-
-    def prompts(self) -> list[list[int]]:
-        """The tokens before each row's answer."""
-        ends = [start + int((self.labels[start:] != IGNORED).argmax()) for start in self.offsets[:-1]]
-        return [self.ids[start:end].tolist() for start, end in zip(self.offsets[:-1], ends, strict=True)]
-
-    def batch(self, chosen: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and next-token targets of rows, int64 [rows, tokens], right-padded."""
-        lengths = [int(self.offsets[i + 1] - self.offsets[i]) for i in chosen]
-        width = math.ceil(max(lengths) / PAD_TO) * PAD_TO
-        ids = np.full((len(chosen), width), pad, np.int64)
-        targets = np.full((len(chosen), width), IGNORED, np.int64)
-        for row, (i, length) in enumerate(zip(chosen, lengths, strict=True)):
-            start = int(self.offsets[i])
-            ids[row, :length] = self.ids[start : start + length]
-            targets[row, : length - 1] = self.labels[start + 1 : start + length]
-        return ids, targets
-
-
-def loss_sum(model: Qwen3, ids: np.ndarray, targets: np.ndarray, bf16: bool) -> torch.Tensor:
-    """Sum of -log p(target) over the targets, float32."""
-    device = next(model.parameters()).device
-    x, y = torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits = model(x)
-    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), ignore_index=IGNORED, reduction="sum")
-
-
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """Learning-rate factor: linear warm-up, then cosine decay to a tenth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-# -- evaluation ----------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def evaluate(model: Qwen3, rows: Rows, pad: int, batch_size: int) -> float:
-    """Mean loss per target over all rows."""
-    total, count = 0.0, 0
-    for start in range(0, len(rows), batch_size):
-        ids, targets = rows.batch(np.arange(start, min(start + batch_size, len(rows))), pad)
-        total += float(loss_sum(model, ids, targets, bf16=False).item())
-        count += int((targets != IGNORED).sum())
-    if not math.isfinite(total):
-        raise UserError(f"the held-out loss is {total / count}: the weights give no finite logits")
-    return total / count
-
-
-@torch.no_grad()
-def answers(model: Qwen3, prompts: list[list[int]], pad: int, end: int) -> list[list[int]]:
-    """Greedy answers to a batch of prompts. Tokens right of a position are padding, and the causal mask hides them."""
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    width = math.ceil((longest + LONGEST_ANSWER) / PAD_TO) * PAD_TO
-    ids = np.full((len(prompts), width), pad, np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt
-    x = torch.from_numpy(ids).to(device)
-    rows = torch.arange(len(prompts), device=device)
-    ends = torch.tensor([len(p) for p in prompts], device=device)
-    for step in range(LONGEST_ANSWER):
-        logits = model(x)[rows, ends - 1 + step]
-        x[rows, ends + step] = logits.argmax(-1)
-        if step % 8 == 7 and bool((x == end).sum(-1).ge(_ends_in(prompts, end, device)).all()):
-            break
-    made = x.cpu().numpy()
-    return [_until(made[row, len(p) : len(p) + LONGEST_ANSWER].tolist(), end) for row, p in enumerate(prompts)]
-
-
-def _ends_in(prompts: list[list[int]], end: int, device: torch.device) -> torch.Tensor:
-    """How often `end` occurs in each conversation once its answer is complete."""
-    return torch.tensor([prompt.count(end) + 1 for prompt in prompts], device=device)
-
-
-def _until(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out rows, the tokenizer that reads answers, and the token that ends them."""
-
-    rows: list[Row]
-    data: Rows
-    tokenizer: Tokenizer
-    end: int
+    given: argparse.Namespace
+    source: Path
+    made_of: dict[str, str]
+    rows: Rows | Packed
+    held_out: HeldOut
 
     @classmethod
-    def open(cls, prepared: Path, model: Path, vocabulary: int) -> HeldOut:
-        """Raises UserError or FileNotFoundError."""
-        chat, tokenizer = read_json(prepared / "chat.json"), load_tokenizer(model)
-        if chat["tokenizer"] != checksum(model):
-            raise UserError(f"{prepared}: prepared for another model: its tokenizer is not that of {model}")
-        folder = prepared / "held_out"
-        rows = [Row(**row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8"))]
-        return cls(rows, Rows.open(folder, vocabulary), tokenizer, tokenizer.token_to_id(chat["end"]))
+    def open(cls, given: argparse.Namespace) -> Run:
+        """Checks the folders that it reads, and those that it will write. Raises UserError or OSError."""
+        source = resolve(given.model, given.revision)
+        prepared = read_json(given.prepared / RECORD)
+        if "data" not in prepared:
+            raise UserError(f"{given.prepared}: not a folder of prepared rows (--prepared)")
+        made_of = given.made_of | {"data": str(prepared["data"])}
+        check_folders(given, source, made_of)
+        vocabulary = Config.from_json(source / "config.json").vocab_size
+        rows: Rows | Packed = Rows.open(given.prepared / "train", vocabulary)
+        if given.pack:
+            rows = Packed.of(rows, given.max_tokens)
+        return cls(given, source, made_of, rows, HeldOut.open(given.prepared, source, vocabulary, given.batch_size))
 
-    def exact(self, model: Qwen3, pad: int, batch_size: int) -> tuple[float, list[str]]:
-        """Share of answers that match to the character, and the answers."""
-        prompts = self.data.prompts()
-        made: list[str] = []
-        for start in range(0, len(prompts), batch_size):
-            found = answers(model, prompts[start : start + batch_size], pad, self.end)
-            made += [self.tokenizer.decode(ids) for ids in found]
-        matches = sum(a == r.output for a, r in zip(made, self.rows, strict=True))
-        return matches / len(self.rows), made
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rows) / (self.given.batch_size * self.given.accumulate))
 
-    def report(self, when: str, model: Qwen3, pad: int, batch_size: int) -> list[str]:
-        loss = evaluate(model, self.data, pad, batch_size)
-        share, made = self.exact(model, pad, batch_size)
-        print(f"Held-out {when} training: loss {loss:.4f}, exact match {share:.0%} of {len(self.rows)}", flush=True)
-        return made
+    @property
+    def steps(self) -> int:
+        return min(self.given.epochs * self.steps_per_epoch, self.given.max_steps or sys.maxsize)
+
+    def begin(self) -> State:
+        """The state before the first step."""
+        return State(made_of=self.made_of, options=deciding(self.given))
+
+    def is_of(self, state: State) -> bool:
+        """Whether a state is of a run with the same options on the same model and data."""
+        return (state.made_of, state.options) == (self.made_of, deciding(self.given))
+
+
+# -- the model -----------------------------------------------------------------------------------------------------------
+
+
+def open_model(run: Run, checkpoint: Path | None) -> Qwen3:
+    """The model to train: of the checkpoint to begin with, or of one of this run."""
+    given, lora_given = run.given, as_lora(run.given)
+    torch.manual_seed(given.seed)
+    if lora_given is None:
+        model = load(checkpoint or run.source)
+        model = model.bfloat16() if given.precision == "bf16" else model.float()
+    else:
+        model = load(run.source)  # in the dtype of its files
+        model = model.bfloat16() if given.precision == "bf16" else model
+        if checkpoint:
+            lora.load_adapter(model, checkpoint)
+        else:
+            lora.add_adapter(model, lora_given)
+    model.checkpointing = given.activation_checkpointing
+    return model
+
+
+def as_lora(given: argparse.Namespace) -> lora.Lora | None:
+    """The adapter that the options describe; None: all weights are trained."""
+    if not given.lora:
+        return None
+    targets = given.lora_targets or lora.ALL_LINEAR
+    return lora.Lora(given.lora_rank, given.lora_alpha, given.lora_dropout, given.rslora, targets)
+
+
+def trained(model: Qwen3) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by name; a tied one once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def write_weights(run: Run, model: Qwen3, folder: Path, save: Save) -> list[Saving]:
+    """Write what is trained: a folder that `transformers` loads, or PEFT if it is an adapter."""
+    adapter = as_lora(run.given)
+    if adapter is None:
+        return write_folder(model, run.source, folder, save)
+    return lora.save_adapter(model, adapter, run.given.model, folder, save)
+
+
+def write_all(run: Run, model: Qwen3, folder: Path, save: Save) -> list[Saving]:
+    """Write what is trained, and the options: `--config` with them is the same run."""
+    (folder / OPTIONS).write_text(yaml.safe_dump(resolved(run.given)), encoding="utf-8")
+    return write_weights(run, model, folder, save)
 
 
 # -- training ------------------------------------------------------------------------------------------------------------
 
 
-class Reporter:
-    """Prints a line every few batches; on a terminal also a progress bar below them.
-
-    The loss is fetched when it is shown, not every step. Speed and ETA exclude the first step, which has one-time costs;
-    tokens exclude padding.
-    """
-
-    def __init__(self, epochs: int, batches: int, steps: int, every: int) -> None:
-        self.epochs, self.batches, self.steps, self.every = epochs, batches, steps, every
-        self.began = self.steady = time.perf_counter()
-        self.tokens = 0
-        self.console = Console(highlight=False, markup=False, soft_wrap=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self.progress = Progress(*columns, console=self.console, transient=True)
-        self.task = self.progress.add_task("", total=steps)
-        if self.console.is_terminal:
-            self.progress.start()
-
-    def step(self, step: int, tokens: int, loss: Callable[[], float]) -> None:
-        """`tokens`: of this step; `loss` fetches its loss."""
-        epoch, batch = divmod(step, self.batches)
-        if batch == 0:
-            self.console.print(f"Epoch {epoch + 1}/{self.epochs}")
-        self.tokens += tokens if step else 0
-        if batch % self.every and batch != self.batches - 1 and step != self.steps - 1:
-            return
-        value, now = loss(), time.perf_counter()
-        told = f"Loss: {value:.4f} | Time: {now - self.began:.2f}s"
-        if step == 0:
-            self.steady = now
-        else:
-            left = (now - self.steady) / step * (self.steps - 1 - step)
-            told += f" | {self.tokens / (now - self.steady):,.0f} tokens/s | ETA: {left:.0f}s"
-        self.console.print(f"  Batch {batch}/{self.batches} | {told}")
-        self.progress.update(self.task, completed=step + 1, description=told)
-
-    def close(self) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
-
-
-class Course:
-    """The losses of the steps and their gradient norms, fetched several steps at a time."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-        self.losses: list[float] = []
-        self.waiting: list[torch.Tensor] = []
-
-    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
-        self.waiting += [loss, norm]
-
-    def look(self) -> float:
-        """The last loss, by one fetch of all pending values. Raises UserError for the first non-finite step."""
-        found = torch.stack(self.waiting).tolist()
-        self.waiting.clear()
-        for loss, norm in zip(found[::2], found[1::2], strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                epoch, batch = divmod(len(self.losses), self.batches)
-                raise UserError(
-                    f"epoch {epoch + 1}, batch {batch}: loss {loss}, gradient norm {norm}; nothing was saved."
-                    " Try a lower --lr, a longer --warmup or --clip 1"
-                )
-            self.losses.append(loss)
-        return self.losses[-1]
-
-
-def batches(rows: Rows, given: argparse.Namespace) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(step, micro-batches of row numbers), epoch by epoch, each in its own order drawn by the seed."""
-    random = np.random.default_rng(given.seed)
-    group = given.batch_size * given.accumulate
-    step = 0
-    for _ in range(given.epochs):
-        order = random.permutation(len(rows))
-        for start in range(0, len(order), group):
-            chosen = order[start : start + group]
-            yield step, [chosen[i : i + given.batch_size] for i in range(0, len(chosen), given.batch_size)]
-            step += 1
-
-
-def make_optimizer(model: Qwen3, given: argparse.Namespace) -> torch.optim.Optimizer:
-    if given.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9, weight_decay=given.weight_decay)
-    return torch.optim.AdamW(
-        model.parameters(), lr=given.lr, betas=(0.9, 0.95), eps=given.eps, weight_decay=given.weight_decay, fused=True
-    )
-
-
-def accumulate(model: Qwen3, micro_batches: list[tuple[np.ndarray, np.ndarray]], bf16: bool) -> torch.Tensor:
+def accumulate(model: Qwen3, micro_batches: list[Batch], autocast: bool) -> torch.Tensor:
     """Accumulate the gradients of one batch; returns its loss. Each micro-batch is divided by the batch's target count."""
-    count = sum(int((targets != IGNORED).sum()) for _, targets in micro_batches)
+    count = sum(batch.count for batch in micro_batches)
     parts = []
-    for ids, targets in micro_batches:
-        loss = loss_sum(model, ids, targets, bf16) / count
+    for batch in micro_batches:
+        loss = loss_sum(model, batch, autocast) / count
         loss.backward()
         parts.append(loss.detach())
     return sum(parts[1:], parts[0])
 
 
-def train(model: Qwen3, rows: Rows, pad: int, given: argparse.Namespace) -> list[float]:
-    """Train; returns each step's loss. Raises UserError if a loss or the final weights are not finite."""
-    per_epoch = math.ceil(len(rows) / (given.batch_size * given.accumulate))
-    steps = min(given.epochs * per_epoch, given.max_steps or sys.maxsize)
-    optimizer = make_optimizer(model, given)
-    warmup = max(1, int(given.warmup * steps))
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
-    reporter, course = Reporter(given.epochs, per_epoch, steps, given.log_every), Course(per_epoch)
-    try:
-        for step, micro_batches in batches(rows, given):
-            if step == steps:
-                break
-            loss = accumulate(model, [rows.batch(chosen, pad) for chosen in micro_batches], given.bf16)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), given.clip or math.inf)
-            optimizer.step()
-            optimizer.zero_grad()
-            rates.step()
-            course.add(loss, norm)
-            reporter.step(step, sum(map(rows.tokens, micro_batches)), course.look)
-    finally:
-        reporter.close()
-    if not torch.nn.utils.get_total_norm(model.parameters()).isfinite():  # no loss shows the effect of the last step
-        raise UserError("the weights are not finite after the last step; nothing was saved. Try a lower --lr")
-    return course.losses
+class Training:
+    """The steps of a run, its checkpoints and evaluations, from a state on."""
 
+    def __init__(self, run: Run, model: Qwen3, checkpoints: Checkpoints, state: State) -> None:
+        self.run, self.model, self.checkpoints, self.state = run, model, checkpoints, state
+        self.given = run.given
+        self.stepper = Stepper(trained(model), run.given)
+        if state.step:
+            kinds = checkpoints.optimizer_files(state.step)
+            self.stepper.restore({kind: read(held := header(file), [*held]) for kind, file in kinds.items()}, state.step)
+        self.reporter = Reporter(run.given.epochs, run.steps_per_epoch, run.steps, run.given.log_every, state.step)
+        self.course = Course(run.steps_per_epoch, state.losses, checkpoints.said)
 
-def save(model: Qwen3, source: Path, out: Path, made_of: dict[str, str]) -> None:
-    """Write a checkpoint folder that `transformers` loads: all or nothing."""
-    tensors = model.state_dict()
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    config = read_json(source / "config.json")
-    config.pop("torch_dtype", None)  # the older name of `dtype`
-    config["dtype"] = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    save_file = torch.files.save_safetensors if hasattr(torch, "files") else safetensors.torch.save_file
-    with whole(out, CHECKPOINT, made_of) as folder:
+    def steps(self, interrupts: Interrupts) -> State:
+        """Train to the end; returns the state there. Raises UserError for a loss or final weights that are not finite.
+
+        Raises SystemExit after a checkpoint, if a signal asks for the end.
+        """
+        self.model.train()
         try:
-            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        except (RuntimeError, SafetensorError) as error:
-            raise UserError(f"{out}: the weights cannot be written: {' '.join(str(error).split())}") from error
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in BESIDE_WEIGHTS:
-            if (source / name).is_dir():
-                shutil.copytree(source / name, folder / name)
-            elif (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
+            for step, chosen in batches(self.run.rows, self.given):
+                if step == self.run.steps or self._is_patience_over():
+                    break
+                if step >= self.state.step:
+                    self._step(step, chosen)
+                    self._after(step + 1, interrupts)
+            self._look()
+        finally:
+            self.reporter.close()
+        self.checkpoints.finish()
+        if not torch.nn.utils.get_total_norm(list(trained(self.model).values())).isfinite():
+            raise UserError(f"the weights are not finite after the last step; {self.checkpoints.said()}. Try a lower --lr")
+        return self.state
+
+    def _step(self, step: int, chosen: list[np.ndarray]) -> None:
+        if self.given.lora_dropout:  # so that what a step drops does not depend on the steps before
+            torch.manual_seed((self.given.seed * 1_000_003 + step) % 2**63)
+        micro_batches = [self.run.rows.batch(rows, self.run.held_out.pad) for rows in chosen]
+        loss = accumulate(self.model, micro_batches, self.given.precision == "bf16-autocast")
+        warmup = max(1, int(self.given.warmup * self.run.steps))
+        norm = self.stepper.step(rate(self.given.schedule, step, self.run.steps, warmup))
+        self.course.add(loss, norm)
+        self.reporter.step(step, sum(map(self.run.rows.tokens, chosen)), self.course.look)
+
+    def _after(self, done: int, interrupts: Interrupts) -> None:
+        """After `done` steps: evaluate, or write a checkpoint, where it is time for that."""
+        self.checkpoints.look()
+        is_best = bool(self.given.eval_every) and done % self.given.eval_every == 0 and self._evaluate()
+        if is_best or done % self.given.save_every == 0 or interrupts.wanted:
+            self._look()
+            self.checkpoints.begin(self.state, self._write, self.stepper.state())
+        if interrupts.wanted:
+            self.checkpoints.finish()
+            print(f"Stopped after step {done} of {self.run.steps}; the same command goes on from there", flush=True)
+            raise SystemExit(128 + interrupts.wanted)
+
+    def _write(self, folder: Path, save: Save) -> list[Saving]:
+        return write_weights(self.run, self.model, folder, save)
+
+    def _look(self) -> None:
+        """Fetch all losses that are not known yet."""
+        self.course.look()
+        self.state = self.state.after(self.course.losses)
+
+    def _evaluate(self) -> bool:
+        """Evaluate on the held-out rows; returns whether the loss is the lowest so far."""
+        self._look()
+        loss = self.run.held_out.loss(self.model)
+        self.state = self.state.evaluated(loss)
+        best = f"best: {self.state.best_loss:.4f} after step {self.state.best_step}"
+        self.reporter.say(f"  Step {self.state.step}: held-out loss {loss:.4f} ({best})")
+        return self.state.best_step == self.state.step
+
+    def _is_patience_over(self) -> bool:
+        return bool(self.given.patience) and self.state.evaluations_since >= self.given.patience
+
+
+# -- a whole run ---------------------------------------------------------------------------------------------------------
 
 
 def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, str]) -> None:
     """Check that the outputs can be written after training. Raises UserError or OSError."""
     float32 = 4 * sum(math.prod(entry.shape) for entry in entries(source).values())
-    check_output(given.out, CHECKPOINT, made_of, float32)
+    check_output(given.out, OUTPUT, made_of, 0 if given.lora else float32)
     if given.losses_out:
         new = not given.losses_out.exists()
         given.losses_out.open("a").close()
@@ -350,35 +234,103 @@ def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, st
             given.losses_out.unlink()
 
 
+def finished(run: Run) -> dict[str, str] | None:
+    """What came of the same run, if it has been finished."""
+    path = run.given.out / RESULT
+    if run.given.fresh or not path.exists():
+        return None
+    found = read_json(path)
+    same = (found.get("made_of"), found.get("options")) == (run.made_of, deciding(run.given))
+    return found["result"] if same else None  # type: ignore[return-value]
+
+
+def first_state(run: Run, checkpoints: Checkpoints) -> State:
+    """Where to begin. Raises UserError if there is an unfinished run that is not this one."""
+    state = None if run.given.fresh else checkpoints.last()
+    if state is not None and not run.is_of(state):
+        if not (run.given.out / RESULT).exists():
+            raise UserError(
+                f"{checkpoints.folder}: an unfinished run with {difference(run, state)}: repeat it to go on, or give --fresh"
+            )
+        state = None
+    if state is None:
+        if run.given.resume:
+            raise UserError(f"{checkpoints.folder}: no checkpoint to go on from (--resume)")
+        checkpoints.clear()
+        return run.begin()
+    print(f"Going on after step {state.step} of {run.steps}: {shown(checkpoints.path(state.step))}", flush=True)
+    return state
+
+
+def difference(run: Run, state: State) -> str:
+    """The first option, or the model or data, that a state's run had otherwise."""
+    pairs = [(name, state.made_of.get(name), value) for name, value in run.made_of.items()]
+    pairs += [(f"--{name}", state.options.get(name), value) for name, value in deciding(run.given).items()]
+    name, theirs, ours = next(pair for pair in pairs if pair[1] != pair[2])
+    return f"another {name} ({theirs}, now {ours})"
+
+
+def fit(run: Run, checkpoints: Checkpoints, state: State, interrupts: Interrupts) -> tuple[Qwen3, State]:
+    """Train from a state on and save; returns the model and the state at the end. With --patience the model is the best."""
+    model = open_model(run, checkpoints.path(state.step) if state.step else None)
+    if not state.step and not run.given.no_eval:
+        print(f"Held-out before training: {run.held_out.report(model)}", flush=True)
+    state = Training(run, model, checkpoints, state).steps(interrupts)
+    if run.given.patience and state.best_step not in (0, state.step):
+        print(f"The weights after step {state.best_step} have the lowest held-out loss: {state.best_loss:.4f}")
+        model = open_model(run, checkpoints.path(state.best_step))
+    write_output(run.given.out, run.made_of, lambda folder, save: write_all(run, model, folder, save))
+    print(f"Saved {shown(run.given.out)}", flush=True)
+    return model, state
+
+
+def fit_whatever_dies(run: Run, checkpoints: Checkpoints, interrupts: Interrupts) -> tuple[Qwen3, State]:
+    """As `fit`, in a new session from the last checkpoint if workers or the service die; not twice at the same one."""
+    state, lost_at = first_state(run, checkpoints), -1
+    while True:
+        try:
+            return fit(run, checkpoints, state, interrupts)
+        except LOST as error:
+            checkpoints.drop_partial()
+            state = checkpoints.last() or run.begin()
+            if state.step == lost_at:
+                raise
+            lost_at = state.step
+            print(f"{str(error).splitlines()[0]}; going on after step {lost_at} in a new session", flush=True)
+            torch.reopen()
+
+
+def write_result(run: Run, report: Report | None, state: State) -> None:
+    """Record that the run is finished: the same command shows this."""
+    result = {"steps": str(state.step), "loss of the last step": f"{state.losses[-1]:.4f}"}
+    if report is not None:
+        result["held-out"] = str(report)
+    record = {"made_of": run.made_of, "options": deciding(run.given), "result": result}
+    partial = run.given.out / f".partial-{RESULT}"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial.replace(run.given.out / RESULT)
+
+
 def main() -> int:
     given = parse(__doc__, "train.py")
     print("Step 3: Training model...", flush=True)
-    source = resolve(given.model, given.revision)
-    prepared = read_json(given.prepared / RECORD)
-    if "data" not in prepared:
-        raise UserError(f"{given.prepared}: not a folder of prepared rows (--prepared)")
-    made_of = given.made_of | {"data": str(prepared["data"])}
-    check_folders(given, source, made_of)
-    torch.manual_seed(given.seed)
-    model = load(source).float()
-    vocabulary = model.config.vocab_size
-    rows = Rows.open(given.prepared / "train", vocabulary)
-    held_out = HeldOut.open(given.prepared, source, vocabulary)
-    pad = held_out.tokenizer.token_to_id(PAD)
-    size = max(given.batch_size, 8)
-    if not given.no_eval:
-        held_out.report("before", model, pad, size)
-    losses = train(model, rows, pad, given)
-    save(model, source, given.out, made_of)
-    print(f"Saved {shown(given.out)}")
+    run = Run.open(given)
+    if result := finished(run):
+        said = ", ".join(f"{name}: {value}" for name, value in result.items())
+        print(f"Finished already: {shown(given.out)} ({said}); --fresh trains anew", flush=True)
+        return 0
+    checkpoints = Checkpoints(given.checkpoints, given.keep)
+    with Interrupts() as interrupts:
+        model, state = fit_whatever_dies(run, checkpoints, interrupts)
     if given.losses_out:
-        given.losses_out.write_text("".join(f"{loss.hex()}\n" for loss in losses))
+        given.losses_out.write_text("".join(f"{loss.hex()}\n" for loss in state.losses))
     print("Training Complete!", flush=True)
-    if not given.no_eval:
-        made = held_out.report("after", model, pad, size)
-        for row, answer in list(zip(held_out.rows, made, strict=True))[:3]:
-            question = f"{row.instruction} {row.input}".rstrip()
-            print(f"  {question}\n    -> {answer}   (expected: {row.output})")
+    report = None if given.no_eval else run.held_out.report(model)
+    if report is not None:
+        print(f"Held-out after training: {report}", flush=True)
+        for asked, answer in list(zip(run.held_out.asked, report.made, strict=True))[:3]:
+            print(f"  {' '.join(asked.question.split())}\n    -> {answer}   (expected: {asked.answer})")
+    write_result(run, report, state)
     return 0
 
 

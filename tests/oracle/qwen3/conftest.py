@@ -20,6 +20,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "qwen3"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GT_WORKER_THREADS": "1"}  # as in train.sh for a model this small
 ENVIRONMENT = {**ONE_THREAD, **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHON": sys.executable}
 Broken = Callable[..., Path]
+OpenChat = Callable[..., object]
 
 
 def run(
@@ -42,9 +43,11 @@ def scripts() -> ModuleType:
     before, hook = list(sys.path), sys.excepthook
     sys.path.insert(0, str(EXAMPLE))
     found = ModuleType("scripts")
-    for name in ("problems", "folders", "config", "chat", "model", "make_data", "make_tiny"):
+    for name in ("problems", "folders", "config", "shapes", "rows", "chat", "model", "loss", "make_data", "make_tiny"):
         setattr(found, name, __import__(name))
-    for name in ("load_weights", "prepare_data", "options", "train"):
+    for name in ("encode", "prepared", "packing", "load_weights", "checkpoint_files", "checkpoints", "lora", "merge"):
+        setattr(found, name, __import__(name))
+    for name in ("prepare_data", "options", "optimizers", "progress", "evaluation", "train"):
         setattr(found, name, __import__(name))
     sys.path[:], sys.excepthook = before, hook
     return found
@@ -83,5 +86,26 @@ def broken(made: Path, tmp_path: Path) -> Broken:
     return make
 
 
+@pytest.fixture
+def chat(broken: Broken, made: Path, scripts: ModuleType) -> OpenChat:
+    """Opens a checkpoint with another template in tokenizer_config.json (None: its own), or with other files."""
+
+    def make(template: object = None, kind: str = "qwen3", **files: str) -> object:
+        folder = broken()
+        about = json.loads((made / kind / "tokenizer_config.json").read_text())
+        if template == "":
+            del about["chat_template"]
+        elif template:
+            about["chat_template"] = template
+        (folder / "tokenizer_config.json").write_text(json.dumps(about))
+        for name, text in files.items():
+            path = folder / f"{name.replace('__', '/')}.jinja"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        return scripts.chat.Chat.open(folder, kind)
+
+    return make
+
+
 def row(scripts: ModuleType, output: str, instruction: str = "Say it.", number: int = 1) -> object:
-    return scripts.prepare_data.Row(number, instruction, "", output)
+    return scripts.shapes.row_of({"instruction": instruction, "output": output}, number)

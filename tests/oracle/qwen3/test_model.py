@@ -45,7 +45,7 @@ def test_logits_and_gradients_are_those_of_transformers(
     model = scripts.load_weights.load(tmp_path)
     ids, targets = np.random.default_rng(0).integers(0, 97, (2, 3, 21))
     targets[:, :5] = -100
-    loss = scripts.train.loss_sum(model, ids, targets, bf16=False)
+    loss = scripts.evaluation.loss_sum(model, scripts.prepared.Batch(ids, targets))
     loss.backward()
     expected = reference(torch.from_numpy(ids)).logits
     torch.nn.functional.cross_entropy(
@@ -117,6 +117,133 @@ def test_logits_follow_the_newer_of_two_bases_of_the_angles(broken: Broken, scri
     assert scripts.load_weights.difference(scripts.load_weights.load(folder), folder) <= 1e-5
 
 
+def stored_frequencies(weights: dict[str, torch.Tensor]) -> None:
+    for place in ("model", "model.layers.0.self_attn"):
+        weights[f"{place}.rotary_emb.inv_freq"] = torch.ones(24)
+
+
+def without_prefix(weights: dict[str, torch.Tensor]) -> None:
+    for name in list(weights):
+        weights[name.removeprefix("model.")] = weights.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "config"),
+    [
+        (stored_frequencies, {}),
+        (without_prefix, {"architectures": ["Qwen3Model"]}),
+        (lambda weights: (without_prefix(weights), stored_frequencies(weights)), {}),
+        (None, {"rope_theta": None}),
+        (None, {"rope_theta": 10}),
+        (None, {"rms_norm_eps": None}),
+        (None, {"hidden_act": None, "attention_bias": None, "max_position_embeddings": None, "eos_token_id": None}),
+        (None, {"sliding_window": 4, "max_window_layers": 1, "use_sliding_window": False}),
+        (None, {"layer_types": ["full_attention"] * 4}),
+    ],
+)
+def test_what_is_loaded_is_what_transformers_loads_to_the_bit(
+    change: Callable[[dict[str, torch.Tensor]], object] | None,
+    config: dict[str, object],
+    broken: Broken,
+    scripts: ModuleType,
+) -> None:
+    folder = broken(change, **config)
+    assert scripts.load_weights.difference(scripts.load_weights.load(folder), folder) == 0
+
+
+DOCUMENTS = [(9, 5, 8), (15, 4)]
+"""The lengths of the documents in two packed rows; the second row ends with padding."""
+WIDTH = 24
+
+
+def packed_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, targets, positions and documents of the packed rows. A document's first token is no target."""
+    ids = np.random.default_rng(0).integers(0, 97, (len(DOCUMENTS), WIDTH))
+    targets, positions, documents = np.full_like(ids, -100), np.zeros_like(ids), np.full_like(ids, -1)
+    for row, lengths in enumerate(DOCUMENTS):
+        start = 0
+        for number, length in enumerate(lengths):
+            whole = slice(start, start + length)
+            targets[row, start : start + length - 1] = ids[row, start + 1 : start + length]
+            positions[row, whole], documents[row, whole] = np.arange(length), number
+            start += length
+    return ids, targets, positions, documents
+
+
+def summed(model: torch.nn.Module, targets: np.ndarray, *given: np.ndarray) -> torch.Tensor:
+    """The sum of the losses, whose gradients are added to the parameters'."""
+    device = model.lm_head.weight.device
+    logits = model(*(torch.from_numpy(array).to(device) for array in given)).flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten().to(device), reduction="sum")
+    loss.backward()
+    return loss.detach()
+
+
+def small(scripts: ModuleType, kind: str = "qwen3") -> torch.nn.Module:
+    """A model of two layers with weights large enough for attention to matter."""
+    flags = {"qkv_bias": kind == "qwen2", "qk_norm": kind == "qwen3"}
+    torch.manual_seed(0)
+    model = scripts.model.Qwen3(scripts.config.Config(97, 48, 2, 4, 2, 16, 56, tie_word_embeddings=True, **flags))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.2 * (parameter.dim() == 1), std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_packed_documents_give_the_loss_and_gradients_of_documents_by_themselves(
+    kind: str, dtype: torch.dtype, bound: float, scripts: ModuleType
+) -> None:
+    ids, targets, positions, documents = packed_rows()
+    packed, alone = (small(scripts, kind).to("remote", dtype) for _ in range(2))
+    found = summed(packed, targets, ids, positions, documents).item()
+    expected = 0.0
+    for row, lengths in enumerate(DOCUMENTS):
+        for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+            part = slice(row, row + 1), slice(end - length, end)
+            expected += summed(alone, targets[part], ids[part]).item()
+    assert found == pytest.approx(expected, rel=bound)
+    for (name, one), other in zip(packed.named_parameters(), alone.parameters(), strict=True):
+        assert (one.grad - other.grad).norm() <= bound * other.grad.norm(), name
+
+
+def test_packed_documents_have_the_logits_of_transformers(made: Path, scripts: ModuleType) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(made / "qwen3")
+    ids, _, positions, documents = (torch.from_numpy(array) for array in packed_rows())
+    with torch.no_grad():
+        expected = reference(ids, position_ids=positions, use_cache=False).logits
+        found = scripts.load_weights.load(made / "qwen3")(ids.to("remote"), positions.to("remote"), documents.to("remote"))
+    real = documents >= 0
+    assert (found.cpu() - expected)[real].abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("device", ["remote", "cpu"])
+def test_checkpointing_changes_no_bit_nor_does_gt(device: str, bf16: bool, scripts: ModuleType) -> None:
+    ids, targets, *where = packed_rows()
+    for packed in (where, []):
+        found = []
+        for place, checkpointing in (("cpu", False), (device, True)):
+            model = small(scripts).to(place)
+            model.checkpointing = checkpointing
+            with torch.autocast(place, torch.bfloat16, enabled=bf16):
+                loss = summed(model, targets, ids, *packed)
+            found.append((loss.item(), torch.cat([p.grad.flatten().cpu() for p in model.parameters()])))
+        assert found[0][0] == found[1][0]
+        assert torch.equal(found[0][1], found[1][1])
+
+
+def test_checkpointing_keeps_only_what_layers_are_given(scripts: ModuleType) -> None:
+    ids, _, *packed = (torch.from_numpy(array) for array in packed_rows())
+    kept: dict[bool, list[int]] = {False: [], True: []}
+    for checkpointing, sizes in kept.items():
+        model = small(scripts)
+        model.checkpointing = checkpointing
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            model(ids, *packed, head=False)
+    assert sum(kept[True]) < sum(kept[False]) / 4
+
+
 def test_bfloat16_follows_transformers_cast_by_cast(made: Path, scripts: ModuleType) -> None:
     reference = AutoModelForCausalLM.from_pretrained(made / "qwen3", dtype=torch.bfloat16)
     model = scripts.load_weights.load(made / "qwen3").bfloat16()
@@ -157,7 +284,8 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert scripts.load_weights.difference(model, folder) == 0
-    scripts.train.save(model.float(), folder, tmp_path / "saved", {})
+    (tmp_path / "saved").mkdir()
+    scripts.checkpoint_files.write_folder(model.float(), folder, tmp_path / "saved", scripts.checkpoint_files.save_now)
     assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert saved.dtype == torch.float32
@@ -180,6 +308,10 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
         ({"num_key_value_heads": 3}, "4 query heads cannot share 3 kv heads"),
         ({"head_dim": 47}, "head_dim is 47, which is odd and cannot be split in halves"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this example supports only 'silu'"),
+        ({"attention_bias": True}, "attention_bias is True; this example supports only False"),
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1; this example supports only 0"),
+        ({"use_sliding_window": True}, "use_sliding_window is True; this example supports only False"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; this example supports only None"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "scaled positions are not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "scaled positions are not supported"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, "positions that differ from layer to layer"),
@@ -205,6 +337,11 @@ def test_a_wrong_config_is_refused_by_file_and_key(
         (lambda w: w.update({"model.norm.weight": torch.ones(127)}), "has shape [127], config.json asks for [128]"),
         (lambda w: w.update({"model.norm.weight": torch.ones(128, dtype=torch.int32)}), "has dtype I32, expected"),
         (lambda w: w.update({"lm_head.weight": w["model.norm.weight"].clone()}), "lm_head.weight has shape [128]"),
+        (lambda w: w.update({"norm.weight": torch.ones(128)}), "model.norm.weight and norm.weight, which are one tensor"),
+        (
+            lambda w: w.update({"norm.weight": w.pop("model.norm.weight").double()}),
+            "norm.weight has dtype F64, expected F32",
+        ),
     ],
 )
 def test_wrong_tensors_are_refused_by_name(

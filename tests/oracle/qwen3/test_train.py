@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,27 +76,44 @@ def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, 
     assert scripts.load_weights.difference(model, out) == 0
     saved, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     chat = scripts.chat.Chat.open(out, "qwen3")
-    prompt = chat.prompt(row(scripts, "", "Add 2 and 3.").turns)
+    prompt = chat.prompt(row(scripts, "", "Add 2 and 3.").messages[:-1])
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     text = saved.generate(ids, max_new_tokens=32, do_sample=False)[0, ids.shape[1] :].tolist()
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert text[-1] == end
     assert len(text) < 32
-    (answer,) = scripts.train.answers(model, ids.tolist(), pad, end)
+    (answer,) = scripts.evaluation.answers(model, ids.tolist(), pad, end)
     assert [*answer, end] == text
 
 
 def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
     """Eight rows at once and one by one give the same loss and gradients, divided by the targets of all."""
-    rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
+    rows = scripts.prepared.Rows.open(made / "prepared" / "train", 1024)
     found = []
     for size in (8, 1):
         model = scripts.load_weights.load(made / "qwen3")
         arrays = [rows.batch(np.arange(start, start + size), pad=0) for start in range(0, 8, size)]
-        found.append(scripts.train.accumulate(model, arrays, bf16=False).item())
+        found.append(scripts.train.accumulate(model, arrays, autocast=False).item())
         found.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters()]))
     assert found[0] == pytest.approx(found[2], rel=3e-7)
     assert (found[1] - found[3]).abs().max() <= 1e-6 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("options", [[], ["--lora"]])
+def test_packed_rows_have_the_loss_and_gradients_of_the_same_rows_unpacked(
+    options: list[str], made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    run = run_of(scripts, made, tmp_path, "--pack", *options)
+    rows = np.array([row for members in run.rows.bins[:3] for row in members])
+    found = []
+    for batch in (run.rows.batch(np.arange(3), run.held_out.pad), run.rows.rows.batch(rows, run.held_out.pad)):
+        model = scripts.train.open_model(run, None).double()
+        loss = scripts.evaluation.loss_sum(model, batch)
+        loss.backward()
+        found.append((loss.item(), [p.grad.cpu() for p in scripts.train.trained(model).values()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    for packed, plain in zip(found[0][1], found[1][1], strict=True):
+        assert (packed - plain).norm() <= 1e-12 * plain.norm()
 
 
 @pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
@@ -112,11 +128,19 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(script: str, made: P
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def options(made: Path, tmp_path: Path, **others: object) -> argparse.Namespace:
-    """The options that train() reads."""
-    plain = {"batch_size": 2, "accumulate": 1, "epochs": 1, "max_steps": None, "optimizer": "adamw", "lr": 1e-3}
-    plain |= {"eps": 1e-8, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "log_every": 4, "seed": 0, "bf16": False}
-    return argparse.Namespace(**plain | others)
+def run_of(scripts: ModuleType, made: Path, tmp_path: Path, *options: str) -> Any:
+    """A run on the prepared rows, as train.py opens it."""
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(tmp_path / "out")]
+    told = [*paths, "--no-eval", "--epochs", "1", "--log-every", "4", "--warmup", "0", "--lr", "1e-3", *options]
+    return scripts.train.Run.open(scripts.options.parse(None, told=told))
+
+
+def trained(scripts: ModuleType, run: Any) -> tuple[Any, torch.nn.Module]:
+    """The state at the end of a run, and its model."""
+    checkpoints = scripts.checkpoints.Checkpoints(run.given.checkpoints, 1)
+    model = scripts.train.open_model(run, None)
+    training = scripts.train.Training(run, model, checkpoints, run.begin())
+    return training.steps(scripts.train.Interrupts()), model
 
 
 @pytest.mark.parametrize("poisoned", [0, 5, 11])
@@ -124,7 +148,6 @@ def test_a_step_that_is_not_finite_ends_the_training_and_is_named(
     poisoned: int, made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one whose loss is not shown and whose gradients alone are not finite."""
-    rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
     accumulate, steps = scripts.train.accumulate, iter(range(100))
 
     def bad(model: torch.nn.Module, *arguments: object) -> torch.Tensor:
@@ -134,9 +157,8 @@ def test_a_step_that_is_not_finite_ends_the_training_and_is_named(
         return loss
 
     monkeypatch.setattr(scripts.train, "accumulate", bad)
-    model = scripts.load_weights.load(made / "qwen3")
     with pytest.raises(scripts.problems.UserError, match=rf"^epoch 1, batch {poisoned}: loss .*nothing was saved"):
-        scripts.train.train(model, rows, 0, options(made, tmp_path, max_steps=12))
+        trained(scripts, run_of(scripts, made, tmp_path, "--max-steps", "12"))
     assert next(steps) == min(-(-poisoned // 4) * 4, 11) + 1
 
 
@@ -155,7 +177,7 @@ def test_a_training_that_diverges_keeps_the_checkpoint_that_was_there(made: Path
 def test_losses_are_fetched_when_they_are_shown_and_not_oftener(made: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(tmp_path / "out")]
-    few = ["--no-eval", "--max-steps", "12", "--log-every", "5", "--bf16"]
+    few = ["--no-eval", "--max-steps", "12", "--log-every", "5", "--precision", "bf16-autocast"]
     done = run("train.py", *paths, *few, GT_INSTRUCTION_LOG=str(log))
     assert done.stdout.count("Batch ") == 4, done.stderr
     weights = 1
@@ -163,24 +185,21 @@ def test_losses_are_fetched_when_they_are_shown_and_not_oftener(made: Path, tmp_
 
 
 def test_no_clipping_and_the_other_ends_of_the_options(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
-    rows = scripts.train.Rows.open(made / "prepared" / "train", 1024)
-
-    def found(**others: object) -> tuple[list[float], torch.Tensor]:
-        model = scripts.load_weights.load(made / "qwen3")
-        losses = scripts.train.train(model, rows, 0, options(made, tmp_path, **{"max_steps": 3, **others}))
-        return losses, torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
+    def found(*options: str) -> tuple[list[float], torch.Tensor]:
+        state, model = trained(scripts, run_of(scripts, made, tmp_path, "--max-steps", "3", *options))
+        return state.losses, torch.cat([p.detach().cpu().flatten() for p in model.parameters()])
 
     before = torch.cat([p.detach().cpu().flatten() for p in scripts.load_weights.load(made / "qwen3").parameters()])
-    (free, freely), (wide, widely) = found(clip=0.0), found(clip=1e9)
+    (free, freely), (wide, widely) = found("--clip", "0"), found("--clip", "1e9")
     assert free == wide
     assert torch.equal(freely, widely)
     assert not torch.equal(freely, before)
-    assert torch.equal(found(lr=0.0)[1], before)
-    decayed = {"lr": 0.1, "weight_decay": 1.0, "optimizer": "sgd", "clip": 1e-9, "max_steps": 1}
-    assert torch.allclose(found(**decayed)[1], before * 0.9, atol=1e-7)
-    assert found(warmup=1.0)[0][0] == free[0]
+    assert torch.equal(found("--lr", "0")[1], before)
+    decayed = ["--lr", "0.1", "--weight-decay", "1", "--optimizer", "sgd", "--clip", "1e-9", "--max-steps", "1"]
+    assert torch.allclose(found(*decayed)[1], before * 0.9, atol=1e-7)
+    assert found("--warmup", "1")[0][0] == free[0]
     with pytest.raises(scripts.problems.UserError, match="the weights are not finite after the last step"):
-        found(lr=1e30, max_steps=1)
+        found("--lr", "1e30", "--max-steps", "1")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +221,7 @@ def test_what_could_not_be_written_at_the_end_is_found_before_training(
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth(scripts: ModuleType) -> None:
-    rates = [scripts.train.schedule(step, 110, 10) for step in range(111)]
+    rates = [scripts.optimizers.rate("cosine", step, 110, 10) for step in range(111)]
     assert rates[:11] == [*(step / 10 for step in range(1, 11)), 1.0]
     assert rates[60] == pytest.approx(0.55)
     assert rates[110] == pytest.approx(0.1)
@@ -210,17 +229,49 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth(scripts: ModuleType) ->
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_other_schedules_end_at_nothing_or_stay(scripts: ModuleType) -> None:
+    linear, constant, wsd = (
+        [scripts.optimizers.rate(kind, step, 110, 10) for step in range(111)] for kind in ("linear", "constant", "wsd")
+    )
+    assert linear[:11] == constant[:11] == wsd[:11] == [*(step / 10 for step in range(1, 11)), 1.0]
+    assert linear[60] == pytest.approx(0.5)
+    assert set(constant[10:]) == {1.0}
+    assert set(wsd[10:91]) == {1.0}
+    assert wsd[100] == pytest.approx(0.5)
+    assert linear[110] == wsd[110] == 0
+
+
 def test_rows_prepared_for_another_model_are_refused(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     with pytest.raises(scripts.problems.UserError, match="prepared for another model"):
-        scripts.train.Rows.open(made / "prepared" / "train", 100)
+        scripts.prepared.Rows.open(made / "prepared" / "train", 100)
     other = shutil.copytree(made / "prepared", tmp_path / "prepared")
     (other / "chat.json").write_text(json.dumps({"end": "<|im_end|>", "tokenizer": "another"}))
     with pytest.raises(scripts.problems.UserError, match="prepared for another model: its tokenizer"):
-        scripts.train.HeldOut.open(other, made / "qwen3", 1024)
-    copy = shutil.copytree(made / "prepared" / "train", tmp_path / "copy")
-    np.save(copy / "offsets.npy", np.array([0, 7]))
-    with pytest.raises(scripts.problems.UserError, match="do not match"):
-        scripts.train.Rows.open(copy, 1024)
+        scripts.evaluation.HeldOut.open(other, made / "qwen3", 1024)
+
+
+def test_conversations_ask_their_last_question_and_texts_ask_nothing(
+    made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    chat = scripts.chat.Chat.open(made / "qwen3", "qwen3")
+    messages = [{"role": role, "content": "Add 1 and 2."} for role in ("user", "assistant") * 2]
+    found = [{"text": "one two"}, {"messages": messages}, {"text": "three"}]
+    encoded = [one for row in found for one in scripts.encode.encode(scripts.shapes.row_of(row), chat)]
+    model = scripts.load_weights.load(made / "qwen3")
+    prompts = [chat.tokenizer.encode(chat.prompt(messages[:end])).ids for end in (1, 3)]
+    for held_out, asked in ((encoded, prompts), (encoded[:1], [])):
+        folder = tmp_path / str(len(asked))
+        folder.mkdir()
+        with scripts.prepared.Writer(folder / "held_out") as writer:
+            for one in held_out:
+                writer.add(one.ids, one.labels)
+        scripts.prepared.write_questions(folder / "held_out", [one.questions[-1] for one in held_out])
+        shutil.copy(made / "prepared" / "chat.json", folder)
+        opened = scripts.evaluation.HeldOut.open(folder, made / "qwen3", 1024)
+        expected = scripts.evaluation.answers(model, asked, 0, opened.end) if asked else []
+        report = opened.report(model)
+        assert report.made == [opened.tokenizer.decode(ids) for ids in expected]
+        assert ("exact match 0% of 2" in str(report)) == bool(asked)
 
 
 @pytest.mark.parametrize("script", ["load_weights.py", "prepare_data.py"])
@@ -231,17 +282,3 @@ def test_without_a_network_it_says_in_one_line_what_to_do(script: str, made: Pat
     assert done.stderr.count("\n") == 1
     assert "cannot be downloaded" in done.stderr
     assert "connect to the network" in done.stderr
-
-
-def test_ctrl_c_ends_training_in_one_line_and_leaves_nothing_half_written(made: Path, tmp_path: Path) -> None:
-    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(tmp_path / "out")]
-    command = [sys.executable, str(EXAMPLE / "train.py"), *paths, "--no-eval", "--log-every", "1", "--epochs", "1000"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes) as process:
-        while "Batch 2/" not in process.stdout.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        assert process.stderr.read() == "interrupted\n"
-        assert process.wait(30) != 0
-    assert list(tmp_path.iterdir()) == []

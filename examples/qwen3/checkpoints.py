@@ -1,0 +1,189 @@
+"""Checkpoints of a run under way: from one of them the run goes on, to the bit.
+
+Each is a folder `step-N` that `transformers` (or, of adapters, PEFT) loads, with the optimizer's state in `optimizer/` and
+the rest in state.json. It is written under another name, by GT's workers in the background, and renamed once all of it is
+on the disk: what is there under its name is whole, whenever the run was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from checkpoint_files import Save, Saving, is_lost, save_in_background
+from problems import UserError, read_json
+from safetensors import SafetensorError
+
+STATE, OPTIMIZER, PARTIAL = "state.json", "optimizer", ".partial-"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run is, apart from its tensors. `losses`: of all steps so far; `made_of` and `options`: which run it is."""
+
+    losses: list[float] = field(default_factory=list)
+    best_loss: float | None = None
+    best_step: int = 0
+    evaluations_since: int = 0
+    made_of: dict[str, str] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """The number of steps done."""
+        return len(self.losses)
+
+    def after(self, losses: list[float]) -> State:
+        """After steps with these losses, the earlier ones included."""
+        return replace(self, losses=list(losses))
+
+    def evaluated(self, loss: float) -> State:
+        """After an evaluation on the held-out rows."""
+        if self.best_loss is None or loss < self.best_loss:
+            return replace(self, best_loss=loss, best_step=self.step, evaluations_since=0)
+        return replace(self, evaluations_since=self.evaluations_since + 1)
+
+
+@dataclass
+class _UnderWay:
+    state: State
+    partial: Path
+    savings: list[Saving]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own; the last `keep` and the best are kept."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._under_way: _UnderWay | None = None
+
+    def steps(self) -> list[int]:
+        """The steps that have a whole checkpoint, in order."""
+        names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def last(self) -> State | None:
+        """The state of the last checkpoint. Raises UserError if its file is damaged."""
+        if not (steps := self.steps()):
+            return None
+        path = self.path(steps[-1]) / STATE
+        try:
+            return State(**read_json(path))
+        except TypeError as error:
+            raise UserError(f"{path}: not the state of a run: {error}") from None
+
+    def said(self) -> str:
+        """What there is to go back to, for a message."""
+        steps = self.steps()
+        return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "nothing was saved"
+
+    def optimizer_files(self, step: int) -> dict[str, Path]:
+        """The files of the optimizer's state, by kind of state."""
+        return {path.stem: path for path in sorted((self.path(step) / OPTIMIZER).glob("*.safetensors"))}
+
+    def begin(
+        self,
+        state: State,
+        write_weights: Callable[[Path, Save], list[Saving]],
+        optimizer: Mapping[str, Mapping[str, torch.Tensor]],
+    ) -> None:
+        """Begin to write the checkpoint of a state; one that is still under way is completed first."""
+        self.finish()
+        partial = self.folder / f"{PARTIAL}{state.step:06d}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / OPTIMIZER).mkdir(parents=True)
+            (partial / STATE).write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
+            savings = write_weights(partial, save_in_background)
+            for kind, tensors in optimizer.items():
+                savings += save_in_background(tensors, partial / OPTIMIZER / f"{kind}.safetensors")
+            self._under_way = _UnderWay(state, partial, savings)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            self._failed(state, partial, error)
+
+    def look(self) -> None:
+        """Put the checkpoint under way in its place, if all of it has been written."""
+        if self._under_way and all(map(_has_ended, self._under_way.savings)):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint under way, and put it in its place. If it cannot be written, that is reported."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return
+        try:
+            for saving in under_way.savings:
+                saving.wait()
+            _flush(under_way.partial)
+            final = self.path(under_way.state.step)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(under_way.partial, final)
+            _flush_folder(self.folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            self._failed(under_way.state, under_way.partial, error)
+        else:
+            self._drop_others(under_way.state)
+
+    def _failed(self, state: State, partial: Path, error: Exception) -> None:
+        """Report a checkpoint that could not be written. An error of the connection is the caller's."""
+        if is_lost(error):
+            raise error
+        needed = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        shutil.rmtree(partial, ignore_errors=True)
+        free = shutil.disk_usage(self.folder).free
+        print(
+            f"Warning: the checkpoint of step {state.step} cannot be written ({' '.join(str(error).split())}): more than"
+            f" {needed / 1e6:,.1f} MB, and the disk has {free / 1e6:,.1f} MB left; {self.said()}",
+            file=sys.stderr,
+        )
+
+    def _drop_others(self, state: State) -> None:
+        kept = {*self.steps()[-self.keep :], state.best_step}
+        for step in set(self.steps()) - kept:
+            shutil.rmtree(self.path(step))
+
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        self._under_way = None
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def drop_partial(self) -> None:
+        """Remove what a run that was killed had begun to write."""
+        self._under_way = None
+        for partial in self.folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(partial)
+
+
+def _has_ended(saving: Saving) -> bool:
+    """Whether there is nothing to wait for. What went wrong is raised by `wait`."""
+    try:
+        return saving.done()
+    except (OSError, RuntimeError, SafetensorError):
+        return True
+
+
+def _flush(folder: Path) -> None:
+    """Flush all files and folders to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _flush_folder(path)
+
+
+def _flush_folder(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

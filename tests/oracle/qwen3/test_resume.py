@@ -1,0 +1,290 @@
+"""A run that is interrupted, at any moment and by anything, gives what it would have given."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.cluster.conftest import embedded
+from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
+from tests.oracle.qwen3.test_train import run_of
+
+KILLS = int(os.environ.get("TEST_KILLS", "3"))
+
+
+def parameters(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().cpu().flatten().float() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--optimizer adamw",
+        "--optimizer sgd --bucket",
+        "--precision bf16",
+        "--precision bf16 --accumulate 2 --optimizer sgd",
+        "--precision bf16-autocast --schedule wsd",
+        "--lora --lora-dropout 0.3",
+        "--lora --precision bf16 --lora-targets q_proj,v_proj --pack --batch-size 1",
+    ],
+)
+def test_a_run_that_goes_on_from_a_checkpoint_has_the_bits_of_one_that_was_never_stopped(
+    options: str, made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    given = run_of(scripts, made, tmp_path, "--max-steps", "5", "--save-every", "3", *options.split())
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+
+    def trained(state: object, checkpoint: Path | None) -> tuple[list[float], torch.Tensor]:
+        model = scripts.train.open_model(given, checkpoint)
+        training = scripts.train.Training(given, model, checkpoints, state)
+        return training.steps(scripts.train.Interrupts()).losses, parameters(model)
+
+    losses, weights = trained(given.begin(), None)
+    assert checkpoints.steps() == [3]
+    state = checkpoints.last()
+    assert state.losses == losses[:3]
+    resumed, again = trained(state, checkpoints.path(3))
+    assert resumed == losses
+    assert torch.equal(again, weights)
+
+
+def test_bf16_with_masters_learns_as_float32_does(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    """Steps that are smaller than bfloat16 resolves add up in the masters, and accumulation is one big batch."""
+    found = {}
+    for name, options in {
+        "fp32": "--batch-size 8",
+        "bf16": "--batch-size 8 --precision bf16",
+        "accumulated": "--batch-size 1 --accumulate 8 --precision bf16",
+    }.items():
+        given = run_of(scripts, made, tmp_path, "--max-steps", "6", "--lr", "1e-4", *options.split())
+        model = scripts.train.open_model(given, None)
+        before = parameters(model)
+        training = scripts.train.Training(given, model, scripts.checkpoints.Checkpoints(tmp_path / "none", 1), given.begin())
+        training.steps(scripts.train.Interrupts())
+        masters = torch.cat([m.detach().cpu().flatten() for m in training.stepper.masters.values()])
+        assert {p.dtype for p in model.parameters()} == {torch.float32 if name == "fp32" else torch.bfloat16}
+        found[name] = masters - before[: len(masters)]
+    for name in ("bf16", "accumulated"):
+        assert torch.cosine_similarity(found[name], found["fp32"], dim=0) > 0.9, name
+
+
+def command(made: Path, out: Path, *options: str) -> list[str]:
+    paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", str(out)]
+    losses = ["--losses-out", f"{out}.losses"]
+    return [sys.executable, str(EXAMPLE / "train.py"), *paths, *losses, "--no-eval", "--log-every", "1", *options]
+
+
+FEW = ("--max-steps", "12", "--save-every", "2", "--batch-size", "8", "--lr", "1e-3")
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = subprocess.run(command(made, out, *FEW), capture_output=True, text=True, env=ENVIRONMENT)
+    assert "Training Complete!" in done.stdout, done.stderr
+    return out
+
+
+def same(out: Path, whole: Path) -> bool:
+    files = [Path(f"{folder}.losses").read_bytes() for folder in (out, whole)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (out, whole)]
+    return files[0] == files[1] and weights[0] == weights[1]
+
+
+def until(made: Path, out: Path, batch: int, act: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str, str]:
+    """Run until a batch is shown, act, and wait for the end; returns its status, and what it printed from then on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**ENVIRONMENT, "TMPDIR": str(out.parent)}
+    with subprocess.Popen(command(made, out, *FEW), text=True, env=environment, **pipes) as process:
+        for line in process.stdout:
+            if f"Batch {batch}/" in line:
+                break
+        act(process)
+        said = process.communicate(timeout=120)
+    return process.returncode, *said
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_run_that_was_killed_goes_on_with_the_same_command(kill: int, made: Path, tmp_path: Path, whole: Path) -> None:
+    """`TEST_KILLS=100`: at a hundred moments. Whatever is there under its name is whole."""
+    out = tmp_path / "out"
+    draw = random.Random(kill)
+
+    def after_a_moment(process: subprocess.Popen[str]) -> None:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0.0, 0.5))
+        process.kill()
+
+    until(made, out, draw.randrange(2, 10), after_a_moment)
+    for folder in sorted(Path(f"{out}-checkpoints").glob("step-*")):
+        AutoModelForCausalLM.from_pretrained(folder)
+        assert load_file(folder / "optimizer" / "exp_avg.safetensors")
+    done = subprocess.run(command(made, out, *FEW), capture_output=True, text=True, env=ENVIRONMENT)
+    assert "Going on after step" in done.stdout, done.stderr
+    assert same(out, whole)
+    again = subprocess.run(command(made, out, *FEW), capture_output=True, text=True, env=ENVIRONMENT)
+    assert again.stdout.splitlines()[-1].startswith(f"Finished already: {out} (steps: 12, loss of the last step: ")
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_asks_for_a_checkpoint_first(
+    number: signal.Signals, name: str, made: Path, tmp_path: Path, whole: Path
+) -> None:
+    out = tmp_path / "out"
+    status, said, told = until(made, out, 3, lambda process: process.send_signal(number))
+    assert status == 128 + number
+    assert told == f"stopping after this step, with a checkpoint ({name} again: at once)\n"
+    assert said.splitlines()[-1].startswith("Stopped after step ")
+    assert not out.exists()
+    assert [path.name[:5] for path in Path(f"{out}-checkpoints").iterdir()] == ["step-"]
+    if number == signal.SIGTERM:
+        done = subprocess.run(command(made, out, *FEW, "--resume"), capture_output=True, text=True, env=ENVIRONMENT)
+        assert "Going on after step" in done.stdout, done.stderr
+        assert same(out, whole)
+
+
+def test_training_goes_on_by_itself_when_the_worker_dies(made: Path, tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "out"
+
+    def kill_the_worker(process: subprocess.Popen[str]) -> None:
+        (worker,) = embedded(tmp_path, "worker")
+        os.kill(worker, signal.SIGKILL)
+
+    status, said, told = until(made, out, 7, kill_the_worker)
+    assert status == 0, told
+    (line,) = [line for line in said.splitlines() if "in a new session" in line]
+    assert "going on after step " in line
+    assert same(out, whole)
+
+
+def test_an_unfinished_run_with_other_options_is_not_overwritten(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    given = run_of(scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1")
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+    model = scripts.train.open_model(given, None)
+    scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
+    other = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3")
+    with pytest.raises(scripts.problems.UserError, match=r"an unfinished run with another --lr \(0\.001, now 0\.002\): "):
+        scripts.train.first_state(other, checkpoints)
+    fresh = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3", "--fresh")
+    assert scripts.train.first_state(fresh, checkpoints).step == 0
+    assert checkpoints.steps() == []
+    with pytest.raises(scripts.problems.UserError, match="no checkpoint to go on from"):
+        scripts.train.first_state(run_of(scripts, made, tmp_path, "--resume"), checkpoints)
+
+
+def test_early_stopping_keeps_the_best_weights(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    options = [
+        "--batch-size",
+        "8",
+        "--lr",
+        "0.3",
+        "--clip",
+        "0",
+        "--optimizer",
+        "sgd",
+        "--eval-every",
+        "2",
+        "--patience",
+        "2",
+    ]
+    given = run_of(scripts, made, tmp_path, "--max-steps", "40", *options)
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+    model, state = scripts.train.fit(given, checkpoints, given.begin(), scripts.train.Interrupts())
+    assert state.step < 40
+    assert state.evaluations_since == 2
+    assert state.best_step == state.step - 4
+    assert given.held_out.loss(model) == pytest.approx(state.best_loss, rel=1e-6)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = run_of(scripts, made, tmp_path, "--max-steps", "4", "--save-every", "2")
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 2)
+    full = RuntimeError("I/O error: No space left on device (os error 28)")
+    calls = []
+
+    def save(tensors: object, path: Path) -> list[object]:
+        calls.append(path)
+        if len(calls) > 4:
+            raise full
+        return scripts.checkpoint_files.save_now(tensors, path)
+
+    monkeypatch.setattr(scripts.checkpoints, "save_in_background", save)
+    model = scripts.train.open_model(given, None)
+    scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
+    assert checkpoints.steps() == [2]
+    told = capsys.readouterr().err
+    assert "Warning: the checkpoint of step 4 cannot be written (I/O error: No space left" in told
+    assert told.rstrip().endswith(f"the last good checkpoint is {checkpoints.path(2)}")
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-000002"]
+    shutil.rmtree(checkpoints.folder)
+
+
+def test_losses_that_explode_end_the_run(scripts: ModuleType) -> None:
+    falling = [7 / (1 + step) for step in range(60)]
+    assert not scripts.progress.has_exploded(falling)
+    assert not scripts.progress.has_exploded([*falling, *[0.4] * 10])
+    assert scripts.progress.has_exploded([*falling, *[3.0] * 10])
+    assert not scripts.progress.has_exploded([2.0] * 5 + [9.0] * 5)
+
+
+def test_a_configuration_file_says_what_the_options_say(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("lr: 2e-3\nlora: true\nlora-targets: [q_proj, v_proj]\npack: false\nmax_steps: null\n")
+    found = scripts.options.parse(None, told=["--config", str(file), "--lr", "1e-3"])
+    assert (found.lr, found.lora, found.lora_targets, found.pack, found.max_steps) == (
+        1e-3,
+        True,
+        ("q_proj", "v_proj"),
+        False,
+        None,
+    )
+    told = scripts.options.resolved(found)
+    file.write_text(yaml.safe_dump(told))
+    assert scripts.options.resolved(scripts.options.parse(None, told=["--config", str(file)])) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lora_rnak: 4", "run.yaml:1: no option 'lora_rnak'; did you mean 'lora-rank'?"),
+        ("lr: 1e-3\nlr: 1e-4", "run.yaml:2: lr is given twice"),
+        ("epochs: many", "argument --epochs: many is not a positive integer"),
+        ("lora: 3", "run.yaml:1: lora is 3, expected true or false"),
+        ("lr: [1]", "run.yaml:1: lr is not a single value"),
+        ("- lr", "run.yaml: expected lines of an option's name"),
+        ("", "run.yaml: expected lines of an option's name"),
+        ("lr: {", "run.yaml: not YAML: "),
+        ("lora-rank: 4", "--lora-rank does nothing without --lora"),
+        ("patience: 4", "--patience counts evaluations: give --eval-every too"),
+    ],
+)
+def test_a_wrong_configuration_file_is_told_in_one_line(
+    text: str, said: str, tmp_path: Path, scripts: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        scripts.options.parse(None, "train.py", ["--config", str(tmp_path / "run.yaml")])
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_missing_configuration_file_is_told_in_one_line(tmp_path: Path) -> None:
+    done = run("options.py", "--config", "none.yaml", cwd=tmp_path)
+    assert done.stderr == "train.sh: none.yaml: No such file or directory (--help lists the options)\n"
