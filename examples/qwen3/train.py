@@ -14,6 +14,7 @@ import gt as torch  # first: whether this says gt or torch decides where the oth
 import argparse
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,8 +241,14 @@ def finished(run: Run) -> dict[str, str] | None:
     if run.given.fresh or not path.exists():
         return None
     found = read_json(path)
-    same = (found.get("made_of"), found.get("options")) == (run.made_of, deciding(run.given))
+    same = all(found.get(key) == value for key, value in identity_of(run).items())
     return found["result"] if same else None  # type: ignore[return-value]
+
+
+def identity_of(run: Run) -> dict[str, object]:
+    """What makes a run the same command. One that was begun elsewhere is gone on with, but not taken for finished here."""
+    where = {"import": torch.__name__, "sharding": os.environ.get("GT_CONFIG", "")}
+    return {"made_of": run.made_of, "options": deciding(run.given), "where": where}
 
 
 def first_state(run: Run, checkpoints: Checkpoints) -> State:
@@ -305,7 +312,7 @@ def write_result(run: Run, report: Report | None, state: State) -> None:
     result = {"steps": str(state.step), "loss of the last step": f"{state.losses[-1]:.4f}"}
     if report is not None:
         result["held-out"] = str(report)
-    record = {"made_of": run.made_of, "options": deciding(run.given), "result": result}
+    record = identity_of(run) | {"result": result}
     partial = run.given.out / f".partial-{RESULT}"
     partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     partial.replace(run.given.out / RESULT)

@@ -186,6 +186,21 @@ def test_an_unfinished_run_with_other_options_is_not_overwritten(made: Path, tmp
         scripts.train.first_state(run_of(scripts, made, tmp_path, "--resume"), checkpoints)
 
 
+def test_a_run_is_finished_only_for_the_same_command(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = run_of(scripts, made, tmp_path)
+    with scripts.folders.whole(given.given.out, scripts.folders.OUTPUT, given.made_of):
+        pass
+    scripts.train.write_result(given, None, scripts.checkpoints.State(losses=[2.0, 1.0]))
+    assert scripts.train.finished(given) == {"steps": "2", "loss of the last step": "1.0000"}
+    assert scripts.train.finished(run_of(scripts, made, tmp_path, "--log-every", "9"))
+    for options in (["--fresh"], ["--lr", "2e-3"], ["--pack"]):
+        assert scripts.train.finished(run_of(scripts, made, tmp_path, *options)) is None
+    monkeypatch.setenv("GT_CONFIG", "sharding.yaml")
+    assert scripts.train.finished(given) is None
+
+
 def test_early_stopping_keeps_the_best_weights(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     options = [
         "--batch-size",
