@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "qwen3"
 
 @dataclass(frozen=True)
 class Preset:
-    """The shapes of one size; `bar` is the most that GT's step may take, as a multiple of a local step."""
+    """The shapes of one size; `bar` is the most that GT's step may take, as a multiple of a local step (0: none is set)."""
 
     name: str
     vocabulary: int
@@ -26,10 +26,10 @@ class Preset:
     intermediate: int
     batch: int
     tokens: int
-    bar: float
-    steps: int
+    bar: float = 0.0
+    steps: int = 1
     """Steps between two fetches of the loss."""
-    runs: int
+    runs: int = 5
 
 
 PRESETS = {
@@ -42,11 +42,20 @@ PRESETS = {
 }
 
 
+REAL = Preset("0.6B", 151_936, 1024, 28, 16, 8, 128, 3072, 1, 512)
+"""Qwen3-0.6B, one row."""
+
+
 def load_model() -> ModuleType:
     """The example's model file, which runs where its weights are."""
+    return load_example("model")
+
+
+def load_example(name: str) -> ModuleType:
+    """A file of the example, by its name."""
     sys.path.insert(0, str(EXAMPLE))
     try:
-        return importlib.import_module("model")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(EXAMPLE))
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.presets import PRESETS, Preset, build_config, load_model
+from benchmarks.processes import Process, medians
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "qwen3"
 RUNS, WARM_UP = 5, 2
@@ -43,17 +42,11 @@ def main() -> None:
 
 
 def _medians(sides: list[Side]) -> list[float]:
-    times: list[list[float]] = [[] for _ in sides]
     try:
-        for run in range(WARM_UP + RUNS):
-            for side, kept in zip(sides, times, strict=True):
-                seconds = side.step()
-                if run >= WARM_UP:
-                    kept.append(seconds)
+        return medians([side.step for side in sides], WARM_UP, RUNS)
     finally:
         for side in sides:
             side.close()
-    return [statistics.median(kept) for kept in times]
 
 
 def _print(name: str, found: list[float], bar: float) -> None:
@@ -79,38 +72,22 @@ class Side:
         if kind == "gt" and layout != "one":
             common["GT_CONFIG"] = str(EXAMPLE / "sharding" / f"{layout}.yaml")
         self._processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.sharding", "--side", kind, layout],
-                env=common | {"RANK": str(rank), "WORLD_SIZE": str(count)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            Process("benchmarks.sharding", ["--side", kind, layout], common | {"RANK": str(rank), "WORLD_SIZE": str(count)})
             for rank in range(count)
         ]
 
     def step(self) -> float:
         """Let every process make a step; returns the longest time, in seconds."""
         for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write("step\n")
-            process.stdin.flush()
-        return max(float(self._read(process)) for process in self._processes)
-
-    def _read(self, process: subprocess.Popen[str]) -> str:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a process of the benchmark ended with {process.wait()}")
-        return line
+            process.begin()
+        return max(float(process.answer()) for process in self._processes)
 
     def close(self) -> None:
         """End the processes."""
         for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.close()
+            process.end()
         for process in self._processes:
-            process.wait(60)
+            process.wait()
 
 
 # -- in a process of one side ----------------------------------------------------------------------------------------------

@@ -22,11 +22,13 @@ from pathlib import Path
 import make_data
 import make_tiny
 import numpy as np
+import room
 import torch
 from config import Config
 from folders import resolve
 from model import Qwen3
 from options import parse
+from presets import PRESETS
 from safetensors import SafetensorError, safe_open
 
 TOLERANCE = 1e-5
@@ -114,6 +116,11 @@ def _names(found: dict[str, Entry], expected: set[str], folder: Path) -> dict[st
     return names
 
 
+def element_bytes(found: dict[str, Entry]) -> int:
+    """Bytes of an element of the matrices in a checkpoint; of the widest, if they differ."""
+    return max((4 if entry.dtype == "F32" else 2 for entry in found.values() if len(entry.shape) == 2), default=4)
+
+
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:
     """Read the tensors file by file: onto GT's worker if the script imported gt, else memory-mapped. Raises UserError."""
     read_file = sys.modules["gt"].files.load_safetensors if "gt" in sys.modules else _read_mapped
@@ -175,8 +182,13 @@ def main() -> int:
     print("Step 1: Loading weights from HuggingFace...", flush=True)
     if given.tiny_model:
         make_tiny.make(Path(given.model), "qwen3", make_tiny.texts_of(make_data.rows()))
+    if given.preset and given.model == PRESETS[given.preset].model:
+        room.check(
+            PRESETS[given.preset].config, given, 2, room.available()
+        )  # its files are bf16; before they are downloaded
     folder = resolve(given.model, given.revision)
     config = Config.from_json(folder / "config.json")
+    print(room.check(config, given, element_bytes(entries(folder)), room.available()))
     print(f"Model loaded. Vocab size: {config.vocab_size}")
     print("Converting weights to GT format...", flush=True)
     model = load(folder)

@@ -18,15 +18,15 @@ from typing import NoReturn
 
 import yaml
 from folders import OUTPUT, PREPARED, check_output, identity
+from presets import PRESETS
 
-TINY = {"epochs": 16, "batch_size": 16, "lr": 3e-3}
-"""Defaults that apply if no model is named."""
-
+TINY = PRESETS["tiny"].defaults
+"""Defaults that apply if neither model nor preset is named."""
 
 PRECISIONS = ("fp32", "bf16-autocast", "bf16")
 WITHOUT_EFFECT = {
     "model", "revision", "data", "data_revision", "config", "runs", "prepared", "out", "preview", "checkpoints",
-    "save_every", "keep", "resume", "fresh", "log_every", "losses_out", "no_eval",
+    "save_every", "keep", "resume", "fresh", "log_every", "losses_out", "no_eval", "preset",
 }  # fmt: skip
 """Options that no number depends on; `made_of` has what the run is made of."""
 LORA = ("lora_targets", "lora_rank", "lora_alpha", "lora_dropout", "rslora")
@@ -112,6 +112,12 @@ def parser(description: str | None, program: str | None = None) -> argparse.Argu
     made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
     files = made.add_argument_group("files").add_argument
     files("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, in --runs)")
+    files(
+        "--preset",
+        choices=[*PRESETS],
+        help="a model of this size from the hub, unless --model names one, and defaults that suit it"
+        " (default: tiny if no model is named)",
+    )
     files("--revision", help="commit, tag or branch of the model on the hub (default: main)")
     files(
         "--data",
@@ -199,8 +205,9 @@ def parse(description: str | None, program: str | None = None, told: list[str] |
     if given.config:
         told = [*_from_file(given.config, arguments), *told]
         given = arguments.parse_args(told)
-    if given.model is None:
-        arguments.set_defaults(**TINY)
+    if given.preset or given.model is None:
+        preset = PRESETS[given.preset or "tiny"]
+        arguments.set_defaults(model=preset.model, **preset.defaults)
         given = arguments.parse_args(told)
     _check_together(given, arguments)
     given.tiny_model, given.tiny_data = given.model is None, given.data is None

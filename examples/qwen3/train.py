@@ -21,6 +21,7 @@ from pathlib import Path
 
 import lora
 import numpy as np
+import room
 import yaml
 from checkpoint_files import Save, Saving, write_folder, write_output
 from checkpoints import Checkpoints, State
@@ -28,7 +29,7 @@ from config import Config
 from evaluation import HeldOut, Report, loss_sum
 from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, resolve, shown
 from interrupts import Interrupts
-from load_weights import entries, header, load, read
+from load_weights import element_bytes, entries, header, load, read
 from model import Qwen3
 from optimizers import Stepper, rate
 from options import deciding, parse, resolved
@@ -326,6 +327,8 @@ def main() -> int:
         said = ", ".join(f"{name}: {value}" for name, value in result.items())
         print(f"Finished already: {shown(given.out)} ({said}); --fresh trains anew", flush=True)
         return 0
+    config = Config.from_json(run.source / "config.json")
+    room.check(config, given, element_bytes(entries(run.source)), room.available())
     checkpoints = Checkpoints(given.checkpoints, given.keep)
     with Interrupts() as interrupts:
         model, state = fit_whatever_dies(run, checkpoints, interrupts)

@@ -45,9 +45,9 @@ def scripts() -> ModuleType:
     found = ModuleType("scripts")
     for name in ("problems", "folders", "config", "shapes", "rows", "chat", "model", "loss", "make_data", "make_tiny"):
         setattr(found, name, __import__(name))
-    for name in ("encode", "prepared", "packing", "load_weights", "checkpoint_files", "checkpoints", "lora", "merge"):
+    for name in ("presets", "encode", "prepared", "packing", "memory", "room", "load_weights", "checkpoint_files"):
         setattr(found, name, __import__(name))
-    for name in ("prepare_data", "options", "optimizers", "progress", "evaluation", "train"):
+    for name in ("checkpoints", "lora", "merge", "prepare_data", "options", "optimizers", "progress", "evaluation", "train"):
         setattr(found, name, __import__(name))
     sys.path[:], sys.excepthook = before, hook
     return found
