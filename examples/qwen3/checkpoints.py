@@ -59,10 +59,10 @@ class _UnderWay:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own; the last `keep` and the best are kept."""
+    """The checkpoints of one run, in a folder of their own; the last `keep` and the best are kept. `save` writes files."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, save: Save = save_in_background) -> None:
+        self.folder, self.keep, self.save = folder, keep, save
         self._under_way: _UnderWay | None = None
 
     def steps(self) -> list[int]:
@@ -106,9 +106,9 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             (partial / OPTIMIZER).mkdir(parents=True)
             (partial / STATE).write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
-            savings = write_weights(partial, save_in_background)
+            savings = write_weights(partial, self.save)
             for kind, tensors in optimizer.items():
-                savings += save_in_background(tensors, partial / OPTIMIZER / f"{kind}.safetensors")
+                savings += self.save(tensors, partial / OPTIMIZER / f"{kind}.safetensors")
             self._under_way = _UnderWay(state, partial, savings)
         except (OSError, RuntimeError, SafetensorError) as error:
             self._failed(state, partial, error)

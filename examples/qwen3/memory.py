@@ -103,21 +103,17 @@ class Needed:
     def peak(self) -> int:
         return self.weights + self.optimizer + self.step
 
-    @property
-    def total(self) -> int:
-        return self.peak + self.snapshot
-
     def of_each(self, workers: int) -> float:
-        """The least that each of several workers needs, one of which has the copy of everything for a checkpoint."""
-        return self.peak / workers + self.snapshot
+        """The least that each of several workers needs: their share, if a sharding file divides everything."""
+        return self.peak / workers
 
     def __str__(self) -> str:
         parts = {
             "weights": self.weights, "optimizer": self.optimizer, "gradients and activations": self.step,
-            "a checkpoint being written": self.snapshot,
         }  # fmt: skip
-        told = ", ".join(f"{name} {shown(size)}" for name, size in parts.items() if size)
-        return f"up to {shown(self.total)} ({told})"
+        told = ", ".join(f"{name} {shown(size)}" for name, size in parts.items())
+        copy = f", and {shown(self.snapshot)} while a checkpoint is written" if self.snapshot else ""
+        return f"up to {shown(self.peak)} ({told}){copy}"
 
 
 def shown(size: float) -> str:

@@ -24,14 +24,22 @@ SUGGESTED = 3
 
 @dataclass(frozen=True)
 class Room:
-    """What the workers have for new tensors: `share`, the bytes of each that has the least, and how many they are."""
+    """What the workers have for new tensors: `share`, the bytes of each that has the least, and how many they are.
+
+    `copies_elsewhere`: a checkpoint's copy is not made in that memory, since the workers' tensors are on GPUs.
+    """
 
     share: float
     workers: int
+    copies_elsewhere: bool = False
 
     def holds(self, found: Needed) -> bool:
         """Whether a run fits if its tensors are divided as well as they can be."""
         return found.of_each(self.workers) <= self.share
+
+    def holds_copy(self, found: Needed) -> bool:
+        """Whether the copy fits besides, from which a checkpoint is written while training goes on."""
+        return self.copies_elsewhere or found.of_each(self.workers) + found.snapshot <= self.share
 
     def __str__(self) -> str:
         if "gt" not in sys.modules:
@@ -50,7 +58,8 @@ def available() -> Room | None:
     counted = [debug.stats(i) for i in range(len(workers))]
     hosts = [worker.host for worker in workers]
     sharing = (hosts.count(host) if stats.device_bytes is None else 1 for host, stats in zip(hosts, counted, strict=True))
-    return Room(min(stats.free_bytes / count for stats, count in zip(counted, sharing, strict=True)), len(workers))
+    share = min(stats.free_bytes / count for stats, count in zip(counted, sharing, strict=True))
+    return Room(share, len(workers), all(stats.device_bytes is not None for stats in counted))
 
 
 def _room_of_machine() -> Room | None:
@@ -62,8 +71,20 @@ def _room_of_machine() -> Room | None:
     return Room(1024 * int(found[1]), 1) if found else None
 
 
-def check(config: Config, given: argparse.Namespace, stored: int, room: Room | None) -> str:
-    """Says what a run needs and what there is. Raises UserError, with what would help, if the run cannot fit.
+@dataclass(frozen=True)
+class Verdict:
+    """What a run needs and what there is, for people. `copies`: whether a checkpoint's copy fits besides."""
+
+    text: str
+    copies: bool = True
+
+    def __str__(self) -> str:
+        waits = "" if self.copies else "; training waits while a checkpoint is written, for lack of room"
+        return self.text + waits
+
+
+def check(config: Config, given: argparse.Namespace, stored: int, room: Room | None) -> Verdict:
+    """Compares what a run needs with what there is. Raises UserError, with what would help, if the run cannot fit.
 
     stored: bytes of an element in the checkpoint's files. Of several workers each needs at least its share of the whole; how
     much more depends on the sharding file.
@@ -71,12 +92,12 @@ def check(config: Config, given: argparse.Namespace, stored: int, room: Room | N
     is_copied = "gt" in sys.modules
     found = needed(config, given, stored, is_copied)
     if room is None:
-        return f"Memory: {found}"
+        return Verdict(f"Memory: {found}")
     if room.holds(found):
-        return f"Memory: {found}; {room}"
+        return Verdict(f"Memory: {found}; {room}", room.holds_copy(found))
     ways = [_as_options(change) for change in remedies(config, given, stored, room, is_copied)]
-    if is_copied and found.snapshot < room.share:
-        workers = math.ceil(found.peak / (room.share - found.snapshot))
+    if is_copied:
+        workers = math.ceil(found.peak / room.share)
         ways.append(f"{workers} such workers and a sharding file that divides everything")
     told = f": use {', or '.join(ways)}" if ways else ", and no option changes that"
     raise UserError(f"{given.model}: needs {found}, {room}{told}")

@@ -23,7 +23,7 @@ import lora
 import numpy as np
 import room
 import yaml
-from checkpoint_files import Save, Saving, write_folder, write_output
+from checkpoint_files import Save, Saving, save_in_background, save_now, write_folder, write_output
 from checkpoints import Checkpoints, State
 from config import Config
 from evaluation import HeldOut, Report, loss_sum
@@ -328,8 +328,8 @@ def main() -> int:
         print(f"Finished already: {shown(given.out)} ({said}); --fresh trains anew", flush=True)
         return 0
     config = Config.from_json(run.source / "config.json")
-    room.check(config, given, element_bytes(entries(run.source)), room.available())
-    checkpoints = Checkpoints(given.checkpoints, given.keep)
+    verdict = room.check(config, given, element_bytes(entries(run.source)), room.available())
+    checkpoints = Checkpoints(given.checkpoints, given.keep, save_in_background if verdict.copies else save_now)
     with Interrupts() as interrupts:
         model, state = fit_whatever_dies(run, checkpoints, interrupts)
     if given.losses_out:

@@ -226,10 +226,9 @@ def test_early_stopping_keeps_the_best_weights(made: Path, tmp_path: Path, scrip
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
-    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path, scripts: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = run_of(scripts, made, tmp_path, "--max-steps", "4", "--save-every", "2")
-    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 2)
     full = RuntimeError("I/O error: No space left on device (os error 28)")
     calls = []
 
@@ -239,7 +238,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
             raise full
         return scripts.checkpoint_files.save_now(tensors, path)
 
-    monkeypatch.setattr(scripts.checkpoints, "save_in_background", save)
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 2, save)
     model = scripts.train.open_model(given, None)
     scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
     assert checkpoints.steps() == [2]
