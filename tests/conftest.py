@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from gt.config import settings
 
 if settings().worker_threads:  # on both sides: sums depend on it
     torch.set_num_threads(settings().worker_threads)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # from `./test &`; programs that are started would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -18,7 +18,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for number in NUMBERS:
-            self._usual[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) != signal.SIG_IGN:  # a shell has jobs in the background ignore SIGINT
+                self._usual[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

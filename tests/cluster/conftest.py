@@ -73,10 +73,26 @@ def alive(pid: int) -> bool:
         return False
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
 def start(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a program, which ends with the test at the latest."""
     command = [sys.executable, "-u", "-c", source, *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+    _started.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    """A test that fails leaves no program behind that would slow down the others."""
+    yield
+    for process in _started:
+        process.kill()
+        process.wait()
+    _started.clear()
 
 
 def go_on(process: subprocess.Popen[str]) -> None:
