@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,10 @@ def opened(scripts: ModuleType, config: object, given: argparse.Namespace, store
 
 
 def peak_of_a_step(scripts: ModuleType, config: object, given: argparse.Namespace, stored: torch.dtype) -> int:
-    """The most bytes that the worker held in a step whose optimizer had its state already."""
+    """The most bytes that the worker held in a step whose optimizer had its state already, besides those of other tests."""
+    gc.collect()
+    torch.remote.reset_peak_memory_stats()
+    others = torch.remote.max_memory_allocated()
     model = opened(scripts, config, given, stored)
     stepper = scripts.optimizers.Stepper(scripts.train.trained(model), given)
     for parameter in stepper.parameters.values():
@@ -71,7 +75,7 @@ def peak_of_a_step(scripts: ModuleType, config: object, given: argparse.Namespac
     stepper.step(1.0)
     peak = torch.remote.max_memory_allocated()
     assert peak > before, "too small to be measured"
-    return peak + sum(t.nbytes for t in held if t.nbytes < COUNTED_FROM)
+    return peak - others + sum(t.nbytes for t in held if t.nbytes < COUNTED_FROM)
 
 
 @pytest.mark.parametrize(
