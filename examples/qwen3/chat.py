@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from folders import fingerprint
 from problems import UserError
-from shapes import Message
+from shapes import Message, said
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Chat:
     def _end(self) -> tuple[str, str]:
         asked, answer = "Which one?", "the-answer"
         try:
-            text = self._render([_said("user", asked), _said("assistant", answer)], add_generation_prompt=False)
+            text = self._render([said("user", asked), said("assistant", answer)], add_generation_prompt=False)
         except UserError:  # not every template accepts this conversation; errors in the rows are reported later
             text = ""
         after = text.rpartition(answer)[2] if answer in text else ""
@@ -144,10 +144,6 @@ class Chat:
             return token, token
         place, token = found
         return after[:place] + token, token
-
-
-def _said(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def leaves_thinking_open(prompt: str) -> bool:
@@ -172,7 +168,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def checksum(folder: Path) -> str:
     """SHA-256 of a checkpoint's tokenizer: rows prepared with one are of no use to another."""
-    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    return fingerprint(folder / "tokenizer.json")
 
 
 def _renderer(folder: Path) -> PreTrainedTokenizerFast:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 from checkpoint_files import Save, Saving, is_lost, save_in_background
+from folders import PARTIAL, flush
 from problems import UserError, read_json
 from safetensors import SafetensorError
 
-STATE, OPTIMIZER, PARTIAL = "state.json", "optimizer", ".partial-"
+STATE, OPTIMIZER = "state.json", "optimizer"
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ class Checkpoints:
         try:
             for saving in under_way.savings:
                 saving.wait()
-            _flush(under_way.partial)
+            flush(*under_way.partial.rglob("*"), under_way.partial)
             final = self.path(under_way.state.step)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(under_way.partial, final)
-            _flush_folder(self.folder)
+            flush(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             self._failed(under_way.state, under_way.partial, error)
         else:
@@ -173,17 +174,3 @@ def _has_ended(saving: Saving) -> bool:
         return saving.done()
     except (OSError, RuntimeError, SafetensorError):
         return True
-
-
-def _flush(folder: Path) -> None:
-    """Flush all files and folders to the disk."""
-    for path in (*folder.rglob("*"), folder):
-        _flush_folder(path)
-
-
-def _flush_folder(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

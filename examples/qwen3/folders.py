@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import fnmatch
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,16 @@ def identity(name: str, revision: str | None) -> str:
     return str(place.resolve()) if place.exists() else f"{name}@{revision}" if revision else name
 
 
+def fingerprint(path: Path) -> str:
+    """Changes when a file's content does, or in a folder a file's name, size or time."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    held = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [(str(file.relative_to(path)), about.st_size, about.st_mtime_ns) for file, about in held]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
 def shown(path: Path) -> str:
     """A path relative to the working directory where possible."""
     absolute = path.absolute()
@@ -112,7 +123,9 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
     partial = _partial(out)
     with _alone_in(out):
         for left in out.glob(f"{PARTIAL}*"):
-            if not (left / RECORD).exists():  # from a run that was killed
+            if left.is_file():  # of `write_beside`
+                left.unlink()
+            elif not (left / RECORD).exists():  # from a run that was killed
                 shutil.rmtree(left)
         try:
             partial.mkdir()
@@ -131,6 +144,13 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
             _put_in_place(partial, out, (RECORD, *names))
         except (OSError, UserError) as error:
             raise UserError(f"{out}: cannot be moved into place ({error}); it is complete in {partial}") from None
+
+
+def write_beside(out: Path, name: str, text: str) -> None:
+    """Write one more file into a complete output folder, whole or not at all."""
+    partial = out / f"{PARTIAL}{name}"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(out / name)
 
 
 def _partial(out: Path) -> Path:
@@ -177,7 +197,12 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _complete(partial: Path, made_of: Mapping[str, str]) -> None:
     """Flush the new files to disk before any old one is removed."""
     (partial / RECORD).write_text(json.dumps(made_of, indent=2) + "\n")
-    for path in (*partial.rglob("*"), partial):
+    flush(*partial.rglob("*"), partial)
+
+
+def flush(*paths: Path) -> None:
+    """Flush files and folders to the disk."""
+    for path in paths:
         file = os.open(path, os.O_RDONLY)
         try:
             os.fsync(file)

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from model import product_dtype
+from prepared import IGNORED
 
-IGNORED = -100
-"""A target that is none, as PyTorch's cross_entropy has it."""
 FEWEST_ROWS = 200
 """Chunks of fewer rows multiply matrices noticeably slower than long ones."""
 MOST_CHUNKS = 20

@@ -217,7 +217,7 @@ def parse(description: str | None, program: str | None = None, told: list[str] |
     given.data = given.data or str(given.runs / "tiny-alpaca.json")
     given.prepared = given.prepared or given.runs / f"{model}-{data}-prepared"
     given.out = given.out or given.runs / f"{model}-{data}-tuned"
-    given.checkpoints = given.checkpoints or given.out.with_name(f"{given.out.name}-checkpoints")
+    given.checkpoints = given.checkpoints or _beside(given.out)
     given.made_of = {
         "model": "tiny" if given.tiny_model else identity(given.model, given.revision),
         "data": "tiny" if given.tiny_data else identity(given.data, given.data_revision),
@@ -305,6 +305,12 @@ def in_short(given: argparse.Namespace) -> str:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+def _beside(out: Path) -> Path:
+    """The default folder of checkpoints, next to the output folder, which may be the working directory."""
+    named = out if out.name not in ("", "..") else Path(os.path.abspath(out))
+    return named.with_name(f"{named.name}-checkpoints")
 
 
 def _stem(place: str) -> str:

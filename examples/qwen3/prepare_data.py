@@ -24,7 +24,7 @@ import make_data
 from chat import END, PAD, START, Chat, checksum
 from config import Config
 from encode import Encoded, encode
-from folders import PREPARED, RECORD, check_output, resolve, shown, whole
+from folders import PREPARED, RECORD, check_output, fingerprint, resolve, shown, whole
 from options import parse
 from packing import Packed, padding
 from prepared import IGNORED, Rows, Writer, write_questions
@@ -205,16 +205,6 @@ def depends_on(given: argparse.Namespace, model: Path) -> dict[str, object]:
     data = data if data.is_file() else resolve(given.data, given.data_revision, "dataset")
     of_model = {path.name: fingerprint(path) for path in model.glob("*") if path.name.startswith(("token", "chat_template"))}
     return {"data": fingerprint(data), "model": of_model} | {name: getattr(given, name) for name in options}
-
-
-def fingerprint(path: Path) -> str:
-    """Changes when a file's content does, or in a folder a file's name, size or time."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    held = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
-    files = [(str(file.relative_to(path)), about.st_size, about.st_mtime_ns) for file, about in held]
-    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def prepared_before(given: argparse.Namespace, of: dict[str, object], vocabulary: int) -> list[str] | None:

@@ -19,6 +19,7 @@ from problems import UserError, read_json
 from tokenizers import Tokenizer
 
 IGNORED = -100
+"""A label or target that is none, as PyTorch's cross_entropy has it."""
 PAD_TO = 16
 """Batches are padded to a multiple of this many tokens, to limit the number of shapes."""
 AGAIN = "prepare the data again"

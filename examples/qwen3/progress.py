@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from problems import UserError
 from rich.console import Console
@@ -100,5 +101,5 @@ def has_exploded(losses: list[float]) -> bool:
     """Whether the mean of the last ten is above one plus three times the lowest mean of ten before."""
     if len(losses) < 2 * WINDOW:
         return False
-    means = [sum(losses[i : i + WINDOW]) / WINDOW for i in range(len(losses) - WINDOW + 1)]
-    return means[-1] > 1 + 3 * min(means)
+    means = np.convolve(losses, np.full(WINDOW, 1 / WINDOW), "valid")
+    return bool(means[-1] > 1 + 3 * means.min())

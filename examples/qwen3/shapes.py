@@ -45,13 +45,13 @@ def _text(fields: Fields, key: str) -> str:
     return text
 
 
-def _said(role: str, content: str) -> Message:
+def said(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
 def _system(fields: Fields) -> list[Message]:
     system = _text(fields, "system")
-    return [_said("system", system)] if system else []
+    return [said("system", system)] if system else []
 
 
 def _instruction(number: int, fields: Fields) -> Row:
@@ -62,9 +62,9 @@ def _instruction(number: int, fields: Fields) -> Row:
         raise UserError("'history' is not a list of pairs, each a question and its answer")
     for pair in history:
         question, answer = (_text({"history": text}, "history") for text in pair)
-        messages += [_said("user", question), _said("assistant", answer)]
+        messages += [said("user", question), said("assistant", answer)]
     asked = "\n\n".join(filter(None, (_text(fields, "instruction"), _text(fields, "input"))))
-    messages += [_said("user", asked), _said("assistant", _text(fields, "output"))]
+    messages += [said("user", asked), said("assistant", _text(fields, "output"))]
     return Row(number, tuple(messages), (len(messages) - 1,))
 
 
@@ -113,9 +113,9 @@ def _message(given: Fields) -> Message:
         raise UserError("tool calls are not supported")
     if not given.keys() & {"content", "value"}:
         raise UserError(f"no 'content', its keys are {', '.join(map(repr, given))}")
-    said = _said(ROLES[role], _text(given, "content") or _text(given, "value"))
+    message = said(ROLES[role], _text(given, "content") or _text(given, "value"))
     reasoning = _text(given, "reasoning_content")
-    return said | {"reasoning_content": reasoning} if reasoning else said
+    return message | {"reasoning_content": reasoning} if reasoning else message
 
 
 SHAPES: dict[tuple[str, ...], Callable[[int, Fields], Row]] = {

@@ -27,7 +27,7 @@ from checkpoint_files import Save, Saving, save_in_background, save_now, write_f
 from checkpoints import Checkpoints, State
 from config import Config
 from evaluation import HeldOut, Report, loss_sum
-from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, resolve, shown
+from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, resolve, shown, write_beside
 from interrupts import Interrupts
 from load_weights import element_bytes, entries, header, load, read
 from model import Qwen3
@@ -229,6 +229,10 @@ def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, st
     """Check that the outputs can be written after training. Raises UserError or OSError."""
     float32 = 4 * sum(math.prod(entry.shape) for entry in entries(source).values())
     check_output(given.out, OUTPUT, made_of, 0 if given.lora else float32)
+    new = not given.checkpoints.exists()
+    given.checkpoints.mkdir(parents=True, exist_ok=True)
+    if new:
+        given.checkpoints.rmdir()
     if given.losses_out:
         new = not given.losses_out.exists()
         given.losses_out.open("a").close()
@@ -254,6 +258,7 @@ def identity_of(run: Run) -> dict[str, object]:
 
 def first_state(run: Run, checkpoints: Checkpoints) -> State:
     """Where to begin. Raises UserError if there is an unfinished run that is not this one."""
+    checkpoints.drop_partial()
     state = None if run.given.fresh else checkpoints.last()
     if state is not None and not run.is_of(state):
         if not (run.given.out / RESULT).exists():
@@ -314,9 +319,7 @@ def write_result(run: Run, report: Report | None, state: State) -> None:
     if report is not None:
         result["held-out"] = str(report)
     record = identity_of(run) | {"result": result}
-    partial = run.given.out / f".partial-{RESULT}"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.replace(run.given.out / RESULT)
+    write_beside(run.given.out, RESULT, json.dumps(record, indent=2) + "\n")
 
 
 def main() -> int:

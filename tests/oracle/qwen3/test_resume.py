@@ -201,6 +201,28 @@ def test_a_run_is_finished_only_for_the_same_command(
     assert scripts.train.finished(given) is None
 
 
+def test_what_a_killed_run_left_unfinished_is_removed(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    given = run_of(scripts, made, tmp_path)
+    write = scripts.folders.whole
+    with write(given.given.out, scripts.folders.OUTPUT, given.made_of):
+        pass
+    (given.given.out / ".partial-training.json").write_text("{")
+    (given.given.checkpoints / ".partial-000007" / "optimizer").mkdir(parents=True)
+    with write(given.given.out, scripts.folders.OUTPUT, given.made_of):
+        pass
+    scripts.train.first_state(given, scripts.checkpoints.Checkpoints(given.given.checkpoints, 1))
+    assert [path.name for path in given.given.out.iterdir()] == ["made_of.json"]
+    assert not given.given.checkpoints.exists()
+
+
+def test_checkpoints_lie_beside_the_output_whatever_it_is_called(
+    tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [scripts.options.parse(None, told=["--out", out]).checkpoints for out in ("runs/a", ".", f"{tmp_path}/b/")]
+    assert found == [Path("runs/a-checkpoints"), Path(f"{tmp_path}-checkpoints"), tmp_path / "b-checkpoints"]
+
+
 def test_early_stopping_keeps_the_best_weights(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     options = [
         "--batch-size",
