@@ -156,6 +156,7 @@ class Worker:
     ) -> tuple[int, list[Collective]]:
         """Run instructions from `position` to `until`, or to one that needs collectives; returns where, and which."""
         storages, ways, under_way = state.memory.storages, state.direct, state.under_way
+        state.upcoming.items, state.upcoming.position = items, position
         for at, item in enumerate(items[position:until], position):
             if type(item) is wire.Op:
                 way = ways.get(item.call)

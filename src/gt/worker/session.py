@@ -10,6 +10,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Failure, Warned
 from gt.worker.calls.direct import Direct
 from gt.worker.calls.prepared import PreparedCall
+from gt.worker.calls.reuse import Upcoming
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.memory import Memory
@@ -32,6 +33,7 @@ class WorkerSession:
         self.calls: dict[int, PreparedCall | Failure] = {}
         self.direct: dict[int, Direct] = {}
         """The direct ways of those calls that have one."""
+        self.upcoming = Upcoming()
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
         self.warnings: list[Warned] = []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gt.worker.calls.prepared import DEFAULT_DTYPE, PreparedCall
+from gt.worker.calls.reuse import Upcoming, reusing
 from gt.worker.memory import Memory, Storages
 from gt.worker.usage import COUNTED_FROM_BYTES
 from gt.worker.zeroing import Zeroing
@@ -20,8 +21,8 @@ Direct = Callable[[Storages, Any], None]
 """Runs an `Op`. It takes the item for one of the client's: one id for its result, ids and numbers where they belong."""
 
 
-def direct(call: PreparedCall, memory: Memory) -> Direct | None:
-    """The direct way of a verified call; None for a call that has none."""
+def direct(call: PreparedCall, memory: Memory, upcoming: Upcoming) -> Direct | None:
+    """The direct way of a verified call; None for a call that has none. `upcoming`: the session's instructions."""
     if not _makes_one_result(call) or call.default_dtype is not DEFAULT_DTYPE:
         return None
     if call.allocates and memory.device.type != "cpu":  # its memory is filled after the call
@@ -29,7 +30,7 @@ def direct(call: PreparedCall, memory: Memory) -> Direct | None:
     way = _shortest(call) if call.fills else _zeroed(_shortest(call), memory.zeroing)
     if call.checks is not None and call.checks.reads_elements:
         way = _unshared(way, memory.zeroing)
-    return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(way, memory, call.sizes[0])
+    return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(_reused(way, call, upcoming), memory, call.sizes[0])
 
 
 def _makes_one_result(call: PreparedCall) -> bool:
@@ -58,6 +59,19 @@ def _unshared(way: Direct, zeroing: Zeroing) -> Direct:
         if zeroing.needed:
             raise RuntimeError("the elements of its operands must be checked")
         way(storages, item)
+
+    return run
+
+
+def _reused(way: Direct, call: PreparedCall, upcoming: Upcoming) -> Direct:
+    """For calls whose result may get the memory of an operand."""
+    reused = reusing(call, upcoming)
+    if reused is None:
+        return way
+
+    def run(storages: Storages, item: Any) -> None:
+        if not reused(storages, item):
+            way(storages, item)
 
     return run
 

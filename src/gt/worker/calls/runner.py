@@ -107,7 +107,7 @@ class Runner:
         call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
         # one definition serves the graphs of many calls, whose gradients have the strides that their kernels chose
         call.verified = call.op is not graph.backward
-        if (way := direct(call, session.memory)) is not None:
+        if (way := direct(call, session.memory, session.upcoming)) is not None:
             session.direct[number] = way
 
 
