@@ -15,6 +15,8 @@ from prepared import IGNORED
 
 FEWEST_ROWS = 200
 """Chunks of fewer rows multiply matrices noticeably slower than long ones."""
+LEAST_SHARED = 0.5
+"""The least share of the targets for which it is worth to multiply the tokens of each sequence apart from the rest."""
 MOST_CHUNKS = 20
 """With so many, a chunk of logits and what is made of it take less than a tenth of all logits."""
 BLOCK = 16_384
@@ -26,38 +28,66 @@ def chunked_cross_entropy(
 ) -> torch.Tensor:
     """Sum of -log softmax(hidden @ weight.T)[target] over the targets that are not IGNORED.
 
-    hidden: [..., hidden]; weight: [vocabulary, hidden], the output head; targets: int64, the leading dimensions of `hidden`,
-    in NumPy, so that rows without a target are left out before the product and none has to be fetched. The products are made
-    in autocast's dtype or the weight's, everything else in float32 (float64 for such weights), the dtype of the scalar.
+    hidden: [..., tokens, hidden]; weight: [vocabulary, hidden], the output head; targets: int64, the leading dimensions of
+    `hidden`, in NumPy, so that tokens without a target are left out before the product and none has to be fetched. Products
+    are made in autocast's dtype or the weight's, everything else in float32 (float64 for such weights), as the scalar is.
 
     The gradients of `hidden` and `weight` are made in the forward pass, chunk by chunk, if they are needed at all; so this
-    needs three products where recomputing the logits in the backward pass would need four. `chunk` is the number of rows of
-    a chunk: by default a twentieth of them, but at least 200 (fewer multiply slower; more only take more memory).
+    needs three products where recomputing the logits in the backward pass would need four. `chunk` is the number of tokens
+    of a chunk: by default a twentieth of them, but at least 200 (fewer multiply slower; more only take more memory).
     """
-    rows = np.flatnonzero(targets.reshape(-1) != IGNORED)
-    picked = hidden.flatten(0, -2)
-    if len(rows) < targets.size:
-        picked = picked.index_select(0, torch.from_numpy(rows).to(hidden.device))
-    labels = torch.from_numpy(targets.reshape(-1)[rows]).to(hidden.device)
-    chunks = min(max(len(rows) // FEWEST_ROWS, 1), MOST_CHUNKS)
-    chunk = chunk or max(math.ceil(len(rows) / chunks), 1)
+    picked, labels = _at_targets(hidden, targets)
+    count = sum(map(torch.Tensor.numel, labels))
+    chunks = min(max(count // FEWEST_ROWS, 1), MOST_CHUNKS)
+    chunk = chunk or max(math.ceil(count / chunks), 1)
     grads = torch.is_grad_enabled() and hidden.requires_grad, torch.is_grad_enabled() and weight.requires_grad
-    return _Loss.apply(picked, weight, labels, chunk, product_dtype(weight), grads)
+    return _Loss.apply(weight, labels, chunk, product_dtype(weight), grads, *picked)
+
+
+def _at_targets(hidden: torch.Tensor, targets: np.ndarray) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Hidden states at targets, and the targets, in blocks [sequences, tokens, hidden] and [sequences, tokens].
+
+    The first block has as many tokens of each sequence as every one has, unless these are few; the second has the rest, as
+    one sequence. Where workers share the sequences of a batch, each of them has its own part of the first block.
+    """
+    rows, wanted = hidden.reshape(-1, *hidden.shape[-2:]), targets.reshape(-1, targets.shape[-1])
+    is_target = wanted != IGNORED
+    shared = is_target.sum(1).min()
+    if shared * len(wanted) < LEAST_SHARED * is_target.sum():
+        shared = 0
+    first = np.argsort(~is_target, axis=1, kind="stable")[:, :shared]
+    rest = is_target.copy()
+    np.put_along_axis(rest, first, False, axis=1)
+    picked, labels = [], []
+    if shared:
+        picked.append(rows if shared == wanted.shape[1] else _of_each(rows, first))
+        labels.append(np.take_along_axis(wanted, first, axis=1))
+    if rest.any() or not shared:
+        index = torch.from_numpy(np.flatnonzero(rest)).to(hidden.device)
+        picked.append(rows.flatten(0, 1).index_select(0, index)[None])
+        labels.append(wanted[rest][None])
+    return picked, [torch.from_numpy(array).to(hidden.device) for array in labels]
+
+
+def _of_each(rows: torch.Tensor, index: np.ndarray) -> torch.Tensor:
+    """rows[i, index[i]] for each i."""
+    where = torch.from_numpy(index).to(rows.device)[..., None]
+    return rows.gather(1, where.expand(-1, -1, rows.shape[-1]))
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
-        hidden: torch.Tensor,
         weight: torch.Tensor,
-        labels: torch.Tensor,
+        labels: list[torch.Tensor],
         chunk: int,
         dtype: torch.dtype,
         grads: tuple[bool, bool],
+        *hidden: torch.Tensor,
     ) -> torch.Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            total, *made = _loss_and_gradients(hidden, weight, labels, chunk, dtype, grads)
+        with torch.autocast(weight.device.type, enabled=False):
+            total, *made = _loss_and_gradients(weight, labels, chunk, dtype, grads, hidden)
         ctx.made = made
         return total
 
@@ -67,43 +97,57 @@ class _Loss(torch.autograd.Function):
         if ctx.made is None:
             raise RuntimeError("chunked_cross_entropy keeps its gradients for one backward pass only")
         made, ctx.made = ctx.made, None  # scaled in place: a copy of the weight's would be as large as the weight
-        return *(None if grad is None else grad.mul_(scale) for grad in made), None, None, None, None
+        of_weight, *of_hidden = (None if grad is None else grad.mul_(scale) for grad in made)
+        return of_weight, None, None, None, None, *of_hidden
 
 
 def _loss_and_gradients(
-    hidden: torch.Tensor,
     weight: torch.Tensor,
-    labels: torch.Tensor,
+    labels: list[torch.Tensor],
     chunk: int,
     dtype: torch.dtype,
     grads: tuple[bool, bool],
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The sum of the losses, and its gradients of `hidden` and `weight` where `grads` asks for them."""
+    hidden: tuple[torch.Tensor, ...],
+) -> tuple[torch.Tensor | None, ...]:
+    """The sum of the losses, and its gradients of `weight` and of each block of `hidden`, where `grads` asks for them."""
     wide = torch.promote_types(dtype, torch.float32)
-    total = torch.zeros((), dtype=wide, device=hidden.device)
-    of_hidden = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if grads[0] else None
-    of_weight = torch.zeros_like(weight) if grads[1] else None
-    for start in range(0, len(labels), chunk):
-        rows = slice(start, start + chunk)
-        of_part = None if of_hidden is None else of_hidden[rows]
-        total += _chunk(hidden[rows].to(dtype), weight, labels[rows, None], of_part, of_weight)
-    return total, None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight
+    losses, of_weight, of_hidden = [], None, []
+    for block, wanted in zip(hidden, labels, strict=True):
+        of_block = torch.zeros_like(block, dtype=wide) if grads[0] else None
+        step = max(chunk // len(block), 1)
+        for start in range(0, block.shape[1], step):
+            tokens = slice(start, start + step)
+            of_part = None if of_block is None else of_block[:, tokens]
+            labelled = block[:, tokens].to(dtype), wanted[:, tokens].reshape(-1, 1)
+            loss, of_weight = _chunk(*labelled, weight, of_part, of_weight, grads[1])
+            losses.append(loss)
+        of_hidden.append(None if of_block is None else of_block.to(block.dtype))
+    if grads[1] and of_weight is None:
+        of_weight = torch.zeros_like(weight)
+    total = torch.stack(losses).sum() if losses else torch.zeros((), dtype=wide, device=weight.device)
+    return total, of_weight, *of_hidden
 
 
 def _chunk(
     part: torch.Tensor,
-    weight: torch.Tensor,
     wanted: torch.Tensor,
+    weight: torch.Tensor,
     of_part: torch.Tensor | None,
     of_weight: torch.Tensor | None,
-) -> torch.Tensor:
-    """The sum of a chunk's losses; adds its gradients. Its logits are dropped before the next chunk's are made."""
-    logits = _logits(part, weight)
+    grads_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The sum of a chunk's losses, and the weight's gradient with that of the chunk; adds the gradient of the chunk's hidden
+    states. Its logits are dropped before the next chunk's are made.
+    """
+    rows = part.flatten(0, 1)
+    logits = _logits(rows, weight)
     loss = _softmax_(logits, wanted)
-    if of_part is not None or of_weight is not None:
+    if of_part is not None or grads_weight:
         logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1))  # now the gradient of the logits
-        _add_gradients_(logits, part, weight, of_part, of_weight)
-    return loss
+    if of_part is not None:
+        for block in _blocks(weight, part.dtype):
+            of_part += (logits[:, block].to(part.dtype) @ weight[block].to(part.dtype)).view(part.shape)
+    return loss, _with_product(of_weight, logits, rows, weight) if grads_weight else None
 
 
 def _blocks(weight: torch.Tensor, dtype: torch.dtype) -> Iterator[slice]:
@@ -116,7 +160,8 @@ def _logits(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     wide = torch.promote_types(part.dtype, torch.float32)
     if weight.dtype == part.dtype:
         return (part @ weight.T).to(wide)
-    logits = torch.empty(len(part), len(weight), dtype=wide, device=part.device)
+    like = part[:, :1].expand(-1, len(weight))  # so that each worker has the rows which it has of `part`
+    logits = torch.empty_like(like, dtype=wide, memory_format=torch.contiguous_format)
     for block in _blocks(weight, part.dtype):
         logits[:, block] = part @ weight[block].to(part.dtype).T
     return logits
@@ -131,18 +176,21 @@ def _softmax_(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (sums.log() - of_wanted).sum()
 
 
-def _add_gradients_(
-    of_logits: torch.Tensor,
-    part: torch.Tensor,
-    weight: torch.Tensor,
-    of_part: torch.Tensor | None,
-    of_weight: torch.Tensor | None,
-) -> None:
-    for block in _blocks(weight, part.dtype):
+def _with_product(
+    total: torch.Tensor | None, of_logits: torch.Tensor, part: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Add a chunk's gradient of the weight to `total`, in place; returns the first one, where there is no total.
+
+    That does not begin with zeros: where workers share the tokens each has its own part of the product, and so of the total.
+    """
+    blocks = list(_blocks(weight, part.dtype))
+    if total is None:
+        products = [(of_logits[:, block].to(part.dtype).T @ part).to(weight.dtype) for block in blocks]
+        return products[0] if len(products) == 1 else torch.cat(products)
+    for block in blocks:
         of_block = of_logits[:, block].to(part.dtype)
-        if of_part is not None:
-            of_part += of_block @ weight[block].to(part.dtype)
-        if of_weight is not None and of_weight.dtype == part.dtype:
-            of_weight[block].addmm_(of_block.T, part)
-        elif of_weight is not None:
-            of_weight[block] += of_block.T @ part
+        if weight.dtype == part.dtype:
+            total[block].addmm_(of_block.T, part)
+        else:
+            total[block].add_((of_block.T @ part).to(weight.dtype))
+    return total

@@ -85,7 +85,7 @@ def test_both_operands_may_be_one_tensor() -> None:
 
 
 def test_what_was_fetched_is_not_overwritten_before_it_is_sent() -> None:
-    got, data, (a, b) = run(
+    _, data, (a, b) = run(
         "add", (WHOLE, WHOLE), [wire.Fetch(1, 1, WHOLE), wire.Op(1, 3, (1, 2), 0), 1, wire.Fetch(3, 3, WHOLE)], []
     )
     assert data == [bits(a), bits(a + b)]
@@ -106,7 +106,8 @@ def test_what_a_graph_has_saved_is_not_overwritten() -> None:
     backward = wire.Define(5, "gt::backward", [wire.In(0), wire.In(1), [0, 1]], {}, [handle, WHOLE], [WHOLE, WHOLE])
     before = [graphed, wire.Op(4, (5, 6), (1, 2), 0)]
     rest = [
-        wire.Op(1, 3, (1, 2), 0), 1, 2, backward, wire.Op(5, (7, 8), (6, 3), 0), wire.Fetch(1, 7, WHOLE), wire.Fetch(2, 8, WHOLE)
+        wire.Op(1, 3, (1, 2), 0), 1, 2, backward, wire.Op(5, (7, 8), (6, 3), 0),
+        wire.Fetch(1, 7, WHOLE), wire.Fetch(2, 8, WHOLE),
     ]  # fmt: skip
     got, data, (a, b) = run("add", (WHOLE, WHOLE), rest, before)
     assert (got, data) == (None, [bits((a + b) * b), bits((a + b) * a)])

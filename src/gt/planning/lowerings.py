@@ -5,6 +5,7 @@ Each is written with ATen's own operators and small collectives, so a worker nee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -121,7 +122,7 @@ def lower(name: str, original: Define, local: Define, choice: Choice, mesh: Mesh
     return LOWERINGS[name](Builder(original, local, choice, mesh))
 
 
-# -- vocabularies ----------------------------------------------------------------------------------------------------------
+# -- dims of which each worker has a run, as of a vocabulary ----------------------------------------------------------------
 
 
 def _own_rows(
@@ -153,6 +154,52 @@ def _embedding(b: Builder) -> Lowered | None:
     found = b.run("embedding", [In(0), In(1)], [(Ref("in", 0), weight), own], dense(out.size, out.dtype))
     mask = msgspec.structs.replace(outside[1], size=(*outside[1].size, 1), stride=(*outside[1].stride, 1))
     b.run("masked_fill.Scalar", [In(0), In(1), 0], [found, (outside[0], mask)], out, Ref("out", 0))
+    return b.lowered()
+
+
+def _gather(b: Builder) -> Lowered | None:
+    axes = b.axes("run")
+    if not axes:
+        return None
+    source, index, out = b.local.ins[0], b.local.ins[1], b.result(0)
+    at = _dim(b.local.args[1], len(source.size))
+    own, outside = _own_rows(b, (Ref("in", 1), index), axes[0], source.size[at])
+    found = b.run("gather", [In(0), at, In(1)], [(Ref("in", 0), source), own], dense(out.size, out.dtype))
+    b.run("masked_fill.Scalar", [In(0), In(1), 0], [found, outside], out, Ref("out", 0))
+    return b.lowered()
+
+
+def _scatter_add(b: Builder) -> Lowered | None:
+    """In place or not: what belongs to another worker's part is added as zeros."""
+    axes = b.axes("run")
+    if not axes:
+        return None
+    target, index, source = b.local.ins
+    at = _dim(b.local.args[1], len(target.size))
+    own, outside = _own_rows(b, (Ref("in", 1), index), axes[0], target.size[at])
+    seen = msgspec.structs.replace(source, size=index.size)  # `src` may be larger than the index
+    added = b.run("masked_fill.Scalar", [In(0), In(1), 0], [(Ref("in", 2), seen), outside], dense(index.size, source.dtype))
+    define = msgspec.structs.replace(b.local, args=[In(0), at, In(1), In(2)], ins=[target, own[1], added[1]])
+    outs = () if define.writes else (Ref("out", 0),)
+    b.steps.append(RunStep(define, (Ref("in", 0), own[0], added[0]), outs))
+    return b.lowered()
+
+
+def _largest(b: Builder) -> Lowered | None:
+    """Largest values, and whether one is NaN, which a collective may lose."""
+    reduced = b.original.args[1] if len(b.original.args) > 1 else []
+    dims = range(len(b.local.ins[0].size))
+    assert isinstance(reduced, list)
+    axes = [axis for d in ({_dim(d, len(dims)) for d in reduced} or dims) for axis in b.axes(d)]
+    if not axes:
+        return None
+    out = b.result(0)
+    found = b.run("amax", list(b.local.args), [(Ref("in", 0), b.local.ins[0])], dense(out.size, out.dtype))
+    strange = b.cast(b.run("ne.Tensor", [In(0), In(0)], [found], dense(out.size, "bool")), out.dtype)
+    for axis in axes:
+        b.reduce(axis, "max", found, strange)
+    lost = b.run("gt.Scalar", [In(0), 0], [strange], dense(out.size, "bool"))
+    b.run("masked_fill.Scalar", [In(0), In(1), math.nan], [found, lost], out, Ref("out", 0))
     return b.lowered()
 
 
@@ -378,6 +425,9 @@ def _numbers(define: Define) -> int:
 
 LOWERINGS: dict[str, Callable[[Builder], Lowered | None]] = {
     "embedding": _embedding,
+    "gather": _gather,
+    "scatter_add": _scatter_add,
+    "largest": _largest,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "softmax_backward": _softmax_backward,

@@ -36,6 +36,9 @@ class Group:
     passes: frozenset[Partial] = frozenset()
     """Kinds of Partial that the group computes with unreduced, if all its operands are of that kind: it is linear in them
     together (`a + b`, `2 * a`)."""
+    linear: tuple[frozenset[int], ...] = ()
+    """Where it is not linear in all operands together: the sets of those in which it is while the others stay the same
+    (`a * b`: in `a`, and in `b`)."""
     written: frozenset[int] = frozenset()
     """Operands that the call writes: they are never copies."""
     unread: frozenset[int] = frozenset()
@@ -43,7 +46,8 @@ class Group:
     contiguous: frozenset[Label] = frozenset()
     """Labels of which every rank must have one run, as the rows of a vocabulary."""
     once: Mapping[int, frozenset[Label]] = field(default_factory=dict)
-    """By operand: labels under whose sharding only one rank may add it, as a bias to a product that is summed over ranks."""
+    """By operand: labels under whose sharding only one rank may add it, as a bias to a product that is summed over ranks;
+    or it is a Partial itself, as it has to be if it is written."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -106,6 +106,8 @@ class Solver:
         while (impossible := self._place_results(solved, group, tuple(choice))) is not None:
             choice[impossible] = None
         solved.choices.append(tuple(choice))
+        passing = {axis: _passing(group, operands, axis) for axis, c in enumerate(choice) if isinstance(c, Partial)}
+        solved.once = {axis: found.once for axis, found in passing.items() if found is not None}
         for operand in operands:
             self._bring(solved, group, operand, tuple(choice))
         self._cut_back(solved, group, operands, tuple(choice))
@@ -138,13 +140,13 @@ class Solver:
     ) -> Digit | Partial | None:
         passing = _passing(group, operands, axis)
         if passing is not None:
-            return passing
+            return passing.kind
         found = dict.fromkeys(c for o in operands if (c := self._candidate(group, operands, o, axis)) is not None)
         candidates = [candidate for candidate in found if self._nests(candidate, axis, before)]
         best: Digit | None = None
-        cost: float = self._cost(operands, None, axis) + REPLICATING_COST if candidates else 0.0
+        cost: float = self._cost(group, operands, None, axis) + REPLICATING_COST if candidates else 0.0
         for candidate in candidates:
-            own = self._cost(operands, candidate, axis)
+            own = self._cost(group, operands, candidate, axis)
             if own < cost:
                 best, cost = candidate, own
         return best
@@ -169,10 +171,15 @@ class Solver:
         together = sorted([*own, (candidate.weight, axis)])
         return not any(upper % (lower * self.mesh.sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(together))
 
-    def _cost(self, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
+    def _cost(self, group: Group, operands: list[_Operand], choice: Digit | None, axis: int) -> float:
         total, count = 0.0, self.mesh.sizes[axis]
         for operand in operands:
             need, have = _needed(operand.labels, choice), operand.view[axis]
+            if _is_added(group, operand, choice):
+                if have is group.partial:
+                    continue
+                if operand.written:
+                    return INFINITE
             if have == need or not operand.read:
                 continue
             if operand.written and need is not None and not _can_be_cut(operand, axis):
@@ -222,23 +229,25 @@ class Solver:
 
     def _bring(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> None:
         """The conversions that bring an operand where the choice needs it, and its local geometry."""
-        at = self._gathered(solved, operand, choice)
+        at = self._gathered(solved, group, operand, choice)
         if operand.written:
             self._cut_written(solved, operand, choice, at)
         seen = part(view_of(operand.geometry), tuple(at), self.mesh.sizes)
         assert not isinstance(seen, Underivable), "the operand was brought where it can be seen"
         view = self._sliced(solved, operand, choice, *seen)
         for axis, chosen in enumerate(choice):
-            if isinstance(chosen, Digit) and chosen.label in group.once.get(operand.index, ()):
+            added = _is_added(group, operand, chosen) and not isinstance(at[axis], Partial)
+            if added or operand.index in solved.once.get(axis, ()):
                 solved.conversions.append(TakeOnce(operand.index, axis))
         solved.local_ins[operand.index] = _replaced(operand.geometry, view)
 
-    def _gathered(self, solved: _Solved, operand: _Operand, choice: Choice) -> list[Any]:
+    def _gathered(self, solved: _Solved, group: Group, operand: _Operand, choice: Choice) -> list[Any]:
         """Reduce and gather what the choice cannot use; returns the placement after that."""
         at: list[Any] = list(operand.state.placed)
         scattered: list[tuple[int, int, Partial]] = []
         for axis, placed in enumerate(at):
-            passes = placed == choice[axis] and operand.geometry.dtype == operand.state.dtype
+            passes = placed == choice[axis] or (_is_added(group, operand, choice[axis]) and placed is group.partial)
+            passes = passes and operand.geometry.dtype == operand.state.dtype
             if not isinstance(placed, Partial) or passes or not operand.read:
                 continue
             at[axis] = None
@@ -382,6 +391,8 @@ class _Solved:
         self.operands = operands
         self.rule = rule
         self.choices: list[Choice] = []
+        self.once: dict[int, frozenset[int]] = {}
+        """By axis, for the group that is solved: the operands of which only one rank may have the elements."""
         self.conversions: list[Conversion] = []
         self.reduces: dict[int, list[int]] = {}
         self.local_ins: dict[int, Geometry] = {}
@@ -402,13 +413,37 @@ def _unruled(define: Define) -> Rule:
     return Rule((Group(ins, outs, frozenset(), written=frozenset(define.writes)),))
 
 
-def _passing(group: Group, operands: list[_Operand], axis: int) -> Partial | None:
-    """The kind of Partial that all operands are and the group computes with."""
-    kinds = {operand.view[axis] for operand in operands if operand.read}
-    if len(kinds) != 1:
+class _Passing(NamedTuple):
+    """A Partial of this kind passes through a call. `once`: replicated operands that only one rank may have for that."""
+
+    kind: Partial
+    once: frozenset[int]
+
+
+def _passing(group: Group, operands: list[_Operand], axis: int) -> _Passing | None:
+    """The Partial with which a group computes: all operands in which it is linear are one, and the others replicated.
+
+    Something replicated is added to a Partial in place by one rank.
+    """
+    have = {operand.index: operand.view[axis] for operand in operands if operand.read}
+    kinds = {placed for placed in have.values() if isinstance(placed, Partial)}
+    if len(kinds) != 1 or not kinds <= group.passes:
         return None
-    kind = kinds.pop()
-    return kind if isinstance(kind, Partial) and kind in group.passes else None
+    (kind,) = kinds
+    partial = {index for index, placed in have.items() if placed is kind}
+    for together in group.linear or (frozenset(have),):
+        once = together - partial
+        fits = (
+            partial <= together and group.written <= partial and (not once or (bool(group.written) and kind is Partial.SUM))
+        )
+        if fits and all(have[index] is None for index in have.keys() - partial):
+            return _Passing(kind, once)
+    return None
+
+
+def _is_added(group: Group, operand: _Operand, choice: Digit | Partial | None) -> bool:
+    """Whether an operand is added to what is a Partial under a choice."""
+    return isinstance(choice, Digit) and choice.label in group.once.get(operand.index, ())
 
 
 def _needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:

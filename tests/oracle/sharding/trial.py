@@ -5,6 +5,7 @@ The result must be that of the whole call: equal for integers, up to rounding fo
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -77,7 +78,8 @@ class Trial:
                 self._compare(f"result {o}", self.whole.outs[o], found, axes, number, labels, group.sums.get(o, frozenset()))
             for i in group.written:
                 found = {rank: r.operands[i] for rank, r in ran.items()}
-                self._compare(f"operand {i}", self.whole.operands[i], found, axes, number, group.ins[i], frozenset())
+                added = group.once.get(i, frozenset())
+                self._compare(f"operand {i}", self.whole.operands[i], found, axes, number, group.ins[i], added)
 
     def _compare(
         self,
@@ -147,12 +149,12 @@ class Trial:
                 elements = torch.zeros_like(elements)
         return elements
 
-    def passed(self, number: int, kind: Partial) -> None:
-        """Raises AssertionError if a Partial of this kind does not pass through a group."""
+    def passed(self, number: int, kind: Partial, together: frozenset[int]) -> None:
+        """Raises AssertionError if a Partial of this kind does not pass through these operands of a group."""
         group, count = self.rule.groups[number], 2
         given = [e.abs() if kind is Partial.NORM and i in group.ins else e for i, e in enumerate(self.call.operands)]
         whole = self.bench.run(self.call_whole, given, self.call.numbers)
-        parts = {i: split(given[i], kind, count) for i in group.ins}
+        parts = {i: split(given[i], kind, count) for i in together}
         ran = [
             self.bench.run(
                 self.call_whole, [parts[i][rank] if i in parts else e for i, e in enumerate(given)], self.call.numbers
@@ -217,9 +219,11 @@ def try_rule(bench: Bench, call: Call, rule: Rule, rng: random.Random, limit: in
         report.tried += 1
         _note(report, call, f"{axes}", lambda axes=axes: trial.sharded(axes))
     for number, group in enumerate(rule.groups):
-        for kind in group.passes if number < 2 else ():
-            report.passed_on += 1
-            _note(report, call, f"{kind}", lambda number=number, kind=kind: trial.passed(number, kind))
+        cases = itertools.product(group.passes, group.linear or (frozenset(group.ins),)) if number < 2 else ()
+        for kind, together in cases:
+            if group.written <= together:
+                report.passed_on += 1
+                _note(report, call, f"{kind}", functools.partial(trial.passed, number, kind, together))
     return report
 
 

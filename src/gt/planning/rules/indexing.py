@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from gt.placement.digit import Partial
 from gt.planning.rule import Label, Labels, Rule
 from gt.planning.rules import labelling
+from gt.planning.rules.pointwise import kinds_of
 from gt.planning.rules.reading import Table, argument, dim, operand, operands_in
 from gt.wire import instructions as wire
 
@@ -42,8 +45,35 @@ def index_select(define: wire.Define) -> Rule | None:
 
 
 def gather(define: wire.Define) -> Rule | None:
-    """`gather(self, dim, index)`: the index may be smaller than `self` in other dims, which are whole then."""
-    return _along_index(define, [0], 2, made_like_index=True)
+    """`gather(self, dim, index)`: the index may be smaller than `self` in other dims, which are whole then.
+
+    The indexed dim may be sharded by a lowering, if few elements are picked: all ranks together have the result.
+    """
+    found = _along_index(define, [0], 2, made_like_index=True)
+    picked = define.outs[0]
+    if found is None or picked is None or 2 * math.prod(picked.size) > math.prod(define.ins[0].size):
+        return found
+    return _by_runs(found, define, 0, "gather")
+
+
+def scatter_add(define: wire.Define) -> Rule | None:
+    """`scatter_add(self, dim, index, src)`: as `scatter`, and the indexed dim may be sharded by a lowering."""
+    found = scatter(define)
+    return None if found is None else _by_runs(found, define, None, "scatter_add")
+
+
+def _by_runs(found: Rule, define: wire.Define, summed: int | None, lowering: str) -> Rule:
+    """The rule with the indexed dim of the first operand sharded by runs; the result `summed` is a Partial then."""
+    (group,) = found.groups
+    at = dim(argument(define, 1, "dim"), len(define.ins[0].size))
+    if at is None or Partial.SUM not in kinds_of(define.ins[0].dtype):
+        return found
+    run = frozenset({"run"})
+    ins = {**group.ins, 0: _with("run", at, group.ins[0])}
+    outs = group.outs if summed is not None else {o: _with("run", at, labels) for o, labels in group.outs.items()}
+    sums = {} if summed is None else {summed: run}
+    wider = replace(group, ins=ins, outs=outs, sums=sums, may_shard=group.may_shard | run, contiguous=run)
+    return replace(found, groups=(wider,), lowering=lowering, lowered=run)
 
 
 def _along_index(define: wire.Define, like_self: list[int], index_at: int, made_like_index: bool) -> Rule | None:
@@ -201,7 +231,8 @@ TABLE: Table = {
     "embedding_dense_backward": embedding_dense_backward,
     "index_select": index_select,
     "gather": gather,
-    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
+    **dict.fromkeys(("scatter", "scatter_reduce"), scatter),
+    "scatter_add": scatter_add,
     **dict.fromkeys(("index_add", "index_copy", "index_reduce"), index_add),
     "index_fill": index_fill,
     "index": index,

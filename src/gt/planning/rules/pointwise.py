@@ -40,7 +40,7 @@ def pointwise(define: wire.Define) -> Rule | None:
         return None
     ins = {i: labelling.from_the_right(define.ins[i].size, shape) for i in read}
     made = {o: labelling.from_the_right(size, shape) for o, size in outs}
-    return labelling.rule(ins, made, passes=passes(define))
+    return labelling.rule(ins, made, passes=passes(define), linear=_factors(define))
 
 
 def _kwargs(define: wire.Define) -> list[wire.Arg]:
@@ -83,14 +83,26 @@ def _widens(define: wire.Define) -> bool:
     return made is not None and len(define.ins) == 1 and (define.ins[0].dtype, made.dtype) in WIDER
 
 
+def _factors(define: wire.Define) -> tuple[frozenset[int], ...]:
+    """The operands in each of which a product or quotient in place is linear while the other one stays the same.
+
+    Not elsewhere: its operand, used again, would be reduced apart from its result.
+    """
+    a, b = define.args[:2] if len(define.args) >= 2 and define.writes else (None, None)
+    if not (isinstance(a, wire.In) and isinstance(b, wire.In) and a.index != b.index and len(define.ins) == 2):
+        return ()
+    sets = {"mul": (frozenset({a.index}), frozenset({b.index})), "div": (frozenset({a.index}),)}
+    return sets.get(short_name(define).rstrip("_"), ())
+
+
 def _is_linear(name: str, define: wire.Define) -> bool:
-    """Whether it is a sum or difference of operands, or one operand scaled by a number."""
+    """Whether it is a sum or difference of operands, or one operand scaled by a number or by another operand."""
     args = define.args[:2]
     if name in ("add", "sub"):
         return len(args) == 2 and all(isinstance(a, wire.In) for a in args)
     if name in ("mul", "div"):
-        numbers = isinstance(args[0], wire.In) and not isinstance(args[1], wire.In)
-        return numbers and len(define.ins) == 1 and define.kwargs.get("rounding_mode") is None
+        number = isinstance(args[0], wire.In) and not isinstance(args[1], wire.In) and len(define.ins) == 1
+        return (number or bool(_factors(define))) and define.kwargs.get("rounding_mode") is None
     return name in ("neg", "conj_physical")
 
 

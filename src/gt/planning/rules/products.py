@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from gt.placement.digit import Partial
 from gt.planning.rule import Label, Labels, Rule
 from gt.planning.rules import labelling
-from gt.planning.rules.reading import Row, Table, argument
+from gt.planning.rules.reading import Row, Table, argument, floating
 from gt.wire import instructions as wire
+
+SUMS = frozenset({Partial.SUM})
+IN_SUM_AND_FACTOR = (frozenset({0, 1}), frozenset({0, 2}))
+"""`a + b @ c` is linear in `a` and `b` together, and in `a` and `c`."""
 
 
 def product(terms: str, result: str) -> Row:
@@ -21,7 +27,10 @@ def product(terms: str, result: str) -> Row:
 
 
 def product_added(terms: str, result: str) -> Row:
-    """A row of a product that is added to its first operand, which is broadcast; one rank adds that to a partial sum."""
+    """A row of a product that is added to its first operand, which is broadcast; one rank adds that to a partial sum.
+
+    In place, a sum that is a Partial stays one, also where the product is not.
+    """
     letters = [tuple(term) for term in terms.split(",")]
 
     def row(define: wire.Define) -> Rule | None:
@@ -30,7 +39,10 @@ def product_added(terms: str, result: str) -> Row:
             return None
         sizes = {x: n for i, labels in factors.items() for x, n in zip(labels, define.ins[i].size, strict=True)}
         added = _broadcast(define.ins[0].size, tuple(result), sizes)
-        return None if added is None else _contraction({0: added, **factors}, tuple(result), added=0)
+        if added is None:
+            return None
+        sums_up: dict[str, Any] = {"passes": SUMS, "linear": IN_SUM_AND_FACTOR} if define.writes and _floats(define) else {}
+        return _contraction({0: added, **factors}, tuple(result), added=0, **sums_up)
 
     return row
 
@@ -45,10 +57,16 @@ def _broadcast(size: tuple[int, ...], result: Labels, sizes: Mapping[Label, int]
     )
 
 
-def _contraction(ins: Mapping[int, Labels], result: Labels, added: int | None = None) -> Rule:
+def _floats(define: wire.Define) -> bool:
+    """Whether all numbers are floating-point numbers of one dtype."""
+    kinds = {g.dtype for g in define.ins}
+    return len(kinds) == 1 and all(map(floating, kinds))
+
+
+def _contraction(ins: Mapping[int, Labels], result: Labels, added: int | None = None, **facts: Any) -> Rule:
     summed = labelling.labels_in(ins.values()) - labelling.labels_in([result])
     once = {} if added is None else {added: summed}
-    return labelling.rule(ins, {0: result}, sums={0: summed}, once=once)
+    return labelling.rule(ins, {0: result}, sums={0: summed}, once=once, **facts)
 
 
 def linear(define: wire.Define) -> Rule | None:

@@ -53,6 +53,16 @@ def counted(define: wire.Define) -> Rule | None:
     return None if found is None else replace(found, groups=(replace(found.groups[0], passes=frozenset()),))
 
 
+def largest(define: wire.Define) -> Rule | None:
+    """`amax`: ranks that have parts of the dims find the largest of what each has found."""
+    found = Reduction()(define)
+    if found is None or define.ins[0].dtype == "bool":
+        return found
+    (group,) = found.groups
+    reduced = labelling.labels_in(group.ins.values()) - group.may_shard
+    return replace(found, groups=(replace(group, may_shard=group.may_shard | reduced),), lowering="largest", lowered=reduced)
+
+
 def norm(define: wire.Define) -> Rule | None:
     """The norm of order 2 may be a Partial; of other orders only dims that are not reduced are sharded."""
     order = argument(define, 1, "ord", 2)
@@ -126,7 +136,8 @@ TABLE: Table = {
     "mean": _AVERAGE,
     "linalg_vector_norm": norm,
     "norm": norm,
-    **dict.fromkeys(("amax", "amin", "argmax", "argmin", "aminmax", "logsumexp", "max.dim", "min.dim", "prod"), _PLAIN),
+    "amax": largest,
+    **dict.fromkeys(("amin", "argmax", "argmin", "aminmax", "logsumexp", "max.dim", "min.dim", "prod"), _PLAIN),
     **dict.fromkeys(("all", "any", "median", "nanmedian"), _PLAIN),
     **dict.fromkeys(("std", "std_mean", "var", "var_mean"), Reduction(keep_at=-1)),
     "mode": Reduction(default=-1),

@@ -45,8 +45,10 @@ def _has_out(define: wire.Define) -> bool:
 
 
 def _in_place(found: Group, define: wire.Define) -> Group | None:
-    """The group with its results as written operands. Such an operand is never a Partial, unless that passes through."""
+    """The group with its results as written operands. Such an operand is never a Partial, unless that passes through or the
+    call adds to it."""
     ins: dict[int, Labels] = dict(found.ins)
+    once: dict[int, frozenset[Label]] = {}
     unsharded: set[Label] = set()
     for result, labels in found.outs.items():
         index = define.writes[result]
@@ -56,10 +58,12 @@ def _in_place(found: Group, define: wire.Define) -> Group | None:
         if read is not None and read != labels:
             return None
         ins[index] = labels
-        unsharded |= found.sums.get(result, NOTHING)
+        summed = found.sums.get(result, NOTHING)
+        once[index] = NOTHING if _has_out(define) else summed & found.once.get(index, NOTHING)
+        unsharded |= summed - once[index]
     passes = frozenset() if _has_out(define) else found.passes
     may_shard = found.may_shard - unsharded
-    kept = replace(found, ins=ins, outs={}, sums={}, may_shard=may_shard, passes=passes, once={})
+    kept = replace(found, ins=ins, outs={}, sums={}, may_shard=may_shard, passes=passes, once=once)
     return replace(kept, written=_among(kept, define))
 
 

@@ -1,8 +1,8 @@
 """Sums and products whose result gets the memory of an operand that is freed right after them.
 
-Autograd adds the gradients of a tensor that is used twice, and PyTorch adds the second to the first in place if nobody else
-has that. On a client somebody does: what tells the worker that a storage is freed. So the client frees both after the sum, and
-the worker, which sees that coming, makes the sum in the memory of one of them.
+Autograd adds the gradients of a tensor that is used twice, in place if nobody else has the first one. On a client somebody
+does: what tells the worker that a storage is freed. So both are freed after the sum, and the worker, which sees that coming,
+makes the sum in the memory of one of them.
 """
 
 from __future__ import annotations
