@@ -14,13 +14,18 @@ from tests.oracle.qwen3.conftest import scripts as scripts
 from tests.oracle.sharding.systems import Running, sharded
 
 VOCABULARY, WIDTH, ROWS, TOKENS, CHUNK = 64, 16, 4, 24, 16
-DATA = 'params: {"**": {dp: %s}}, inputs: {"*": {dp: shard(0)}}'
-TENSOR = '"**.embed.weight": {tp: shard(0)}'
 LAYOUTS = {
-    "dp2": "{mesh: {dp: 2}, %s}" % (DATA % "replicate"),
-    "fsdp2": "{mesh: {dp: 2}, %s}" % (DATA % "fully_shard"),
-    "tp2": '{mesh: {tp: 2}, params: {%s, "**": {tp: replicate}}}' % TENSOR,
-    "dp2xtp2": '{mesh: {dp: 2, tp: 2}, params: {%s, "**": {dp: replicate}}, inputs: {"*": {dp: shard(0)}}}' % TENSOR,
+    "dp2": """mesh: {dp: 2}
+params: {"**": {dp: replicate}}
+inputs: {"*": {dp: shard(0)}}""",
+    "fsdp2": """mesh: {dp: 2}
+params: {"**": {dp: fully_shard}}
+inputs: {"*": {dp: shard(0)}}""",
+    "tp2": """mesh: {tp: 2}
+params: {"**.embed.weight": {tp: shard(0)}, "**": {tp: replicate}}""",
+    "dp2xtp2": """mesh: {dp: 2, tp: 2}
+params: {"**.embed.weight": {tp: shard(0)}, "**": {dp: replicate}}
+inputs: {"*": {dp: shard(0)}}""",
 }
 
 
