@@ -14,6 +14,7 @@ import msgspec
 from gt.placement.digit import row_major
 from gt.placement.mesh import Mesh
 from gt.planning.plan import Choice, CoordinateStep, Digit, Lowered, ReduceStep, Ref, RunStep, SliceStep, Step
+from gt.planning.rules.reading import floating
 from gt.wire import instructions as wire
 from gt.wire.instructions import Define, Geometry, In
 
@@ -132,16 +133,16 @@ def _own_rows(
 
     Indices that are no worker's stay out of range, so that the kernel raises as it does on one worker.
     """
-    size, count = index[1].size, b.mesh.sizes[axis]
+    size, dtype, count = index[1].size, index[1].dtype, b.mesh.sizes[axis]
     first = b.coordinate(axis, rows)
-    own = b.run("sub.Tensor", [In(0), In(1)], [index, first], dense(size, "int64"))
+    own = b.run("sub.Tensor", [In(0), In(1)], [index, first], dense(size, dtype))
     outside = b.run("lt.Scalar", [In(0), 0], [own], dense(size, "bool"))
     above = b.run("ge.Scalar", [In(0), rows], [own], dense(size, "bool"))
     outside = b.run("logical_or", [In(0), In(1)], [outside, above], dense(size, "bool"))
     for op, bound in (("ge.Scalar", 0), ("lt.Scalar", rows * count)):
         valid = b.run(op, [In(0), bound], [index], dense(size, "bool"))
         outside = b.run("logical_and", [In(0), In(1)], [outside, valid], dense(size, "bool"))
-    return b.run("masked_fill.Scalar", [In(0), In(1), 0], [own, outside], dense(size, "int64")), outside
+    return b.run("masked_fill.Scalar", [In(0), In(1), 0], [own, outside], dense(size, dtype)), outside
 
 
 def _embedding(b: Builder) -> Lowered | None:
@@ -193,8 +194,13 @@ def _largest(b: Builder) -> Lowered | None:
     axes = [axis for d in ({_dim(d, len(dims)) for d in reduced} or dims) for axis in b.axes(d)]
     if not axes:
         return None
-    out = b.result(0)
-    found = b.run("amax", list(b.local.args), [(Ref("in", 0), b.local.ins[0])], dense(out.size, out.dtype))
+    out, source = b.result(0), (Ref("in", 0), b.local.ins[0])
+    if not floating(out.dtype):
+        whole = b.run("amax", list(b.local.args), [source], out, Ref("out", 0))
+        for axis in axes:
+            b.reduce(axis, "max", whole)
+        return b.lowered()
+    found = b.run("amax", list(b.local.args), [source], dense(out.size, out.dtype))
     strange = b.cast(b.run("ne.Tensor", [In(0), In(0)], [found], dense(out.size, "bool")), out.dtype)
     for axis in axes:
         b.reduce(axis, "max", found, strange)

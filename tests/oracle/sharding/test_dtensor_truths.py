@@ -315,3 +315,25 @@ def test_shards_that_do_not_divide_are_not_made() -> None:
             return list(model.parameters())
 
         both(running, program)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rows_and_columns_that_another_worker_has(two: Running, dtype: torch.dtype) -> None:
+    def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
+        x, index = put(seeded(6, 4), 0), put(torch.tensor([[0, 5, 3, 2]], dtype=dtype))
+        added = x.clone().scatter_add_(0, index.long(), x[:1] * 0 + 1)
+        return x.gather(0, index.long()), added, x.scatter_add(0, index.long(), x), F.embedding(index, x)
+
+    both(two, program)
+
+
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 4])
+def test_the_largest_value_of_parts(two: Running, at: int, strange: float) -> None:
+    def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
+        values = seeded(6, 4)
+        values[at, 1] = strange
+        x, n = put(values, 0), put(torch.arange(6), 0)
+        return x.amax(0), x.amax(), x.amax(1), x.amax((0, 1), keepdim=True), n.amax()
+
+    both(two, program)
