@@ -26,13 +26,14 @@ ALLOWED = {
     "safetensors_format": {"atomic"},
     "worker": LEAVES | {"safetensors_format", "wire", "placement", "worker"},
     "tools": LEAVES | {"wire", "placement", "planning", "dispatcher", "tools"},
-    "cli": LEAVES | {"dispatcher", "worker", "tools", "__version__"},
+    "run": LEAVES | {"run"},
+    "cli": LEAVES | {"dispatcher", "worker", "tools", "run", "__version__"},
     "__main__": {"cli"},
     "fakes": LEAVES | {"wire", "placement", "client", "dispatcher", "worker"},
     "facade": LEAVES | {"client", "facade", "files", "safetensors_format"},
     "files": LEAVES | {"safetensors_format", "wire", "client"},
     "debug": LEAVES | {"wire", "client"},
-    "_client": LEAVES | {"placement", "client", "facade", "files", "debug"},
+    "_client": LEAVES | {"placement", "client", "facade", "files", "debug", "run"},
     "__init__": {"_client"},
 }
 FLOORS = ["stream", "session", "calls", "kernels", "patches", "device"]

@@ -36,10 +36,11 @@ if configured.sharding is not None:
 
 from gt import debug, files  # noqa: E402
 from gt.facade import mirror  # noqa: E402
+from gt.run.notebook import load_ipython_extension  # noqa: E402
 
 mirror.install()
 
-__all__ = ["connect", "debug", "disconnect", "files", "load_config", "reopen", "scope", "sharding"]
+__all__ = ["connect", "debug", "disconnect", "files", "load_config", "load_ipython_extension", "reopen", "scope", "sharding"]
 
 
 def connect(address: str, timeout_s: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The command `gt`: serve, worker, log, explain, check, config."""
+"""The command `gt`: run, serve, worker, log, explain, check, config."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gt import __version__, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
+from gt.run.command import run
 from gt.tools.check import check
 from gt.tools.comparison import Limits
 from gt.tools.explain import explain
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="gt", description="PyTorch whose tensors live on a shared pool of workers.")
     top.add_argument("--version", action="version", version=f"gt {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run_arguments(commands.add_parser("run", help="run a program that imports torch, unchanged, with GT's torch"))
     _serve_arguments(commands.add_parser("serve", help="run a dispatcher and local workers"))
     _worker_arguments(commands.add_parser("worker", help="add a worker to a running service"))
     _log_arguments(commands.add_parser("log", help="print an instruction log, filtered"))
@@ -31,6 +33,16 @@ def parser() -> argparse.ArgumentParser:
     _check_arguments(commands.add_parser("check", help="compare a program's first step on many workers with one worker's"))
     commands.add_parser("config", help="print every setting, its value and its origin")
     return top
+
+
+def _run_arguments(program: argparse.ArgumentParser) -> None:
+    program.usage = "gt run [-h] [--workers N] (SCRIPT | -m MODULE | -c CODE) [ARGUMENT ...]"
+    program.description = (
+        "Run a program as Python does, and give it and the libraries that it imports GT's torch: nothing in them is changed,"
+        " and their tensors are on the workers. The processes that it starts are run in the same way."
+    )
+    program.add_argument("--workers", type=_count("workers"), metavar="N", help="workers to start (as GT_WORKERS)")
+    program.add_argument("command_line", nargs="+", metavar="SCRIPT", help="and all that Python takes after it")
 
 
 def _serve_arguments(serve: argparse.ArgumentParser) -> None:
@@ -116,9 +128,20 @@ def _steps(text: str) -> int:
     return int(text)
 
 
+def _divided(arguments: list[str]) -> list[str]:
+    """The arguments of `gt run` with `--` before those of Python, which begin where those of GT end."""
+    if arguments[:1] != ["run"]:
+        return arguments
+    own = 1
+    while own < len(arguments) and arguments[own].startswith(("--workers", "-h", "--help")):
+        own += 2 if arguments[own] == "--workers" else 1
+    rest = arguments[own:]
+    return [*arguments[:own], *(["--"] if rest[:1] not in ([], ["--"]) else []), *rest]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command (default: of `sys.argv`); returns its exit status. Errors are one line on standard error."""
-    given = parser().parse_args(arguments)
+    given = parser().parse_args(_divided(sys.argv[1:] if arguments is None else list(arguments)))
     try:
         return COMMANDS[given.command](given)
     except ScriptError as error:
@@ -134,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    run(given.command_line, given.workers)
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -185,5 +212,5 @@ def _config(given: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "serve": _serve, "worker": _worker, "log": _log, "explain": _explain, "check": _check, "config": _config,
+    "run": _run, "serve": _serve, "worker": _worker, "log": _log, "explain": _explain, "check": _check, "config": _config,
 }  # fmt: skip

@@ -62,6 +62,7 @@ TABLE = (
     Setting("heartbeat_s", float, 1.0, "GT_HEARTBEAT_S", "seconds between two looks at who is still there", 0.1),
     Setting("data_dirs", str, "", "GT_DATA", "folders a service's workers may read and write, separated by ':'"),
     Setting("inspect", _inspect, "", "GT_INSPECT", "set by `gt explain` and `gt check` for the script that they run"),
+    Setting("run", str, "", "GT_RUN", "set by `gt run` for the program that it runs, and for what that starts"),
     Setting("role", _role, "client", "GT_ROLE", "what this process is; set for the processes that GT starts"),
 )
 
@@ -83,6 +84,7 @@ class Settings:
     heartbeat_s: float
     data_dirs: str
     inspect: str
+    run: str
     role: str
 
 

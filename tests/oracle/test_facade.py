@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -320,3 +321,23 @@ def test_a_file_that_names_the_remote_device_is_loaded_onto_it(monkeypatch: pyte
     for kind in (True, False):
         assert b"remote:0" in (tmp_path / str(kind)).read_bytes()
         assert [t.device.type for t in torch.load(tmp_path / str(kind))] == ["remote", "cpu"]
+
+
+def test_abstract_methods_have_an_effect_where_they_have_one_in_torch() -> None:
+    """Python asks for them in classes that derive from `ABC` only."""
+
+    class Layer(gt.nn.Module):
+        @abstractmethod
+        def message(self) -> None: ...
+
+    class Abstract(gt.nn.Module, ABC):
+        @abstractmethod
+        def message(self) -> None: ...
+
+    class Derived(Abstract, Layer):
+        pass
+
+    assert not hasattr(Layer(), "__abstractmethods__")
+    for cls in (Abstract, Derived):
+        with pytest.raises(TypeError, match="abstract method"):
+            cls()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import warnings
 
 import numpy as np
 import pytest
@@ -191,3 +192,20 @@ def test_a_new_tensor_of_a_remote_one_is_made_on_the_device_that_is_named() -> N
     assert {t.device.type for t in made} == {"cpu"}
     assert made[1].tolist() == [2, 2, 2]
     assert x.new_ones(3).device.type == "remote"
+
+
+LIBRARY = "def save(model, device):\n    return model.to(device)\n"
+
+
+def test_a_library_that_moves_a_model_back_is_one_warning() -> None:
+    library, program = {"__name__": "mover.saving"}, {"__name__": "program"}
+    exec(compile(LIBRARY, "/venv/lib/site-packages/mover/saving.py", "exec"), library)
+    exec(compile(LIBRARY, "/home/program.py", "exec"), program)
+    model = torch.nn.Linear(2, 2)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for save in (program["save"], library["save"], library["save"]):
+            assert save(model.to("remote"), "remote").weight.device.type == "remote"
+            assert save(model.to("remote"), device=torch.device("cpu")).weight.device.type == "cpu"
+    (warning,) = told
+    assert str(warning.message).startswith("mover has moved a model from the workers to this process")

@@ -13,7 +13,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -103,11 +103,36 @@ def placing_kind(function: Callable[..., Any], parameter: str = "device_type", p
 # -- methods: the caller's file decides ----------------------------------------------------------------------------------
 
 
-def _is_ported(frame: FrameType) -> bool:
+def _names_gt_as_torch(namespace: Mapping[str, Any]) -> bool:
     """Whether a file has modules of `gt` under torch's names, and not torch itself."""
-    modules = [(name, value) for name, value in frame.f_globals.items() if isinstance(value, ModuleType)]
+    modules = [(name, value) for name, value in namespace.items() if isinstance(value, ModuleType)]
     of_gt = any(value.__name__.partition(".")[0] == "gt" and name != "gt" for name, value in modules)
     return of_gt and not any(value is torch for _, value in modules)
+
+
+_rule: Callable[[Mapping[str, Any]], bool] = _names_gt_as_torch
+"""Whether the file with these globals is a ported one."""
+
+
+def decides(rule: Callable[[Mapping[str, Any]], bool]) -> None:
+    """From now on this rule says which files are ported ones, by their globals: `gt run` decides for libraries too."""
+    global _rule
+    _rule = rule
+
+
+def means_the_workers_everywhere() -> bool:
+    """Whether libraries mean the workers too when they say "cpu", as under `gt run`."""
+    return _rule is not _names_gt_as_torch
+
+
+def chosen_for_training(chosen: torch.device) -> torch.device:
+    """The device on which a library trains that has found no other than the CPU: where that does not mean the workers
+    already, they are taken as a GPU would be."""
+    return chosen if means_the_workers_everywhere() or not names_the_cpu(chosen) else REMOTE
+
+
+def _is_ported(frame: FrameType) -> bool:
+    return _rule(frame.f_globals)
 
 
 def called_by_ported() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from gt.client.patches import default_generator
 from gt.client.patches.patch import apply
-from gt.facade import overrides, stand_ins
+from gt.facade import libraries, overrides, stand_ins
 from gt.facade.table import PATCHES
 
 
@@ -25,14 +25,14 @@ class Mirror(ModuleType):
 
     def __init__(self, name: str, real: ModuleType) -> None:
         super().__init__(name, real.__doc__)
-        self.__dict__["_real"] = real
-        if hasattr(real, "__path__"):
+        self.__dict__["_real"], self.__dict__["_place"] = real, name
+        if _has_submodules(real):
             self.__path__: list[str] = []
         if hasattr(real, "__all__"):
             self.__all__ = real.__all__
 
     def __getattr__(self, name: str) -> Any:
-        value = resolve(self.__dict__["_real"], self.__name__, name)
+        value = resolve(self.__dict__["_real"], self.__dict__["_place"], name)
         self.__dict__[name] = value
         return value
 
@@ -59,6 +59,11 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
 
 
+def _has_submodules(module: ModuleType) -> bool:
+    """Whether it is a package, or, such as `torch._C`, a module in C that has others."""
+    return hasattr(module, "__path__") or any(name.startswith(f"{module.__name__}.") for name in sys.modules)
+
+
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports `gt.X` as the mirror of `torch.X`. Last on the path: GT's own modules are found before it."""
 
@@ -75,7 +80,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             if str(error.name).partition(".")[0] != "torch":  # another package, which the module needs
                 raise
             return None
-        spec = importlib.machinery.ModuleSpec(fullname, self, is_package=hasattr(real, "__path__"))
+        spec = importlib.machinery.ModuleSpec(fullname, self, is_package=_has_submodules(real))
         spec.loader_state = real
         return spec
 
@@ -93,3 +98,4 @@ def install() -> None:
     apply(PATCHES)
     overrides.install()
     sys.meta_path.append(Finder())
+    libraries.install()

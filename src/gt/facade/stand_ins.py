@@ -90,6 +90,11 @@ def _of_module(body: dict[str, Any], frame: FrameType) -> dict[str, Any]:
     return {"__module__": frame.f_globals["__name__"], **body}
 
 
+def _is_abstract_base(cls: type) -> bool:
+    """Whether a class would make those derived from it abstract without stand-ins: `ABC`, protocols."""
+    return isinstance(cls, ABCMeta) and not isinstance(cls, Open)
+
+
 class Open(type(Protocol)):  # type: ignore[misc]
     """The metaclass of classes that may also derive from `ABC` and protocols, as if their metaclass were `type`."""
 
@@ -97,7 +102,10 @@ class Open(type(Protocol)):  # type: ignore[misc]
 
     def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
         """Make a class in the caller's module."""
-        return super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
+        made = super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
+        if made.__abstractmethods__ and not any(map(_is_abstract_base, _mro_of(made))):
+            del made.__abstractmethods__  # `@abstractmethod` has no effect in a class of `type`
+        return made
 
 
 class StandIn(Open):

@@ -7,11 +7,18 @@ from __future__ import annotations
 import torch
 
 from gt.client.patches.patch import Patch
-from gt.facade import cpu_alias, weight_files
+from gt.facade import cpu_alias, libraries, weight_files
 
 SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
 
 PATCHES = (
+    Patch(
+        "torch.nn.Module",
+        "to",
+        libraries.telling,
+        "a library that moves a remote model back to this process is one warning",
+        "tests/oracle/test_patched.py::test_a_library_that_moves_a_model_back_is_one_warning",
+    ),
     Patch(
         "torch.Tensor torch.nn.Module",
         "to",

@@ -399,3 +399,38 @@ def memory_that_is_filled_to_be_deterministic(device: str) -> Any:
     finally:
         torch.use_deterministic_algorithms(False)
     return made, [t.stride() for t in made]
+
+
+@idiom
+def strides_of_results_with_dims_of_one_element(device: str) -> Any:
+    """A norm and a convolution choose their order of additions by them."""
+    layouts = [((1, 16, 4, 4), (16, 1, 64, 16)), ((1, 16, 4, 4), (7, 16, 4, 1)), ((1, 5), (1, 1)), ((5, 1), (1, 1))]
+    layouts += [((2, 1, 3, 3), (9, 1, 3, 1)), ((1, 3, 2, 2), (3, 1, 6, 3)), ((2, 3, 4), (1, 8, 2)), ((1, 1, 4), (1, 1, 1))]
+    sample = torch.arange(256, dtype=torch.int64).to(device)
+    tensors = [sample.as_strided(size, stride) for size, stride in layouts]
+    results = [
+        [
+            x + 1,
+            1 - x,
+            x * 2,
+            x / 2,
+            x.div(2, rounding_mode="floor"),
+            x == 1,
+            x >= 2,
+            5 % (x + 1),
+            x % 3,
+            x & 1,
+            x << 1,
+            x * x,
+        ]
+        for x in tensors
+    ]
+    h = data(device, 1, 16, 16).transpose(-1, -2).reshape(1, 16, 4, 4)
+    return [[r.stride() for r in rows] for rows in results], F.group_norm(h / 2 + 1, 4)
+
+
+@idiom
+def tensors_made_in_inference_mode(device: str) -> Any:
+    with torch.inference_mode():
+        x = torch.tensor([1.0, 2.0], device=device)
+        return x, x.is_inference(), x[0].detach_() * torch.tensor(3, device=device)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from gt.client.calls import numbers
 from gt.client.calls.schemas import overload
 from gt.client.session.process import process
 
@@ -212,6 +213,7 @@ def _by_stride(self: torch.Tensor, dims: list[int]) -> list[int]:
 
 
 EVERYWHERE: dict[str, Infer] = {
+    **numbers.ROWS,
     "aten::linear_backward": _linear_backward,
     "aten::index_put": _index_put(aten.index_put.default),
     "aten::index_put_": _index_put(aten.index_put_.default),

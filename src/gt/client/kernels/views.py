@@ -58,6 +58,12 @@ def t_(self: Tensor) -> Tensor:
     return self.transpose_(0, 0 if self.dim() < 2 else 1)
 
 
+@KERNELS.of("detach_")
+def detach_(self: Tensor) -> Tensor:
+    """In inference mode, where autograd does not answer it, there is nothing to detach from."""
+    return self
+
+
 @KERNELS.of("set_.source_Storage_storage_offset")
 def set_storage(self: Tensor, source: Any, offset: int, size: list[int], stride: tuple[int, ...] = ()) -> Tensor:
     """`set_` to a part of a storage; sizes, strides and offset in elements."""
