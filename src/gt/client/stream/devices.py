@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+REMOTE = torch.device("privateuseone", 0)
+"""The remote device. Here it has not got its name yet."""
+
 
 def check_index(device: torch.device | None) -> None:
     """Raises RuntimeError where a program names a remote device that does not exist."""
