@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gt
+from gt.client.session.random_sequence import sequence
 from gt.client.session.session import Session
 from gt.errors import RefusedError
 from tests.conftest import Run
@@ -155,6 +156,14 @@ def test_a_tensor_is_printed_from_one_fetch(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Session, "ask", lambda self, request: asked.append(request) or ask(self, request))
     repr(torch.arange(12.0, device="remote").view(3, 4))
     assert len(asked) == 1
+
+
+def test_the_device_is_named_unless_the_program_is_ported(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, parameters = torch.ones(2, device="remote"), torch.nn.ParameterList([torch.ones(2)]).to("remote")
+    for is_ported, text in ((True, "tensor([1., 1.])"), (False, "tensor([1., 1.], device='remote:0')")):
+        monkeypatch.setattr(sequence, "joined", is_ported)
+        assert str(x) == text
+        assert ("remote:0" in repr(parameters)) is not is_ported
 
 
 def test_a_remote_module_is_not_compiled() -> None:
