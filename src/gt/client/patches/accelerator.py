@@ -62,17 +62,6 @@ def capability(original: Any) -> Any:
     return get_device_capability
 
 
-def setting_stream(original: Any) -> Any:
-    """`set_stream`: there is one stream."""
-
-    @functools.wraps(original)
-    def set_stream(stream: torch.Stream) -> None:
-        if stream.device.type != "remote":
-            original(stream)
-
-    return set_stream
-
-
 def checking_index(original: Any) -> Any:
     """`device_index(...)`, as a context."""
 

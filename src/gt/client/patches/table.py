@@ -398,14 +398,6 @@ DEVICE = (
     ),
     Patch(
         "torch.accelerator",
-        "set_stream",
-        accelerator.setting_stream,
-        "the same: C++ does not know the stream",
-        f"{ACCELERATOR}::test_streams_and_events_wait_for_the_worker",
-        since="2.13",
-    ),
-    Patch(
-        "torch.accelerator",
         "get_device_capability",
         accelerator.capability,
         "the same",
