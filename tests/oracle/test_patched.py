@@ -5,13 +5,19 @@ from __future__ import annotations
 import pickle
 import pickletools
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import torch
+from safetensors.torch import load_file, save_file
 
 import gt
+from gt.client.session.random_sequence import sequence
 from gt.client.session.session import Session
+from gt.errors import RefusedError
 from tests.conftest import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -67,6 +73,51 @@ def test_a_storage_is_made_on_the_device() -> None:
     assert (storage.nbytes(), storage.device.type) == (8, "remote")
 
 
+def test_a_storage_of_the_cpu_is_filled_from_a_remote_one() -> None:
+    source = torch.arange(4.0, device="remote").untyped_storage()
+    for target in (torch.UntypedStorage(16), torch.UntypedStorage._new_shared(16)):  # type: ignore[no-untyped-call]
+        assert target.copy_(source, non_blocking=True) is target
+        assert target.tolist() == source.tolist()
+    with pytest.raises(RuntimeError, match="size does not match"):
+        torch.UntypedStorage(8).copy_(source)
+
+
+@pytest.mark.parametrize("share", [torch.Tensor.share_memory_, lambda x: x.untyped_storage().share_memory_()])
+def test_memory_of_a_worker_is_not_shared_with_other_processes(share: Any) -> None:
+    x = torch.ones(2, device="remote")
+    with pytest.raises(RefusedError, match=r"\.cpu\(\)"):
+        share(x)
+    assert not x.is_shared()
+    with pytest.raises(RefusedError, match=r"\.cpu\(\)"):
+        torch.nn.Linear(2, 2).to("remote").share_memory()
+
+
+def test_the_library_of_safetensors_reads_files_onto_the_device(tmp_path: Path) -> None:
+    tensors = {"one": torch.arange(6.0).reshape(2, 3), "two": torch.tensor(3), "none": torch.zeros(0, 2)}
+    path = tmp_path / "file.safetensors"
+    save_file(tensors, path, {"made": "here"})
+    local = load_file(path)
+    for device in ("remote", "remote:0", torch.device("remote"), 0):
+        found = load_file(path, device=device)  # type: ignore[arg-type]
+        assert {name: (t.device.type, t.dtype, t.tolist()) for name, t in found.items()} == {
+            name: ("remote", t.dtype, t.tolist()) for name, t in local.items()
+        }
+    with safetensors.safe_open(path, framework="pt", device="remote") as file:
+        assert isinstance(file, safetensors.safe_open)
+        assert (sorted(file.keys()), file.metadata()) == (sorted(tensors), {"made": "here"})
+        one, part = file.get_tensor("one"), file.get_slice("one")
+        assert (part.get_shape(), part.get_dtype()) == ([2, 3], "F32")
+        assert torch.equal(part[1:, ::2], tensors["one"].to("remote")[1:, ::2])
+        with pytest.raises(safetensors.SafetensorError, match="missing"):
+            file.get_tensor("missing")
+    path.unlink()
+    assert one.tolist() == tensors["one"].tolist()
+    with pytest.raises(FileNotFoundError):
+        load_file(path, device="remote")
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        load_file(path, device="remote:1")
+
+
 def test_buffers_of_integers_are_averaged() -> None:
     def averaged(device: str) -> list[torch.Tensor]:
         model = torch.nn.BatchNorm1d(2).to(device)
@@ -108,6 +159,14 @@ def test_a_tensor_is_printed_from_one_fetch(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(asked) == 1
 
 
+def test_the_device_is_named_unless_the_program_is_ported(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, parameters = torch.ones(2, device="remote"), torch.nn.ParameterList([torch.ones(2)]).to("remote")
+    for is_ported, text in ((True, "tensor([1., 1.])"), (False, "tensor([1., 1.], device='remote:0')")):
+        monkeypatch.setattr(sequence, "joined", is_ported)
+        assert str(x) == text
+        assert ("remote:0" in repr(parameters)) is not is_ported
+
+
 def test_a_remote_module_is_not_compiled() -> None:
     model = torch.nn.Linear(2, 3).to("remote")
     model.compile()
@@ -125,6 +184,22 @@ model = Doubled()
 model.compile()
 print(model._compiled_call_impl)
 """
+
+
+def test_a_profiler_counts_the_operators_that_a_cpus_does_each_time() -> None:
+    def profiled(device: str) -> list[list[tuple[str, int, int]]]:
+        model = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)).to(device)
+        found = []
+        for _ in range(2):
+            with torch.profiler.profile(with_flops=True) as profiler:
+                model(torch.ones(4, 8, device=device)).sum().backward()
+            found.append(sorted((e.key, e.count, e.flops) for e in profiler.key_averages() if e.key in COUNTED))
+        return found
+
+    assert profiled("remote") == profiled("cpu")
+
+
+COUNTED = {f"aten::{name}" for name in ("linear", "addmm", "mm", "t", "relu", "sum", "threshold_backward", "add_")}
 
 
 def test_a_ported_file_compiles_no_module(run_python: Run) -> None:

@@ -243,3 +243,9 @@ def test_parts_that_do_not_overlap_are_copied() -> None:
         x[::2].add_(x[1::2])
         found.append(x.cpu())
     assert torch.equal(*found)
+
+
+def test_an_object_of_a_library_that_was_not_moved_says_what_to_do() -> None:
+    total = torch.tensor(0.0)
+    with pytest.raises(RuntimeError, match=r"(?s)Expected all tensors to be on the same device.*a metric: \.to\('remote'\)"):
+        total += torch.ones((), device="remote")

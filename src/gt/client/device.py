@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -13,19 +14,29 @@ import torch
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from gt.client.kernels import registration
-from gt.client.patches import saved
+from gt.client.patches import saved, streams
 from gt.client.patches.patch import apply
 from gt.client.patches.table import PATCHES
 from gt.client.session.process import process
 from gt.client.session.random_sequence import sequence
 from gt.client.stream import devices, interrupts
-from gt.wire import instructions as wire
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """What `torch.remote.get_device_properties` says: the workers' names, and the bytes of memory of the smallest."""
+
+    name: str
+    total_memory: int
 
 
 class Backend(_DummyBackendModule):
-    """`torch.remote`: the functions that PyTorch expects of an accelerator's module."""
+    """`torch.remote`: the functions that PyTorch and libraries expect of an accelerator's module."""
 
+    __name__ = "torch.remote"
     _initialized = True
+    Stream = streams.Stream
+    Event = streams.Event
 
     def _is_in_bad_fork(self) -> bool:
         return process.forked
@@ -71,9 +82,34 @@ class Backend(_DummyBackendModule):
         """The seed that was set last."""
         return torch.initial_seed()
 
+    seed = seed_all
+
     def synchronize(self, device: Any = None) -> None:
         """Wait until everything recorded so far is done. Raises the first error that has not been reported yet."""
-        process.session().ask(wire.Synchronize)
+        streams.synchronize()
+
+    def current_stream(self, device: Any = None) -> streams.Stream:
+        """The session's stream."""
+        return streams.Stream()
+
+    default_stream = current_stream
+
+    def set_stream(self, stream: Any) -> None:
+        """Does nothing: there is one stream."""
+        return None
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        """A context that selects a stream; there is only one."""
+        yield
+
+    def is_current_stream_capturing(self) -> bool:
+        """Never: there are no graphs of instructions."""
+        return False
+
+    def init(self) -> None:
+        """Does nothing: the first operation opens the session."""
+        return None
 
     def set_device(self, device: Any) -> None:
         """Select a device, which changes nothing. Raises RuntimeError for one that does not exist."""
@@ -117,6 +153,8 @@ class Backend(_DummyBackendModule):
         """The same as `max_memory_allocated`."""
         return self.max_memory_allocated(device)
 
+    reset_max_memory_allocated = reset_peak_memory_stats
+
     def reset_accumulated_memory_stats(self, device: Any = None) -> None:
         """Does nothing: no figure accumulates."""
         return None
@@ -134,6 +172,18 @@ class Backend(_DummyBackendModule):
     def empty_host_cache(self) -> None:
         """Does nothing: there is no pinned memory."""
         return None
+
+    def ipc_collect(self) -> None:
+        """Does nothing: no memory is shared with other processes."""
+        return None
+
+    def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
+        """The figures of `memory_stats`, one a line."""
+        return "\n".join(f"{name}: {value}" for name, value in self.memory_stats(device).items())
+
+    def get_device_properties(self, device: Any = None) -> DeviceProperties:
+        """The names of the workers, and how much memory they have."""
+        return DeviceProperties(self.get_device_name(device), self.mem_get_info(device)[1])
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
         """Always: every worker computes in bfloat16."""

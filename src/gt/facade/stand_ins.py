@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy
 import torch
 
-from gt.facade.cpu_alias import REMOTE, default_device, device_chosen, placing, placing_kind, sent
+from gt.facade.cpu_alias import REMOTE, default_device, device_chosen, placed, placing, placing_kind, sent
 
 _dict_of = type.__dict__["__dict__"].__get__
 _mro_of = type.__dict__["__mro__"].__get__
@@ -336,15 +336,20 @@ class TensorType(Apart):
 
 
 class GeneratorStandIn(Apart):
-    """The metaclass of `gt.Generator`: a generator for the remote device lives in the client, and its state travels with a
-    call."""
+    """The metaclass of `gt.Generator`, whose default device is the one that takes the CPU's place."""
 
-    def __call__(cls, device: Any = None) -> torch.Generator:
-        """Make a generator. One for the remote device is a CPU generator of this process."""
-        return torch.Generator("cpu" if device is None or torch.device(device).type == "remote" else device)
+    def __call__(cls, device: Any = "cpu") -> torch.Generator:
+        """Make a generator, for the remote device unless the program names another."""
+        return torch.Generator(placed("cpu" if device is None else device))
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or torch.Generator == other
+
+    def __hash__(cls) -> int:
+        return hash(torch.Generator)
 
 
-Generator = GeneratorStandIn("Generator", (), {}, stands_for=torch.Generator)
+Generator = GeneratorStandIn("Generator", (), {}, stands_for=torch._C.Generator)
 Tensor = TensorStandIn("Tensor", (torch.Tensor,), {"__new__": _new_tensor}, stands_for=torch.Tensor)
 TENSOR_TYPES = {
     # `x.type(...)` looks types up by name, and these are PyTorch's names for the device's

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 
+from gt.client.patches import by_device
 from gt.client.patches.patch import Patch
 from gt.facade import cpu_alias, libraries, weight_files
 
@@ -67,6 +68,13 @@ PATCHES = (
         cpu_alias.not_compiling,
         "workers decide what to compile",
         "tests/oracle/test_patched.py::test_a_ported_file_compiles_no_module",
+    ),
+    Patch(
+        "safetensors safetensors.torch",
+        "safe_open",
+        by_device.standing_for("safetensors", weight_files.RemoteFile, weight_files.opens_remotely),
+        "the library knows the devices by name",
+        "tests/oracle/test_patched.py::test_the_library_of_safetensors_reads_files_onto_the_device",
     ),
     Patch(
         "safetensors.torch",

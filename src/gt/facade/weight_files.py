@@ -1,4 +1,5 @@
-"""`safetensors.torch.save_file`, and so `save_pretrained`: workers write what they hold, and this process holds no file."""
+"""Functions of `safetensors` that read and write remote tensors, and so `load_file` and `save_pretrained`: workers read and
+write, and this process holds no file."""
 
 from __future__ import annotations
 
@@ -7,10 +8,75 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import safetensors
 import torch
 
 from gt import files
+from gt.client.patches.by_device import names_remote
+from gt.client.stream import devices
 from gt.safetensors_format import DTYPES
+
+OPEN = safetensors.safe_open
+FOR_TORCH = ("pt", "torch", "pytorch")
+
+
+class RemoteFile:
+    """`safetensors.safe_open(..., device="remote")`: a file whose tensors go to the workers, which read it if they see it.
+
+    It has the methods of the library's class, and raises its errors.
+    """
+
+    def __init__(self, filename: Any, framework: str = "pt", device: Any = "remote", **options: Any) -> None:
+        devices.check_index(torch.device(device))
+        self._path = filename
+        self._file = OPEN(filename, framework=framework, device="cpu", **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """A tensor of the file."""
+        self._file.get_slice(name)  # raises the library's error for a name that is missing, or a file that was closed
+        return self._read([name])[name]
+
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors of the file, by name."""
+        return self._read(self._file.keys())
+
+    def _read(self, names: list[str]) -> dict[str, torch.Tensor]:
+        """Returns when they are read: the program may remove or change the file then."""
+        read = files.load_safetensors(self._path, names)
+        torch.remote.synchronize()  # type: ignore[attr-defined]
+        return read
+
+    def get_slice(self, name: str) -> RemoteSlice:
+        """A tensor of the file of which parts can be read."""
+        return RemoteSlice(self._file.get_slice(name))
+
+    def __enter__(self) -> RemoteFile:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._file.__exit__(*exc_info)
+
+
+class RemoteSlice:
+    """A tensor of a file of which this process reads parts and sends them to the worker."""
+
+    def __init__(self, local: Any) -> None:
+        self._local = local
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._local, name)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._local[index].to("remote")  # type: ignore[no-any-return]
+
+
+def opens_remotely(filename: Any, framework: Any = None, device: Any = "cpu", **options: Any) -> bool:
+    """Whether `safetensors.safe_open(...)` is to make remote tensors."""
+    return framework in FOR_TORCH and names_remote(device)
 
 
 def written_by_workers(original: Callable[..., None]) -> Callable[..., None]:

@@ -1,3 +1,5 @@
+import copy
+
 import torch
 
 torch.manual_seed(3)
@@ -10,3 +12,8 @@ print(torch.rand(2, generator=g), torch.rand(2, generator=g), torch.utils.data.r
 with torch.random.fork_rng():
     torch.rand(3)
 print(torch.rand(2))
+torch.save({"generator": g.get_state()}, "state.pt")
+first = torch.rand(2, generator=g)
+print(torch.equal(torch.rand(2, generator=g.set_state(torch.load("state.pt")["generator"])), first))
+print(g.device == first.device, torch.Generator(device=first.device).device == first.device, type(g))
+print(torch.rand(2, generator=copy.deepcopy(g)), torch.rand(2, generator=g.clone_state()), torch.rand(2, generator=g))

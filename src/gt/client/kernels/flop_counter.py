@@ -1,4 +1,6 @@
-"""`FlopCounterMode` counts the parts of an operator: while one is active, composites are decomposed as on a CPU."""
+"""`FlopCounterMode` counts the parts of an operator, and a profiler names them: while one is active, composites are
+decomposed as on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ from gt.client.stream.isolation import isolated
 aten = torch.ops.aten
 FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
 """Composites for which a CPU has one kernel, which is not counted there either."""
+SWITCH_ON = ("__enter__", "_enable_profiler")
+"""The patched functions that switch on a counter or a profiler."""
 
 
 def wants_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an active counter would see the parts of this call on a CPU."""
+    """Whether an active counter or profiler would see the parts of this call on a CPU."""
     if not linear.registration.counters or schemas.op_name(op) in FUSED_ON_CPUS:
         return False
     return op is not aten.scaled_dot_product_attention.default or not is_fused(args, kwargs)
@@ -41,13 +45,14 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def counting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The patch of `FlopCounterMode.__enter__` and `__exit__`."""
-    change = 1 if original.__name__ == "__enter__" else -1
+    """The patch of the functions that switch on a counter or a profiler, and of those that switch it off."""
+    change = 1 if original.__name__ in SWITCH_ON else -1
 
     @functools.wraps(original)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
         linear.registration.counters += change
         linear.registration.update()
-        return original(*args)
+        return result
 
     return call

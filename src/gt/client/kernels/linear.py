@@ -92,7 +92,7 @@ class Registration:
 
     def __init__(self) -> None:
         self.counters = 0
-        """The number of active `FlopCounterMode`s."""
+        """The number of active `FlopCounterMode`s and profilers."""
         self.tracers = 0
         """The number of traces being made."""
         self._library: torch.library.Library | None = None

@@ -16,6 +16,7 @@ from gt.client.kernels import (
     decompositions,
     linear,
     local_answers,
+    process_groups,
     sparse,
     views,
 )
@@ -98,6 +99,10 @@ def register() -> None:
     linear.register(library)
     autocast.register(library, fallback)
     _libraries.extend((library, fallback))
+    if torch.distributed.is_available():
+        collectives = torch.library.Library("c10d", "IMPL")
+        process_groups.register(collectives)
+        _libraries.append(collectives)
 
 
 def _asking(op: OpOverload) -> Kernel:

@@ -1,4 +1,6 @@
-"""Patches of printing: a remote tensor prints as on the CPU, from one fetch; its device, the default, is not named."""
+"""Patches of printing: a remote tensor prints as on the CPU, from one fetch. In a ported program its device, the default, is
+not named.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 
 from gt.client.patches import node_names
+from gt.client.session.random_sequence import sequence
 
 Tensor = torch.Tensor
 
@@ -27,6 +30,8 @@ def text(original: Callable[..., str]) -> Callable[..., str]:
     def str_intern(inp: Tensor, *, tensor_contents: str | None = None) -> str:
         if inp.device.type != "remote":
             return original(inp, tensor_contents=tensor_contents)
+        if not sequence.joined:
+            return node_names.renamed(inp, original(inp, tensor_contents=tensor_contents))
         default = torch._C._get_default_device
         torch._C._get_default_device = lambda: "remote"
         try:
@@ -41,6 +46,7 @@ def without_device(original: Callable[[Any], str]) -> Callable[[Any], str]:
     """`extra_repr` of lists and dicts of parameters."""
 
     def extra_repr(self: Any) -> str:
-        return original(self).replace(" (remote:0)", "").replace("torch.remote.", "torch.")
+        text = original(self)
+        return text.replace(" (remote:0)", "").replace("torch.remote.", "torch.") if sequence.joined else text
 
     return extra_repr

@@ -70,7 +70,7 @@ def _fill(storage: Storage, value: int) -> Storage:
     return storage
 
 
-def _copy(storage: Storage, source: Storage, non_blocking: bool = False) -> Storage:
+def _copy(storage: Storage, source: Storage) -> Storage:
     if storage.nbytes() != source.nbytes():
         raise RuntimeError(f"size does not match, self was {storage.nbytes()} bytes but src was {source.nbytes()} bytes")
     as_bytes(storage).copy_(as_bytes(source) if is_remote(source) else _local_bytes(source))
@@ -82,13 +82,7 @@ def _resize(storage: Storage, size: int) -> Storage:
     return storage
 
 
-def _share(storage: Storage) -> Storage:
-    """Remote memory is not shared with other processes; only the request is noted."""
-    storage._gt_shared = True  # type: ignore[attr-defined]
-    return storage
-
-
-def _refuse_to_share(storage: Storage) -> Any:
+def _refuse_to_share(storage: Storage, *args: Any) -> Any:
     """Another process would silently work on a copy."""
     raise RefusedError(
         "a remote tensor shares no memory with another process: send a copy that is on the CPU (tensor.cpu()), and move it"
@@ -118,11 +112,10 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "__getitem__": _get,
     "__setitem__": _set,
     "fill_": _fill,
-    "copy_": _copy,
     "resize_": _resize,
     "new": lambda storage: torch.empty(0, dtype=torch.uint8, device=storage.device).untyped_storage(),
-    "is_shared": lambda storage: getattr(storage, "_gt_shared", False),
-    "share_memory_": _share,
+    "is_shared": lambda storage: False,
+    "share_memory_": _refuse_to_share,
     "_share_fd_cpu_": _refuse_to_share,
     "_share_filename_cpu_": _refuse_to_share,
     "cpu": lambda storage: as_bytes(storage).cpu().untyped_storage(),
@@ -139,6 +132,18 @@ ANSWERS: dict[str, Callable[..., Any]] = {
 def answering(original: Callable[..., Any]) -> Callable[..., Any]:
     """A method with an answer of its own for a remote storage."""
     return for_remote(lambda _, storage, *args, **kwargs: ANSWERS[original.__name__](storage, *args, **kwargs))(original)
+
+
+def copying(original: Callable[..., Storage]) -> Callable[..., Storage]:
+    """`UntypedStorage.copy_`, between any two devices."""
+
+    @functools.wraps(original)
+    def copy_(self: Storage, source: Storage, non_blocking: bool = False) -> Storage:
+        if is_remote(self):
+            return _copy(self, source)
+        return original(self, source.cpu() if is_remote(source) else source, non_blocking)
+
+    return copy_
 
 
 def new_storage(original: Callable[..., Storage]) -> Callable[..., Storage]:

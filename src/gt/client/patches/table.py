@@ -10,13 +10,16 @@ from gt.client.kernels import autocast, flop_counter, linear
 from gt.client.patches import (
     accelerator,
     arrays,
+    by_device,
     destructors,
     engine,
+    generators,
     modules,
     printing,
     saved,
     scripts,
     storages,
+    streams,
     tensors,
     warning_lines,
 )
@@ -123,6 +126,13 @@ STORAGES = (
         storages.answering,
         "in C++ a remote storage has 0 bytes; the worker has its memory",
         f"{SCRIPT}[storages]",
+    ),
+    Patch(
+        "torch.UntypedStorage",
+        "copy_",
+        storages.copying,
+        "also into a local storage, as `torch.distributed.checkpoint.async_save` copies",
+        f"{PATCHED}::test_a_storage_of_the_cpu_is_filled_from_a_remote_one",
     ),
     Patch(
         "torch.UntypedStorage",
@@ -333,6 +343,13 @@ AUTOGRAD = (
         f"{IDIOM}[counted_operations]",
     ),
     Patch(
+        "torch.autograd.profiler",
+        "_enable_profiler _disable_profiler",
+        flop_counter.counting,
+        "a profiler names the parts that composites are made of",
+        f"{PATCHED}::test_a_profiler_counts_the_operators_that_a_cpus_does_each_time",
+    ),
+    Patch(
         "torch",
         "clear_autocast_cache",
         autocast.forgetting_casts,
@@ -340,16 +357,63 @@ AUTOGRAD = (
         f"{PATCHED}::test_casts_of_parameters_are_forgotten_with_their_region",
     ),
 )
-PROCESS = (
+DEVICE = (
     Patch(
-        "torch.accelerator",
-        "synchronize empty_cache empty_host_cache get_memory_info memory_stats memory_allocated max_memory_allocated"
-        " memory_reserved max_memory_reserved reset_accumulated_memory_stats reset_peak_memory_stats set_device_index",
+        "torch",
+        "Generator",
+        by_device.standing_for("torch", generators.Generator, generators.is_for_remote),
+        "C++ makes generators for devices that have a C++ hook",
+        "tests/oracle/test_generators.py::test_a_generator_for_the_device_draws_a_cpus_numbers",
+    ),
+    Patch(
+        "torch",
+        "Stream",
+        by_device.standing_for("torch", streams.Stream, streams.is_stream_for_remote),
+        "in C++ a stream of a Python device never waits",
+        f"{ACCELERATOR}::test_streams_and_events_wait_for_the_worker",
+    ),
+    Patch(
+        "torch",
+        "Event",
+        by_device.standing_for("torch", streams.Event, streams.is_event_for_remote),
+        "in C++ an event of a Python device never waits, and has no time",
+        f"{ACCELERATOR}::test_streams_and_events_wait_for_the_worker",
+    ),
+    Patch(
+        "torch.accelerator torch.accelerator.memory",
+        "empty_cache empty_host_cache get_memory_info memory_stats memory_allocated max_memory_allocated memory_reserved"
+        " max_memory_reserved reset_accumulated_memory_stats reset_peak_memory_stats",
         accelerator.answering,
         "they reach for C++ hooks that a Python device cannot give",
         f"{ACCELERATOR}::test_memory_is_counted",
         since="2.13",
     ),
+    Patch(
+        "torch.accelerator",
+        "synchronize set_device_index set_device_idx current_stream",
+        accelerator.answering,
+        "the same: in C++ nothing waits, and every index is accepted",
+        f"{ACCELERATOR}::test_streams_and_events_wait_for_the_worker",
+        since="2.13",
+    ),
+    Patch(
+        "torch.accelerator",
+        "get_device_capability",
+        accelerator.capability,
+        "the same",
+        f"{ACCELERATOR}::test_the_accelerator_says_which_dtypes_are_converted",
+        since="2.13",
+    ),
+    Patch(
+        "torch.accelerator.device_index",
+        "__enter__",
+        accelerator.checking_index,
+        "the same",
+        f"{ACCELERATOR}::test_another_index_than_the_one_device_has_is_an_error",
+        since="2.13",
+    ),
+)
+PROCESS = (
     Patch(
         "warnings",
         "_showwarnmsg",
@@ -365,4 +429,4 @@ PROCESS = (
         "tests/oracle/test_program_end.py::test_a_destructor_that_computes_when_the_session_has_ended_is_told_so",
     ),
 )
-PATCHES = (*TENSORS, *ARRAYS, *STORAGES, *FILES, *MODULES, *PRINTING, *SCRIPTS, *AUTOGRAD, *PROCESS)
+PATCHES = (*TENSORS, *ARRAYS, *STORAGES, *FILES, *MODULES, *PRINTING, *SCRIPTS, *AUTOGRAD, *DEVICE, *PROCESS)

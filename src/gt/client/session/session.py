@@ -185,6 +185,21 @@ class Session:
             while self._receive(0.0):
                 pass
 
+    def last_batch(self) -> int:
+        """The number of the batch that ends with what has been recorded so far, or with more."""
+        with recorder.lock:
+            return self.seq + bool(self.segment)
+
+    def has_executed(self, batch: int) -> bool:
+        """Whether a worker has executed a batch, which is sent if it is still being recorded; or the session has ended."""
+        with recorder.lock:
+            if self.closed:
+                return True
+            if self.seq < batch:
+                self.flush()
+            self.look()
+            return self.done >= batch
+
     def worker_stats(self, reset_peak: bool = False) -> list[messages.WorkerStats]:
         """What each worker of this session counts for it, once everything recorded so far is done.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+REMOTE = torch.device("privateuseone", 0)
+"""The remote device. Here it has not got its name yet."""
+
 
 def check_index(device: torch.device | None) -> None:
     """Raises RuntimeError where a program names a remote device that does not exist."""
@@ -21,11 +24,11 @@ def mixed_devices(tensor: torch.Tensor) -> str:
             "\n  hint: this parameter was made by a module of `torch.nn`. Beside `import gt as torch`, write"
             " `import gt.nn as nn` (or `from gt import nn`), or move the module: module.to('remote')"
         )
-    elif tensor.dim():
+    else:
         text += (
             "\n  hint: under `import gt as torch` tensors are made remote; this one was made by `import torch` beside it, by"
-            " another library, by a factory in a scripted function, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it:"
-            " tensor.to('remote')"
+            " another library, by a factory in a scripted function, by `.cpu()` or by `.type('torch.FloatTensor')`. Move it,"
+            " or what holds it, such as a metric: .to('remote')"
         )
     return text
 

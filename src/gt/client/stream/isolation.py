@@ -69,8 +69,19 @@ def _without_hooks() -> Iterator[None]:
         torch._C._autograd._saved_tensors_hooks_set_tracing(before)
 
 
+@contextmanager
+def _without_profiler() -> Iterator[None]:
+    """A profiler does not see what is called."""
+    torch._C._autograd._enable_record_function(False)
+    try:
+        yield
+    finally:
+        torch._C._autograd._enable_record_function(True)
+
+
 SWITCHED_ON: tuple[tuple[Callable[[], Any], Callable[[], AbstractContextManager[Any]]], ...] = (
     (tracing, _without_tracing),
+    (torch._C._autograd._profiler_enabled, _without_profiler),
     (torch.is_anomaly_enabled, lambda: torch.autograd.set_detect_anomaly(False)),  # type: ignore[no-untyped-call]
     (torch._C._is_any_autocast_enabled, lambda: torch._C._ExcludeDispatchKeyGuard(_AUTOCAST)),
     (torch._C._len_torch_function_stack, torch._C.DisableTorchFunction),
