@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 import gt
-from benchmarks import qwen3
+from benchmarks import programs, qwen3
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,27 @@ def start_up() -> list[Figure]:
     return [Figure("start-up: import, randn, print", remote, local, 2 + 1 / local)]
 
 
+def program(name: str) -> list[Figure]:
+    """One of the loops of `programs`: what it returns is the same on both sides."""
+    title, build, bar = programs.PROGRAMS[name]
+    remote, local = build("remote"), build("cpu")
+    if (a := remote()) != (b := local()):
+        print(f"  (results differ: {a!r:.60} and {b!r:.60})")
+    first, second = paired(remote, local, 7)
+    return [Figure(title, first, second, bar)]
+
+
+def reading() -> list[Figure]:
+    run = programs.reading("remote")
+    run()
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return [Figure("200 elements read one by one", statistics.median(times), None, 10_000)]
+
+
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "op": recorded_op,
     "fetch": op_and_fetch,
@@ -156,6 +177,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "mlp": mlp_step,
     "matmul": matmul_chain,
     "startup": start_up,
+    "items": reading,
+    **{name: lambda name=name: program(name) for name in programs.PROGRAMS},  # type: ignore[misc]
     **{
         f"qwen3-{name}": lambda preset=preset: [Figure(*row) for row in qwen3.measure(preset, paired)]  # type: ignore[misc]
         for name, preset in qwen3.PRESETS.items()

@@ -69,6 +69,11 @@ def has_more(tensor: torch.Tensor, geometry: Geometry) -> bool:
     return tensor.untyped_storage().nbytes() > storage_elements(geometry) * tensor.dtype.itemsize
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number that tensors have in common which share a storage."""
+    return tensor.untyped_storage()._cdata
+
+
 def same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors share a storage."""
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return storage_of(a) == storage_of(b)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gt.client.calls.schemas import OpOverload, draws, op_name, written_operands
+from gt.client.calls.schemas import OpOverload, draws, may_write, op_name, written_operands
 from gt.client.stream import devices, geometry
 from gt.client.stream.definitions import definitions
 from gt.client.stream.geometry import TensorSpec
@@ -37,7 +37,7 @@ def define(
     """
     with recorder.lock:
         named = name or op_name(op)
-        number = definitions.add(named, len(ins))
+        number = definitions.add(named, len(ins), name is not None or may_write(op))
         template = Template(vary)
         plain = [template.arg(a, i in vary) for i, a in enumerate(args)]
         by_name = {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY}

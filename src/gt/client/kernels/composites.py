@@ -15,6 +15,7 @@ import torch
 
 from gt.client.calls import schemas, templates
 from gt.client.calls.defined import DefinedCall
+from gt.client.calls.forms import Forms, form_of
 from gt.client.calls.lifting import lifted
 from gt.client.calls.schemas import OpOverload
 from gt.client.kernels import decompositions, flop_counter
@@ -49,32 +50,40 @@ HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
-    forward, recurrent = _Forward(op), op._schema.name.startswith(RECURRENT)
-    parts = decompositions.CELLS.get(op._schema.name, op.decompose)
+    forward, recurrent, drops = _Forward(op), op._schema.name.startswith(RECURRENT), _dropping(op)
+    parts, several = decompositions.CELLS.get(op._schema.name, op.decompose), forward.several
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        given = templates.tensors_in((*args, *kwargs.values()))
-        casts = recurrent and torch.is_autocast_enabled("remote")
-        if casts or _wants_parts(given) or flop_counter.wants_parts(op, args, kwargs):
-            return parts(*args, **kwargs)
-        args = tuple(lifted(op, args))
-        if schemas.draws(op) and _drops(op, args, kwargs):
-            sequence.to_worker()
         tensors = templates.tensors_in((*args, *kwargs.values()))
+        casts = recurrent and torch.is_autocast_enabled("remote")
+        if casts or _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs):
+            return parts(*args, **kwargs)
+        if any(t.is_cpu for t in tensors):
+            args = tuple(lifted(op, args))
+            tensors = templates.tensors_in((*args, *kwargs.values()))
+        if drops(args, kwargs):
+            sequence.to_worker()
         wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
         if not (wanted and torch.is_grad_enabled()):
             return forward.run(args, kwargs, tensors, wanted, torch.is_grad_enabled())[1]
         step = _step(op, args, kwargs, tensors)
         results = _Composite.apply(forward, args, kwargs, wanted, step, *tensors[::step])  # type: ignore[no-untyped-call]
-        return results if len(op._schema.returns) > 1 else results[0]
+        return results if several else results[0]
 
     return run
 
 
-def _drops(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call has dropout in it."""
-    given = {p.name: a for p, a in zip(op._schema.arguments, args, strict=False)} | kwargs
-    return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
+def _dropping(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], bool]:
+    """The function that says whether a call of an operator has dropout in it."""
+    if not schemas.draws(op):
+        return lambda args, kwargs: False
+    names = [argument.name for argument in op._schema.arguments]
+
+    def drops(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
+
+    return drops
 
 
 def _wants_parts(tensors: list[torch.Tensor]) -> bool:
@@ -95,8 +104,11 @@ class _Forward:
 
     def __init__(self, op: OpOverload) -> None:
         self.op = op
+        self.several = len(op._schema.returns) > 1
+        """Whether the operator returns more than one tensor."""
         self.cache = definitions.new_cache()
         self.backward_cache = definitions.new_cache()
+        self._forms, self._backward_forms = Forms(), Forms()
 
     def run(
         self,
@@ -112,29 +124,29 @@ class _Forward:
         """
         found = [operands.operand(t) for t in tensors]
         specs = [g for _, g, _ in found]
-        key = (tuple(specs), wanted, grad_mode, _literals(args), _literals(kwargs.items()))
+        key = (*specs, wanted, grad_mode, _literals(args), _literals(kwargs.items()))
         call = self.cache.get(key)
         if call is None:
-            call = self.cache[key] = self._define(args, kwargs, specs, wanted, grad_mode)
+            form = form_of(self.op, args, kwargs, key)
+            results = self._forms.results(form, lambda: _results(self.op, args, kwargs, specs))
+            call = self.cache[key] = self._define(args, kwargs, specs, results, wanted, grad_mode)
         outs = [operands.make(spec) for spec in call.outs]
         # `templates.define` takes floats by keyword as numbers that each operation gives
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
         recording.record_op(call.number, outs, (*(i for i, _, _ in found), *numbers), sites.here(3))
         handle = outs.pop() if wanted and grad_mode else None
-        return call.number, tuple(outs) if len(self.op._schema.returns) > 1 else outs[0], handle
+        return call.number, tuple(outs) if self.several else outs[0], handle
 
     def _define(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         specs: list[TensorSpec],
+        results: list[TensorSpec | None],
         wanted: tuple[int, ...],
         grad_mode: bool,
     ) -> DefinedCall:
-        outs: list[TensorSpec | None] = [
-            *_results(self.op, args, kwargs, specs),
-            *([HANDLE] if wanted and grad_mode else []),
-        ]
+        outs = [*results, *([HANDLE] if wanted and grad_mode else [])]
         number = templates.define(self.op, args, kwargs, specs, outs, frozenset(), wanted, grad_mode)
         return DefinedCall(number, outs, None, None)
 
@@ -146,7 +158,9 @@ class _Forward:
         call = self.backward_cache.get(key)
         if call is None:
             specs = [operands.operand(t)[1] for t in tensors]
-            outs: list[TensorSpec | None] = [*_gradients(self.op, ctx, specs, grads)]
+            literals = _literals(ctx.args), _literals(ctx.kwargs.items())
+            form = form_of(self.op, (), {}, (*specs, *ins[1:], key[2], ctx.wanted, *literals))
+            outs = self._backward_forms.results(form, lambda: _gradients(self.op, ctx, specs, grads))
             arguments = (handle, *grads, list(ctx.wanted))
             number = templates.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
             call = self.backward_cache[key] = DefinedCall(number, outs, None, None)

@@ -14,6 +14,9 @@ from gt.client.kernels.registry import Kernels
 from gt.client.session import recording
 from gt.client.session.process import process
 from gt.client.stream import devices, geometry, operands, sites
+from gt.client.stream.geometry import TensorSpec
+from gt.client.stream.readings import readings
+from gt.client.stream.segment import recorder
 from gt.errors import ProtocolError
 from gt.wire import instructions as wire
 from gt.wire.shared import Shared
@@ -25,13 +28,55 @@ aten = torch.ops.aten
 
 
 def fetch(tensor: Tensor) -> Tensor:
-    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker.
+    """The elements of a remote tensor, as a contiguous CPU tensor. Waits for the worker, unless they are kept here.
 
     Raises the worker's errors, and ProtocolError if it sent another number of bytes.
     """
+    found, is_kept = _read(tensor)
+    return found.clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg() if is_kept else found
+
+
+def _read(tensor: Tensor) -> tuple[Tensor, bool]:
+    """The elements of a remote tensor, and whether they are kept for others too, not to be written."""
     number, spec, _ = operands.operand(tensor)
     if not spec.size.numel():
-        return torch.empty(spec.size, dtype=spec.dtype, device=CPU)
+        return torch.empty(spec.size, dtype=spec.dtype, device=CPU), False
+    process.session()  # raises for a child that was forked: what is kept here is not for it
+    with recorder.lock:
+        whole = readings.find(number, spec.size_bytes)
+        if whole is None:
+            all_of_it = tensor.untyped_storage()._gt.spec  # type: ignore[attr-defined]
+            fits = spec.size_bytes <= all_of_it.size_bytes
+            if not (fits and readings.is_worth_fetching(number, all_of_it.size_bytes)):
+                return _fetched(number, spec), False
+            whole = _fetched_whole(number, all_of_it)
+    return _seen_through(spec, whole), True
+
+
+def _fetched_whole(number: int, spec: TensorSpec) -> Tensor:
+    """All elements of a storage, flat, in its own dtype; they are kept for the reads that follow."""
+    flat = geometry.intern(torch.Size((spec.extent(),)), (1,), 0, spec.dtype)
+    expected, whole = readings.expect(number), None
+    try:
+        whole = _fetched(number, flat)
+    finally:
+        readings.keep(number, expected, whole)
+    return whole
+
+
+def _seen_through(spec: TensorSpec, whole: Tensor) -> Tensor:
+    """The elements of a storage as a tensor of geometry `spec` sees them."""
+    if spec.dtype is whole.dtype:
+        seen = whole.as_strided(spec.size, spec.stride, spec.offset)
+    else:
+        seen = torch.empty(0, dtype=spec.dtype, device=CPU)
+        seen.set_(whole.untyped_storage(), spec.offset, spec.size, spec.stride)  # type: ignore[call-overload]
+    seen = seen.conj() if spec.conj else seen
+    return seen._neg_view() if spec.neg else seen
+
+
+def _fetched(number: int, spec: TensorSpec) -> Tensor:
+    """The elements of a storage, seen through `spec`, from the worker."""
     _, data = process.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if len(data) != spec.size.numel() * spec.dtype.itemsize:
         raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
@@ -133,4 +178,4 @@ def _sent(local: Tensor) -> Tensor:
 @KERNELS.of("_local_scalar_dense")
 def local_scalar_dense(self: Tensor) -> Any:
     """The one element as a Python number (`item`)."""
-    return fetch(self).item()
+    return _read(self)[0].item()

@@ -9,10 +9,12 @@ import torch
 from gt.client.calls import ask_first, dry_run, inference, schemas, templates
 from gt.client.calls.asking import query, with_generator
 from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, Written
+from gt.client.calls.forms import Forms, form_of
 from gt.client.calls.schemas import OpOverload
 from gt.client.kernels.signature import varying
 from gt.client.stream import operands
 from gt.client.stream.definitions import LIMIT, definitions
+from gt.client.stream.geometry import TensorSpec
 from gt.client.stream.isolation import untraced
 
 Tensor = torch.Tensor
@@ -38,6 +40,7 @@ class Learner:
         self._op = op
         self._vary = varying(op)
         self._cache = cache
+        self._forms = Forms()
         self._trusted = definitions.new_cache()
         """Kinds of doubtful calls that the worker has accepted."""
         self._tries_numbers = dry_run.of_numbers(op)
@@ -52,6 +55,10 @@ class Learner:
         if self._tries_numbers is not None and self._tries_numbers(args, kwargs):
             self._cache[key] = UNFORESEEN
             return UNFORESEEN
+        call = self._foretold(args, kwargs, key)
+        if call is not None:
+            self._cache[key] = call
+            return call
         doubt = ask_first.about(self._op, args, kwargs, key)
         if doubt is None or doubt in self._trusted:
             return self._learn(args, kwargs, self._cache, key)
@@ -80,6 +87,13 @@ class Learner:
         return call
 
     @untraced
+    def _foretold(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> DefinedCall | None:
+        """The call, defined, if it follows from one of its form; None where it has to be inferred."""
+        form = form_of(self._op, args, kwargs, key)
+        found = None if form is None else self._forms.foretell(form)
+        return None if found is None else self._define(args, kwargs, [k for k in key if type(k) is TensorSpec], found)
+
+    @untraced
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
         """Ask the worker whether it accepts a call of this kind. Returns the result, and whether inference agrees with
         it."""
@@ -96,10 +110,10 @@ class Learner:
     @untraced
     def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: dict[Any, Any], key: tuple[Any, ...]) -> Any:
         """Infer and define a call."""
-        cache[key] = self._defined(args, kwargs)
+        cache[key] = self._inferred(args, kwargs, key)
         return cache[key]
 
-    def _defined(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _inferred(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> Any:
         op = self._op
         written = schemas.written(op, args, kwargs).values()
         if unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, written)):
@@ -111,7 +125,15 @@ class Learner:
             # Either the worker finds the same fault, and its error is the one PyTorch's CPU gives, or inference does not
             # know this call and the worker does. Both are settled by asking.
             return UNFORESEEN
-        number = templates.define(op, args, kwargs, specs, found.outs, self._vary)
+        form = form_of(op, args, kwargs, key)
+        if form is not None:
+            self._forms.learn(form, found)
+        return self._define(args, kwargs, specs, found)
+
+    def _define(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[TensorSpec], found: inference.Inferred
+    ) -> DefinedCall:
+        number = templates.define(self._op, args, kwargs, specs, found.outs, self._vary)
         return _call(number, found, bool(args) and isinstance(args[0], Tensor))
 
 

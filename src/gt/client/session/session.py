@@ -17,6 +17,7 @@ from gt.client.session.configured import configured
 from gt.client.session.savings import Saving, Savings
 from gt.client.stream import interrupts, operands
 from gt.client.stream.definitions import definitions
+from gt.client.stream.readings import readings
 from gt.client.stream.scopes import record_open_scopes
 from gt.client.stream.segment import Segment, recorder
 from gt.config import settings
@@ -108,9 +109,11 @@ class Session:
             packed = codec.pack(items)
         except (TypeError, ValueError, OverflowError):  # such as a name that is not Unicode
             self.segment[:] = [i for i in self.segment if codec.is_sendable(i)]
+            readings.forget()
             raise
         outgoing = [codec.encode(messages.Run(self.seq + 1, packed, self.epoch)), *self.segment.frames]
         self._send(outgoing)
+        readings.note_sent(items)
         self.segment.mark_sent(items)
         self.seq += 1
         if len(outgoing) > 1:
@@ -320,6 +323,7 @@ class Session:
 def lose_tensors() -> None:
     """All remote tensors made so far are gone."""
     operands.lose_all(_requests())
+    readings.forget()
 
 
 def _kept(frame: Frame) -> bytes | Shared:

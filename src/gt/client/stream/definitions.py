@@ -18,8 +18,8 @@ class Definitions:
     def __init__(self) -> None:
         self._new_number = itertools.count(1).__next__
         self._caches: list[dict[Any, Any]] = []
-        self._known: dict[int, tuple[str, int]] = {}
-        """Number -> the call's operator and how many operands it takes."""
+        self._known: dict[int, tuple[str, int, bool]] = {}
+        """Number -> the call's operator, how many operands it takes, and whether it may write one."""
 
     def new_cache(self) -> dict[Any, Any]:
         """A dict, for calls by their keys, that is emptied when the definitions are forgotten."""
@@ -27,12 +27,12 @@ class Definitions:
         self._caches.append(cache)
         return cache
 
-    def add(self, op: str, operands: int) -> int:
-        """The number of a call that is about to be defined."""
+    def add(self, op: str, operands: int, may_write: bool) -> int:
+        """The number of a call that is about to be defined. `may_write`: it may write an operand."""
         if len(self._known) >= LIMIT:
             self.forget()
         number = self._new_number()
-        self._known[number] = op, operands
+        self._known[number] = op, operands, may_write
         return number
 
     def forget(self) -> None:
@@ -46,7 +46,12 @@ class Definitions:
 
     def described(self, number: int) -> tuple[str, int]:
         """A defined call's operator and its number of operands; `call N` and 0 if it has been forgotten since."""
-        return self._known.get(number, (f"call {number}", 0))
+        op, operands, _ = self._known.get(number, (f"call {number}", 0, True))
+        return op, operands
+
+    def may_write(self, number: int) -> bool:
+        """Whether a call may write one of its operands. So may one that has been forgotten since."""
+        return number not in self._known or self._known[number][2]
 
 
 definitions = Definitions()

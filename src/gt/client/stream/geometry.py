@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from gt.client.stream.isolation import tracing, untraced
@@ -17,7 +19,7 @@ class TensorSpec:
     Two objects may be equal after the table was cleared; that costs a second definition, nothing else.
     """
 
-    __slots__ = ("_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
+    __slots__ = ("_form", "_wire", "conj", "contiguous", "dtype", "neg", "offset", "size", "size_bytes", "stride")
 
     def __init__(
         self, size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype, conj: bool, neg: bool
@@ -28,6 +30,7 @@ class TensorSpec:
         strides.)"""
         self.size_bytes = self.extent() * dtype.itemsize
         self._wire: wire.Geometry | None = None
+        self._form: tuple[object, ...] | None = None
 
     def to_wire(self) -> wire.Geometry:
         """The same as instructions carry it."""
@@ -41,6 +44,25 @@ class TensorSpec:
         if 0 in self.size:
             return 0
         return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+
+    @property
+    def form(self) -> tuple[object, ...] | None:
+        """All but the sizes: dtype, bits, which dims have size 1, and how the dims lie in memory. None for a tensor without
+        elements, and for one whose elements overlap otherwise than by a stride of 0."""
+        if self._form is None and 0 not in self.size:
+            self._form = self._found_form()
+        return self._form
+
+    def _found_form(self) -> tuple[object, ...] | None:
+        known = (self.dtype, self.conj, self.neg, tuple([n == 1 for n in self.size]))
+        if self.stride == contiguous_stride(self.size):
+            return known
+        order = dims_in_memory(self.stride)
+        strides = [self.stride[dim] for dim in order if self.size[dim] > 1 and self.stride[dim]]
+        if len(set(strides)) < len(strides):
+            return None
+        follows = [self.stride[one] == self.stride[other] * self.size[other] for one, other in pairwise(order)]
+        return (*known, order, tuple(follows), self.stride[order[-1]] == 1, tuple([s == 0 for s in self.stride]))
 
     def meta(self) -> torch.Tensor:
         """A meta tensor of this geometry over a storage that is just large enough."""
@@ -60,6 +82,20 @@ def contiguous_stride(size: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
         stride.append(step)
         step *= max(n, 1)
     return tuple(reversed(stride))
+
+
+def dims_in_memory(stride: tuple[int, ...]) -> tuple[int, ...]:
+    """The dims by their strides, the outermost first."""
+    return tuple(sorted(range(len(stride)), key=lambda dim: (-stride[dim], dim)))
+
+
+def dense_stride(size: torch.Size, order: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor without gaps whose dims lie in memory in this order, the outermost first."""
+    stride, step = [0] * len(size), 1
+    for dim in reversed(order):
+        stride[dim] = step
+        step *= size[dim]
+    return tuple(stride)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

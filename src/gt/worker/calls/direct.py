@@ -14,6 +14,7 @@ import torch
 from gt.worker.calls.prepared import DEFAULT_DTYPE, PreparedCall
 from gt.worker.calls.reuse import Upcoming, reusing
 from gt.worker.memory import Memory, Storages
+from gt.worker.operators import facts
 from gt.worker.usage import COUNTED_FROM_BYTES
 from gt.worker.zeroing import Zeroing
 
@@ -36,7 +37,7 @@ def direct(call: PreparedCall, memory: Memory, upcoming: Upcoming) -> Direct | N
 def _makes_one_result(call: PreparedCall) -> bool:
     """Whether the operator returns one tensor, that is the result, and nothing else is changed: no operand, no generator."""
     op = call.op
-    single = isinstance(op, torch._ops.OpOverload) and [str(r.type) for r in op._schema.returns] == ["Tensor"]
+    single = isinstance(op, torch._ops.OpOverload) and facts.returns_one_tensor(op)
     return single and not (call.written or call.draws or any(call.copies) or call.copied)
 
 

@@ -11,7 +11,7 @@ from gt.wire import instructions as wire
 from gt.worker import warning_capture
 from gt.worker.calls.direct import direct
 from gt.worker.calls.prepared import DEFAULT_DTYPE, PreparedCall
-from gt.worker.geometry import geometry_of, has_more, same_storage
+from gt.worker.geometry import geometry_of, has_more, storage_of
 from gt.worker.operators import graph
 from gt.worker.random import Random
 from gt.worker.session import WorkerSession
@@ -104,7 +104,8 @@ class Runner:
 
     def _verify(self, session: WorkerSession, call: PreparedCall, number: int, results: list[Any], ins: list[Any]) -> None:
         """Compare a call's first results with what the client expects, and find its direct way."""
-        call.copies = [_must_copy(r, g, results, ins) for r, g in zip(results, call.outs, strict=True)]
+        owners = [storage_of(t) for t in (*results, *ins) if isinstance(t, torch.Tensor)]
+        call.copies = [_must_copy(r, g, owners) for r, g in zip(results, call.outs, strict=True)]
         # one definition serves the graphs of many calls, whose gradients have the strides that their kernels chose
         call.verified = call.op is not graph.backward
         if (way := direct(call, session.memory, session.upcoming)) is not None:
@@ -126,8 +127,9 @@ def _results(call: PreparedCall, result: Any, ins: list[Any]) -> list[Any]:
     return found
 
 
-def _must_copy(result: Any, expected: wire.Geometry, results: list[Any], ins: list[Any]) -> bool:
-    """Whether a result shares its storage or has other strides than the client expects.
+def _must_copy(result: Any, expected: wire.Geometry, owners: list[int]) -> bool:
+    """Whether a result shares its storage or has other strides than the client expects. `owners`: the storages of all
+    results and operands.
 
     Raises RuntimeError for another size or dtype.
     """
@@ -139,9 +141,7 @@ def _must_copy(result: Any, expected: wire.Geometry, results: list[Any], ins: li
             f"the worker made {found.dtype}{list(found.size)} where the client expects"
             f" {expected.dtype}{list(expected.size)}; please report this operator"
         )
-    others = [o for o in (*results, *ins) if o is not result and isinstance(o, torch.Tensor)]
-    shared = any(same_storage(o, result) for o in others) or any(result is i for i in ins)
-    return found != expected or shared or has_more(result, expected)
+    return found != expected or owners.count(storage_of(result)) > 1 or has_more(result, expected)
 
 
 def _copy_into(target: torch.Tensor, source: torch.Tensor) -> None:

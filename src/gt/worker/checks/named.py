@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,13 @@ import torch
 from gt.wire import instructions as wire
 
 Size = tuple[int, ...]
+
+
+@functools.cache
+def _named(op: torch._ops.OpOverload) -> tuple[list[str], dict[str, Any]]:
+    """The names of an operator's arguments, and the values of those that may be left out."""
+    arguments = op._schema.arguments
+    return [a.name for a in arguments], {a.name: a.default_value for a in arguments if a.has_default_value()}
 
 
 class NamedArguments:
@@ -21,9 +29,8 @@ class NamedArguments:
 
     def __init__(self, define: wire.Define, op: torch._ops.OpOverload) -> None:
         self._define = define
-        named = {a.name: a.default_value for a in op._schema.arguments if a.has_default_value()}
-        named |= {a.name: value for a, value in zip(op._schema.arguments, define.args, strict=False)}
-        self._values: dict[str, Any] = {**named, **define.kwargs}
+        names, defaults = _named(op)
+        self._values: dict[str, Any] = {**defaults, **dict(zip(names, define.args, strict=False)), **define.kwargs}
 
     def __getitem__(self, name: str) -> Any:
         return self._with_sizes(self._values.get(name))

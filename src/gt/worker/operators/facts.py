@@ -15,6 +15,7 @@ from gt.wire import instructions as wire
 from gt.worker.operators import graph
 
 
+@functools.cache
 def draws(op: Any) -> bool:
     """Whether the operator draws from a generator."""
     if not isinstance(op, torch._ops.OpOverload):
@@ -28,22 +29,40 @@ def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> tuple
         return [], []
     found: list[int] = []
     resized: list[int] = []
-    for position, argument in enumerate(op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            values = value if isinstance(value, list) else [value]
-            found += (indices := [v.index for v in values if isinstance(v, wire.In)])
-            if argument.kwarg_only:  # `out=`
-                resized += indices
+    for position, name, is_out in _written_arguments(op):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        values = value if isinstance(value, list) else [value]
+        found += (indices := [v.index for v in values if isinstance(v, wire.In)])
+        if is_out:
+            resized += indices
     return found, resized
+
+
+@functools.cache
+def _written_arguments(op: torch._ops.OpOverload) -> list[tuple[int, str, bool]]:
+    """Position and name of each argument that the operator writes, and whether it is an `out=`."""
+    given = enumerate(op._schema.arguments)
+    return [(i, a.name, a.kwarg_only) for i, a in given if a.alias_info is not None and a.alias_info.is_write]
 
 
 def output_mask(op: Any, args: list[wire.Arg]) -> list[Any] | None:
     """Which of its results a backward operator is asked for, one bool each; None: all."""
     if not isinstance(op, torch._ops.OpOverload):
         return None
-    found = (a for p, a in zip(op._schema.arguments, args, strict=False) if p.name == "output_mask" and isinstance(a, list))
-    return next(found, None)
+    position = _mask_position(op)
+    found = args[position] if position is not None and position < len(args) else None
+    return found if isinstance(found, list) else None
+
+
+@functools.cache
+def _mask_position(op: torch._ops.OpOverload) -> int | None:
+    return next((i for i, a in enumerate(op._schema.arguments) if a.name == "output_mask"), None)
+
+
+@functools.cache
+def returns_one_tensor(op: torch._ops.OpOverload) -> bool:
+    """Whether it returns a tensor, and nothing else."""
+    return [str(r.type) for r in op._schema.returns] == ["Tensor"]
 
 
 _NAMES = """

@@ -56,11 +56,16 @@ ALLOWED = {"aten::_nested_tensor_from_mask_left_aligned"}
 
 def find(name: str, device: torch.device) -> Any:
     """The callable of an operator (`aten::name.overload`) on `device`. Raises NotImplementedError outside the table."""
+    return _find(name, device.type)
+
+
+@functools.cache
+def _find(name: str, device: str) -> Any:
     if name in GT_OPS:
         return GT_OPS[name]
     if name in kernels.EVERYWHERE:
         return kernels.EVERYWHERE[name]
-    if device.type == "cpu" and name in kernels.CPU:
+    if device == "cpu" and name in kernels.CPU:
         return kernels.CPU[name]
     if not name.startswith("aten::") or name not in _names():
         raise NotImplementedError(f"{name} is not an operator of GT's workers")
@@ -68,7 +73,7 @@ def find(name: str, device: torch.device) -> Any:
         raise NotImplementedError(f"{name} is refused: it reaches beyond a session's own tensors")
     base, _, overload = name.removeprefix("aten::").partition(".")
     op = getattr(getattr(torch.ops.aten, base), overload or "default")
-    if name not in COMPOSITES and not _is_sent(name, op, device.type.upper()):
+    if name not in COMPOSITES and not _is_sent(name, op, device.upper()):
         raise NotImplementedError(f"{name} is not an operator of GT's workers: clients send others in its place")
     return op
 
