@@ -37,7 +37,8 @@ class Blocks:
         self._rule_of = rule_of
         self._blocks: dict[int, _Block] = {}
         self._open: list[_Block] = []
-        self._backward = False
+        self.backward = False
+        """Whether the program is in its backward pass."""
         self.made_in: dict[int, tuple[_Block, bool]] = {}
         """Each with whether it was made in the backward pass."""
 
@@ -46,13 +47,18 @@ class Blocks:
         """Whether something may enter or leave a block now."""
         return bool(self._open or self.made_in)
 
+    @property
+    def are_idle(self) -> bool:
+        """Whether nothing is known of any block."""
+        return not (self._blocks or self._open or self.made_in)
+
     def now(self, item: wire.Scope) -> None:
         """The program, or its backward pass, has come to a scope."""
         for block in self._open:
             block.is_open = False
             self._drop_if_done(block)
         self._open = []
-        self._backward = item.backward
+        self.backward = item.backward
         for number, name in item.blocks:
             if (entered := self._block(number, name)) is not None:
                 entered.is_open = True
@@ -67,7 +73,7 @@ class Blocks:
     def made(self, id: int) -> None:
         """A storage was made now."""
         if self._open:
-            self._put(id, self._open[-1], self._backward)
+            self._put(id, self._open[-1], self.backward)
 
     def _put(self, id: int, block: _Block | None, backward: bool) -> None:
         """A storage is now inside of a block and of no other; None: of none."""
@@ -96,7 +102,7 @@ class Blocks:
             block = block.outer
         if block is not inner:
             self._put(id, block, backward)
-        for entered in () if self._backward else self._open:
+        for entered in () if self.backward else self._open:
             if id not in entered.entered and not (block is not None and block.is_in(entered)):
                 entered.entered.add(id)
                 found.append(entered.rule.inputs)

@@ -47,6 +47,19 @@ class Gathered:
         self._size_bytes[stored] = size_bytes
         self._append(stored)
 
+    def control(self) -> Any:
+        """All that decides what is gathered and dropped, to be compared."""
+        return (
+            [(stored, stored.state, None if stored.copies is None else list(stored.copies)) for stored in self._size_bytes],
+            None if self._order is None else list(self._order),
+            [list(bucket) for bucket in self._buckets],
+            (self._now, self._uses, self._last_bytes),
+            dict(self._learned),
+            dict(self._expected),
+            frozenset(self._in_vain),
+            [(number, list(copies)) for number, copies in self._copies.items()],
+        )
+
     def _append(self, stored: Stored) -> None:
         if self._last_bytes >= self._bucket_bytes:
             self._buckets.append([])

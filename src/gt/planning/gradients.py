@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 
 class _Due:
@@ -11,22 +12,22 @@ class _Due:
     def __init__(self, bucket_bytes: int) -> None:
         self._bucket_bytes = bucket_bytes
         self._size_bytes: dict[int, int] = {}
-        self._sum_bytes = 0
+        self.sum_bytes = 0
 
     def add(self, gradient: int, size_bytes: int) -> None:
         self._size_bytes[gradient] = size_bytes
-        self._sum_bytes += size_bytes
+        self.sum_bytes += size_bytes
 
     def remove(self, gradient: int) -> None:
-        self._sum_bytes -= self._size_bytes.pop(gradient, 0)
+        self.sum_bytes -= self._size_bytes.pop(gradient, 0)
 
     def take(self) -> list[int]:
-        return self.take_all() if self._sum_bytes >= self._bucket_bytes else []
+        return self.take_all() if self.sum_bytes >= self._bucket_bytes else []
 
     def take_all(self) -> list[int]:
         taken = list(self._size_bytes)
         self._size_bytes.clear()
-        self._sum_bytes = 0
+        self.sum_bytes = 0
         return taken
 
 
@@ -46,12 +47,19 @@ class Gradients:
         self._in_parts = _Due(part_bytes)
         self._had: set[int] = set()
         """The parameters that have got a gradient in this step."""
-        self._of_step: set[int] = set()
+        self.of_step: set[int] = set()
         """The gradients of this step."""
         self._accumulated = False
         """Whether in this step something was added to a gradient."""
         self._are_eager = False
         """Whether in the step before nothing was. In the first one nobody knows what it will do."""
+
+    def control(self) -> Any:
+        """All that decides when gradients are due, to be compared; None while some are pending."""
+        if self._pending:
+            return None
+        due = self._whole.sum_bytes, self._in_parts.sum_bytes
+        return frozenset(self._had), len(self.of_step), due, self._accumulated, self._are_eager
 
     def __contains__(self, id: object) -> bool:
         return id in self._pending
@@ -62,9 +70,9 @@ class Gradients:
             self._are_eager = not self._accumulated
             self._accumulated = False
             self._had.clear()
-            self._of_step.clear()
+            self.of_step.clear()
         self._had.add(parameter)
-        self._of_step.add(gradient)
+        self.of_step.add(gradient)
         self._pending[gradient] = parameter
         if in_parts:
             self._in_parts.add(gradient, size_bytes)
@@ -73,12 +81,12 @@ class Gradients:
 
     def written(self, id: int) -> None:
         """A part of another gradient was added to a storage."""
-        if id in self._of_step:
+        if id in self.of_step:
             self._accumulated = True
 
     def remove(self, id: int) -> None:
         """A storage is freed."""
-        self._of_step.discard(id)
+        self.of_step.discard(id)
         if self._pending.pop(id, None) is not None:
             self._in_parts.remove(id)
             self._whole.remove(id)

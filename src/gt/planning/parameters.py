@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_weight, part
 from gt.placement.layout import Sharding
@@ -33,6 +34,8 @@ class Parameters:
         self.pins: dict[int, Pin] = {}
         self._provisional: set[int] = set()
         """Those whose names may become longer."""
+        self._version = 0
+        """How often a storage has got a place or lost it."""
         self.pending = Gradients(storages.BUCKET_BYTES, storages.BUCKET_BYTES // WHOLE_AT_ONCE)
         self._ahead: tuple[Sequence[Stored], int] | None = None
         """What to gather, and along which axis, besides the operands of the call that is planned now."""
@@ -47,6 +50,11 @@ class Parameters:
             self._pin(item.id, stored, item.geometry, belongs)
             (self._provisional.add if item.provisional else self._provisional.discard)(item.id)
 
+    def control(self) -> Any:
+        """All that plans depend on here but the storages themselves, to be compared; None while gradients are pending."""
+        of_gradients = self.pending.control()
+        return None if of_gradients is None else (self._version, of_gradients, self._gathered.control())
+
     def _pin(self, id: int, stored: Stored, geometry: wire.Geometry, belongs: Pin) -> None:
         held = self.storages
         if any(isinstance(part(view_of(geometry), p, held.mesh.sizes), Underivable) for p in belongs):
@@ -54,6 +62,7 @@ class Parameters:
         if held.state(stored).placed != belongs.stored:
             held.make_whole(stored)
         self.pins[id] = belongs
+        self._version += 1
         stored.is_special = True
         self.restore(id)
         gathers = belongs.computed != belongs.stored
@@ -85,6 +94,7 @@ class Parameters:
         self.storages.drop_copies(stored)
         if self.pins.pop(id, None) is not None:
             self._provisional.discard(id)
+            self._version += 1
             self._gathered.remove(stored)
 
     def whole_copy(self, id: int, geometry: wire.Geometry) -> tuple[int, list[int]]:

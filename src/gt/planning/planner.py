@@ -32,6 +32,7 @@ from gt.planning.plan import (
     TakeOnce,
     TakeSlice,
 )
+from gt.planning.repeats import Repeats
 from gt.planning.rules import find
 from gt.planning.solver import Solver, view_of
 from gt.planning.state import State, Stored
@@ -71,7 +72,7 @@ class _Call:
 
 
 class Planner:
-    """The planner of one session."""
+    """The planner of one session. While its program repeats itself, `storages` are those at the begin of the round."""
 
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
@@ -88,6 +89,10 @@ class Planner:
         self.solver = Solver(self.mesh, self.storages.states)
         self._calls: dict[int, _Call] = {}
         self._local_calls: dict[bytes, int] = {}
+        self._local_operands: dict[int, int] = {}
+        """How many operands each of them has."""
+        self._version = 0
+        """How often a number of a call has got another meaning."""
         self._blocks = Blocks(sharding.scope)
         transfers = Transfers(sharding, self.parameters)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -108,12 +113,20 @@ class Planner:
         }
         if sharding.scopes:
             self._handlers[wire.Scope] = self._scope
+        self._repeats = Repeats(self)
 
     def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
         """The instructions of every worker for those of the client."""
+        if self.observer is None and not self.generators_differ:
+            return self._repeats.rewrite(items)
+        self._repeats.stop()
         if self.generators_differ:
             self.generators_differ = False
             self._out += [wire.SameGenerator(axis) for axis in self.storages.shared_axes]
+        return self.plan(items)
+
+    def plan(self, items: Sequence[wire.FromClient], until: list[int] | None = None) -> list[wire.Instruction]:
+        """The same, each of them planned now. `until`: is to say how many instructions there are up to each."""
         handlers, observer = self._handlers, self.observer
         for item in items:
             before = len(self._out) if observer is not None else 0
@@ -124,9 +137,27 @@ class Planner:
                 handler(item)
             if observer is not None:
                 observer(item, self._out[before:])
+            if until is not None:
+                until.append(len(self._out))
         out = self._out.copy()
         self._out.clear()
         return out
+
+    # -- what a loop of the program is recognised by ----------------------------------------------------------------------
+
+    def control(self) -> Any:
+        """All that plans depend on but the storages of the program, to be compared. None: no loop begins here."""
+        if not self._blocks.are_idle or (of_parameters := self.parameters.control()) is None:
+            return None
+        return self._version, self.storages.have_renamed, self._blocks.backward, of_parameters
+
+    def operands(self, call: int) -> int:
+        """How many operands a call of the client's has. Raises KeyError if it is not known."""
+        return self._calls[call].count
+
+    def local_operands(self, call: int) -> int:
+        """How many operands a call of the workers' has. Raises KeyError if it is not known."""
+        return self._local_operands[call]
 
     # -- what the client says of its tensors -------------------------------------------------------------------------------
 
@@ -189,9 +220,11 @@ class Planner:
     # -- operators ---------------------------------------------------------------------------------------------------------
 
     def _define(self, item: wire.Define) -> None:
+        self._version += item.call in self._calls
         self._calls[item.call] = _Call(item)
 
     def _forget(self, item: wire.Forget) -> None:
+        self._version += 1
         for number in item.calls:
             self._calls.pop(number, None)
         for call in self._calls.values():
@@ -199,6 +232,7 @@ class Planner:
         if self._local_calls:
             self._out.append(wire.Forget(list(self._local_calls.values())))
             self._local_calls.clear()
+            self._local_operands.clear()
 
     def _op(self, item: wire.Op) -> None:
         call, args, storages = self._calls.get(item.call), item.args, self.storages.by_id
@@ -323,6 +357,7 @@ class Planner:
         number = self._local_calls.get(key)
         if number is None:
             number = self._local_calls[key] = len(self._local_calls) + 1
+            self._local_operands[number] = len(define.ins)
             self._out.append(msgspec.structs.replace(plain, call=number))
         return number
 

@@ -37,12 +37,13 @@ class Storages:
         self.have_renamed = False
         """Whether some storage has been made anew, so that the workers know it by another id than the client."""
         self._forget = forget
-        self._last_id = FIRST_ID
+        self.last_id = FIRST_ID
+        """The last id that was made here."""
 
     def new_id(self) -> int:
         """An id for a storage that only the workers know."""
-        self._last_id += 1
-        return self._last_id
+        self.last_id += 1
+        return self.last_id
 
     def find(self, id: int, geometry: wire.Geometry) -> Stored:
         """A storage; one that was not met before, such as a query's result, is replicated."""
