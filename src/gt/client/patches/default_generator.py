@@ -14,7 +14,7 @@ from gt.client.session.process import process
 from gt.client.session.random_sequence import OWN, is_undisturbed, sequence
 
 
-class DefaultGenerator(torch.Generator):
+class DefaultGenerator(torch._C.Generator):
     """`torch.default_generator` of a ported program, for code that seeds it, saves its state, or passes it to an
     operator."""
 
@@ -57,7 +57,7 @@ class DefaultGenerator(torch.Generator):
         return OWN.clone_state()
 
 
-DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch.Generator.__module__, torch.Generator.__qualname__
+DefaultGenerator.__module__, DefaultGenerator.__qualname__ = torch._C.Generator.__module__, torch._C.Generator.__qualname__
 
 NEVER_DRAW = ("aten::_fused_sdp_choice", "aten::_scaled_dot_product_flash_attention_for_cpu")
 """Operators that are tagged as drawing although their CPU kernels never do."""
