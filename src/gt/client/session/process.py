@@ -53,7 +53,7 @@ class Process:
         """What is to be forgotten with a session, as its tensors are gone."""
         self._flusher: threading.Thread | None = None
         """The thread of `_flush_aged`."""
-        recorder.segment.limit = settings().segment_size
+        recorder.segment.limit = settings().segment_limit
         os.register_at_fork(after_in_child=self._after_fork)
         shutdown.Last(self._end)
 
@@ -141,7 +141,7 @@ class Process:
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
         """Open a session on a connected transport. The first one owns what the process has recorded so far."""
-        segment = recorder.segment if self.opened is None else recorder.new_segment(settings().segment_size)
+        segment = recorder.segment if self.opened is None else recorder.new_segment(settings().segment_limit)
         return Session(transport, address, timeout_s, segment)
 
     def use(self, made: Session) -> None:
@@ -150,7 +150,7 @@ class Process:
             if self.opened is not None:
                 self._close_session(made.segment)
             made.segment.insert(0, wire.Seed(torch.initial_seed()))
-            made.segment.limit = settings().segment_size
+            made.segment.limit = settings().segment_limit
             self.opened = made
             self._start_flusher()
 
@@ -172,18 +172,20 @@ class Process:
             seen = head
 
     def flush(self) -> None:
-        """Send what was recorded; opens a session if there is none."""
+        """Send what was recorded; opens a session if there is none. With GT_SYNC it waits, and raises what went wrong."""
         shutdown.leave()
         if shutdown.program_ended.is_set() and self.opened is None:
             recorder.segment.drop()  # recorded by a destructor
-        else:
-            self.session().flush()
+            return
+        self.session().flush()
+        if settings().sync:
+            self.session().ask(wire.Synchronize)
 
     def close(self) -> None:
         """End the session and the embedded service, if any. A Ctrl-C ends the wait for files in the background alone."""
         try:
             if self.opened is not None:
-                self._close_session(recorder.new_segment(settings().segment_size))
+                self._close_session(recorder.new_segment(settings().segment_limit))
         finally:
             early.stop()
 

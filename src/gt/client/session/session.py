@@ -99,7 +99,7 @@ class Session:
             if self.segment:
                 with interrupts.HeldBack():
                     self._send_segment()
-                self.segment.limit = min(2 * self.segment.limit, settings().segment_size)
+                self.segment.limit = min(2 * self.segment.limit, settings().segment_limit)
             self._respect_credit()
 
     def _send_segment(self) -> None:
@@ -160,7 +160,7 @@ class Session:
         for warned in said:
             worker_reports.warn(warned)
         answer, data = found
-        self.segment.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
+        self.segment.limit = min(FIRST_SEGMENT, settings().segment_limit)  # the worker has nothing to do now
         if answer.failure is not None:
             raise worker_reports.exception(answer.failure)
         return answer, data
