@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from tests.cluster.conftest import Service, eventually, go_on, line, serving, start
 from tests.conftest import Run
 
@@ -263,6 +265,39 @@ print((x + 1).sum().item())
     assert out[0] == "2.0"
     assert out[1].startswith("ForkError a forked child")
     assert out[2] == "4.0"
+
+
+def test_a_child_forked_before_anything_remote_was_used_is_a_client_of_its_own(service: Service, run_python: Run) -> None:
+    source = """
+import multiprocessing, os, sys
+import gt as torch
+torch.manual_seed(0)
+def work(factor):
+    return (torch.randn(2) * factor).tolist()
+child = os.fork()
+if child == 0:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    print("daemon", work(2), flush=True)
+    sys.exit()
+os.waitpid(child, 0)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print("pool", pool.apply(work, [2]), flush=True)
+print("parent", work(2), flush=True)
+if os.fork() == 0:
+    try:
+        work(2)
+    except ConnectionError as error:
+        print("late", type(error).__name__, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    done = run_python(source, GT_ADDRESS=service.address)
+    torch.manual_seed(0)
+    drawn = (torch.randn(2) * 2).tolist()
+    expected = [f"daemon {drawn}", "late ForkError", f"parent {drawn}", f"pool {drawn}"]
+    assert (sorted(done.stdout.splitlines()), done.stderr) == (expected, "")
 
 
 def test_the_instruction_log_is_readable_by_people_and_programs(tmp_path: Path, run_python: Run) -> None:

@@ -29,7 +29,7 @@ from gt.wire.transport import Transport
 
 FORKED = (
     "a forked child touched a remote tensor; remote tensors belong to the process that made them."
-    " Use them in the parent only, or start the child with the 'spawn' method"
+    " Use them in the parent only, fork before the first one is made, or start the child with the 'spawn' method"
 )
 FIRST_SEGMENT = 64
 """The size of a segment for a worker that is known to be idle; each one after it is twice as long."""
