@@ -18,8 +18,8 @@ class Definitions:
     def __init__(self) -> None:
         self._new_number = itertools.count(1).__next__
         self._caches: list[dict[Any, Any]] = []
-        self._known: dict[int, tuple[str, int]] = {}
-        """Number -> the call's operator and how many operands it takes."""
+        self._known: dict[int, tuple[str, int, tuple[int, ...]]] = {}
+        """Number -> the call's operator, how many operands it takes, and which of them it writes."""
 
     def new_cache(self) -> dict[Any, Any]:
         """A dict, for calls by their keys, that is emptied when the definitions are forgotten."""
@@ -27,12 +27,12 @@ class Definitions:
         self._caches.append(cache)
         return cache
 
-    def add(self, op: str, operands: int) -> int:
+    def add(self, op: str, operands: int, writes: tuple[int, ...]) -> int:
         """The number of a call that is about to be defined."""
         if len(self._known) >= LIMIT:
             self.forget()
         number = self._new_number()
-        self._known[number] = op, operands
+        self._known[number] = op, operands, writes
         return number
 
     def forget(self) -> None:
@@ -46,7 +46,11 @@ class Definitions:
 
     def described(self, number: int) -> tuple[str, int]:
         """A defined call's operator and its number of operands; `call N` and 0 if it has been forgotten since."""
-        return self._known.get(number, (f"call {number}", 0))
+        return self._known.get(number, (f"call {number}", 0, ()))[:2]
+
+    def written(self, number: int) -> tuple[int, ...]:
+        """The operands, by index, that a defined call writes."""
+        return self._known.get(number, ("", 0, ()))[2]
 
 
 definitions = Definitions()
