@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from gt.client.session.process import process
-from gt.client.session.room import room
+from gt.client.session.room import COUNTED_FROM_BYTES, room
 from gt.wire import instructions as wire
 
 Make = Callable[..., torch.Tensor]
@@ -158,6 +158,7 @@ def test_another_tensors_failure_leaves_a_failed_write_to_be_reported() -> None:
 
 BEYOND_ALL = 1 << 45
 """More elements than any machine has bytes."""
+LARGE = COUNTED_FROM_BYTES // 4
 ALLOCATIONS: dict[str, Callable[[Make], Any]] = {
     "zeros": lambda o: torch.zeros(BEYOND_ALL, device=o(1).device),
     "a copy of what is expanded": lambda o: o(1).expand(BEYOND_ALL).clone(),
@@ -178,18 +179,18 @@ def test_memory_that_is_not_there_is_an_error_at_the_call(name: str) -> None:
 
 
 def test_a_program_that_has_enough_memory_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.ones(1 << 18, device="remote")
+    x = torch.ones(LARGE, device="remote")
     monkeypatch.setattr(room, "_left_bytes", 1 << 30)
     with counting(monkeypatch) as asked:
-        for _ in range(100):
+        for _ in range(10):
             x = x * 1.0
     assert asked == []
-    assert room._left_bytes == (1 << 30) - 100 * (1 << 20)
+    assert room._left_bytes == (1 << 30) - 10 * COUNTED_FROM_BYTES
 
 
 def test_one_that_may_run_out_of_it_waits_and_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.ones(1 << 18, device="remote")
-    monkeypatch.setattr(room, "_left_bytes", 3 << 20)
+    x = torch.ones(LARGE, device="remote")
+    monkeypatch.setattr(room, "_left_bytes", 3 * COUNTED_FROM_BYTES)
     with counting(monkeypatch) as asked:
         for _ in range(5):
             x = x + x

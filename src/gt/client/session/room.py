@@ -12,8 +12,8 @@ from gt.client.session.process import process
 from gt.client.stream.geometry import TensorSpec
 from gt.wire import instructions as wire
 
-COUNTED_FROM_BYTES = 1 << 20
-"""Results of at least this many bytes count. Making one takes a worker far longer than counting it takes the client."""
+COUNTED_FROM_BYTES = 16 << 20
+"""Results of at least this many bytes count. Making one takes any worker longer than counting it takes the client."""
 SHARE = 2
 """The workers are asked when this part of what they had left at the last question was made since, freed or not."""
 
