@@ -34,6 +34,12 @@ def _role(text: str) -> str:
     return text
 
 
+def _sync(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ConfigError(f"GT_SYNC={text!r}: expected 0 or 1")
+    return text == "1"
+
+
 def _inspect(text: str) -> str:
     what, _, how = text.partition(":")
     if what not in ("explain", "check") or not how:
@@ -47,6 +53,7 @@ TABLE = (
     Setting("worker_batch_size", int, 512, "GT_WORKER_BATCH_SIZE", "instructions a worker takes at a time", 1),
     Setting("segment_size", int, 512, "GT_SEGMENT_SIZE", "instructions a client collects before it sends them", 1),
     Setting("segment_age_s", float, 0.01, "GT_SEGMENT_AGE_S", "seconds after which an idle client sends what it has", 0.001),
+    Setting("sync", _sync, False, "GT_SYNC", "1: wait for every operation, so that its error is raised at its line"),
     Setting("connect_timeout_s", float, 5.0, "GT_CONNECT_TIMEOUT_S", "seconds to wait for a service that is joined", 0.1),
     Setting("credit", int, 64, "GT_CREDIT", "batches of one session that may be under way", 1),
     Setting("config", str, "", "GT_CONFIG", "sharding file: how tensors are placed on several workers (docs/sharding.md)"),
@@ -76,6 +83,7 @@ class Settings:
     worker_batch_size: int
     segment_size: int
     segment_age_s: float
+    sync: bool
     connect_timeout_s: float
     credit: int
     config: str
@@ -86,6 +94,11 @@ class Settings:
     inspect: str
     run: str
     role: str
+
+    @property
+    def segment_limit(self) -> int:
+        """How many instructions a client collects at most before it sends them."""
+        return 1 if self.sync else self.segment_size
 
 
 def read(environment: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:

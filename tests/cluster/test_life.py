@@ -114,6 +114,29 @@ time.sleep(600)
             os.kill(pid, signal.SIGKILL)
 
 
+def test_a_forked_child_has_a_service_of_its_own_that_ends_with_it(tmp_path: Path) -> None:
+    fork = """
+import os, sys
+import gt as torch
+child = os.fork()
+if child == 0:
+    print(torch.ones(3).sum().item(), flush=True)
+    sys.exit()
+os.waitpid(child, 0)
+print((torch.ones(3) + 1).sum().item(), flush=True)
+input()
+print((torch.ones(3) + 2).sum().item(), flush=True)
+"""
+    program = start(fork, TMPDIR=str(tmp_path))
+    assert [line(program), line(program)] == ["3.0", "6.0"]
+    eventually(lambda: len(embedded(tmp_path)) == 1, 5)
+    go_on(program)
+    assert line(program) == "9.0"
+    program.wait(30)
+    eventually(lambda: processes(tmp_path) == [], 5)
+    assert list(tmp_path.iterdir()) == []
+
+
 def ready() -> Embedded:
     service = start_service()
     service.wait_ready(60)

@@ -23,12 +23,13 @@ from tests.conftest import Run
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 
 
-def test_an_array_is_a_copy_of_the_elements() -> None:
+def test_an_array_and_its_tensor_share_what_is_written() -> None:
     x = torch.arange(3, device="remote")
     array = x.numpy()
     array += 1
-    assert array.tolist() == [1, 2, 3]
-    assert x.tolist() == [0, 1, 2]
+    assert x.tolist() == [1, 2, 3]
+    x += 1
+    assert array.tolist() == [2, 3, 4]
 
 
 def test_the_result_of_a_numpy_function_is_where_its_operand_is() -> None:

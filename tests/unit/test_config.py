@@ -25,6 +25,7 @@ def test_defaults_and_origins() -> None:
         ({"GT_CONNECT_TIMEOUT_S": "inf"}, "expected a number of seconds"),
         ({"GT_ROLE": "clint"}, "expected one of client"),
         ({"GT_WORKER_BATCH_SIZE": "0"}, "the minimum is 1"),
+        ({"GT_SYNC": "yes"}, "expected 0 or 1"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(environment: dict[str, str], message: str) -> None:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import torch
 
 from gt.client.patches import script_graphs
+from gt.client.session.shared_arrays import SOURCE_BYTES, links
 from gt.facade import cpu_alias, stand_ins
 from gt.facade.cpu_alias import REMOTE, default_device, placed, placing, placing_kind, sent
 from gt.facade.loaders import DataLoader
@@ -83,20 +85,31 @@ def _follow(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(data, torch.Tensor):
             return placing(function)(data, *args, **kwargs)
         device = _chosen(kwargs.pop("device", None))
-        return sent(function(data, *args, device="cpu", **kwargs), device)
+        return _linked(function(data, *args, device="cpu", **kwargs), data, device)
 
     return convert
 
 
 def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For `from_numpy` and the like: the result is moved to the remote device, and shares no memory with its source."""
+    """For `from_numpy` and the like: the result is moved to the remote device."""
 
     @functools.wraps(function)
     def convert(*args: Any, **kwargs: Any) -> torch.Tensor:
         made: torch.Tensor = function(*args, **kwargs)
-        return made if cpu_alias.device_chosen() else sent(made)
+        if cpu_alias.device_chosen():
+            return made
+        return _linked(made, made.numpy() if function is torch.frombuffer else next(iter(args), None))
 
     return convert
+
+
+def _linked(local: torch.Tensor, source: Any, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor made of an array, moved to its device. If it has the array's memory, it goes on to share what is written."""
+    made = sent(local, device)
+    shares = isinstance(source, numpy.ndarray) and local.data_ptr() == source.ctypes.data
+    if shares and source.nbytes <= SOURCE_BYTES and made.device.type == "remote":
+        links.add_source(made, source)
+    return made
 
 
 def _within(
@@ -115,7 +128,7 @@ def _within(
 @functools.wraps(torch.from_dlpack)
 def _from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> torch.Tensor:
     if not isinstance(ext_tensor, torch.Tensor):
-        return sent(torch.from_dlpack(ext_tensor, copy=copy), _chosen(device))
+        return _linked(torch.from_dlpack(ext_tensor, copy=copy), ext_tensor, _chosen(device))
     if ext_tensor.device.type != "remote" or ext_tensor.requires_grad or ext_tensor.is_conj():
         return torch.from_dlpack(ext_tensor, device=device, copy=copy)
     return ext_tensor.clone() if copy else ext_tensor.detach()

@@ -11,7 +11,7 @@ import torch
 
 from gt.errors import PeerError, ProtocolError
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer, WorkerStats
+from gt.wire.messages import Answer, Failure, WorkerStats
 from gt.wire.shared import Frame, inline
 from gt.worker import files
 from gt.worker.collectives import own_part, put
@@ -136,15 +136,13 @@ def _set_random_state(host: Host, session: WorkerSession, item: wire.SetRandomSt
 
 
 def _synchronize(host: Host, session: WorkerSession, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:
-    failure = session.failures[0] if session.failures else None
-    session.failures.clear()
-    session.failed_check = None
+    failure: Failure | None = None
     if host.device.type == "cuda":
         try:
             torch.cuda.synchronize(host.device)
         except RuntimeError as error:
-            failure = failure or failure_of(error, "synchronize", 0)
-    return Answer(item.request, failure=failure), []
+            failure = failure_of(error, "synchronize", 0)
+    return session.report_all(item.request, failure), []
 
 
 def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequence[Frame]) -> Reply:

@@ -24,13 +24,18 @@ MAX_VIEWS = 64
 """Views kept of one storage: a growing cache seen through ever new sizes must not keep them all."""
 
 
+Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is a handle
+Storages: TypeAlias = dict[int, Any]  # Views | Poison | Awaited
+
+
 class Poison:
-    """Takes the place of a storage where the call that makes or writes it failed."""
+    """Takes the place of a storage where the call that makes or writes it failed. `before`: what it was, if anything."""
 
-    __slots__ = ("failure",)
+    __slots__ = ("before", "failure")
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, before: Views | None) -> None:
         self.failure = failure
+        self.before = before
 
 
 class Awaited:
@@ -48,10 +53,6 @@ class PoisonedError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-
-
-Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is a handle
-Storages: TypeAlias = dict[int, Any]  # Views | Poison | Awaited
 
 
 class Memory:
@@ -155,6 +156,15 @@ class Memory:
         self.usage.count(id, tensor.untyped_storage().nbytes())
 
     def poison(self, ids: list[int], failure: Failure) -> None:
-        """Let storages stand for a failure: whatever uses them fails with it."""
+        """Let storages stand for a failure: whatever uses them fails with it. Those that stand for one already stay so."""
         for id in ids:
-            self.storages[id] = Poison(failure)
+            place = self.storages.get(id)
+            if type(place) is not Poison:
+                self.storages[id] = Poison(failure, place if type(place) is dict else None)
+
+    def restore(self, failure: Failure | None = None) -> None:
+        """The client has been told of a failure (None: of all): the storages that its call should have written are again
+        what the call has left of them, as after an exception that a local program has caught."""
+        for id, place in self.storages.items():
+            if type(place) is Poison and place.before is not None and (failure is None or place.failure is failure):
+                self.storages[id] = place.before

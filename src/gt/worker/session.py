@@ -87,7 +87,21 @@ class WorkerSession:
         self.failures = [f for f in self.failures if f is not failure]
         if failure is self.failed_check:
             self.failed_check = None
+        self._restore(failure)
         return Answer(request, failure=failure)
+
+    def report_all(self, request: int, also: Failure | None = None) -> Answer:
+        """The answer to a request for any failure: the first of those that no answer has told. None is reported again."""
+        first = self.failures[0] if self.failures else also
+        self.failures.clear()
+        self.failed_check = None
+        self._restore(None)
+        return Answer(request, failure=first)
+
+    def _restore(self, failure: Failure | None) -> None:
+        """Let what a failed call should have written be used again. Of several workers the others may have written it."""
+        if self.group is None:
+            self.memory.restore(failure)
 
     def close(self) -> None:
         """The session ends: leave its other workers, and files of which not all tensors were written or copied."""

@@ -24,6 +24,27 @@ INDICES = {"index", "indices", "target", "targets"}
 MAY_BE_NUMBERS = {"Tensor", "number", "Optional[number]"}
 NO_INDICES = ("aten::mse_", "aten::huber_", "aten::smooth_l1_", "aten::soft_margin_", "aten::binary_cross_entropy")
 """Prefixes of operators whose targets are not indices, even if they are integers."""
+FACTORISING = {
+    f"aten::{name}"
+    for name in (
+        "_linalg_check_errors", "_linalg_eigh", "_linalg_eigvals", "_linalg_svd", "cholesky", "cholesky_inverse",
+        "linalg_eig", "linalg_eigvals", "linalg_lstsq", "linalg_pinv",
+    )
+}  # fmt: skip
+"""Operators (all overloads) that look whether a factorisation has succeeded."""
+
+
+def every_time(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether each call is asked: it looks whether a factorisation has succeeded, for which PyTorch waits on an accelerator
+    too."""
+    if configured.on_shapes:
+        return False
+    return op._schema.name in FACTORISING or _given(op, args, kwargs).get("check_errors") is True
+
+
+def _given(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by their names."""
+    return dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
 
 
 def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -58,7 +79,7 @@ def _takes_indices(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     """Whether the worker might refuse the values of indices rather than the dtypes."""
     if op._schema.name.startswith(NO_INDICES):
         return False
-    given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+    given = _given(op, args, kwargs)
     read = [a.name for a in op._schema.arguments if a.name in INDICES and a.alias_info is None]
     tensors = templates.tensors_in(given.get(name) for name in read)
     return any(not t.is_floating_point() for t in tensors)

@@ -34,6 +34,8 @@ class DefinedCall:
     """How written operands and fresh results make up what the operator returns."""
     in_place: bool = False
     """Whether the call makes nothing and returns its first operand."""
+    large_bytes: int = 0
+    """The bytes of its results if they are many: then it has no `single`, and its kernel counts them (`session.room`)."""
     plain: TensorSpec | None = field(init=False)
     """`single`, if it is contiguous."""
     writes: bool = field(init=False)

@@ -37,11 +37,12 @@ def define(
     """
     with recorder.lock:
         named = name or op_name(op)
-        number = definitions.add(named, len(ins), name is not None or may_write(op))
         template = Template(vary)
         plain = [template.arg(a, i in vary) for i, a in enumerate(args)]
         by_name = {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY}
         own = name is None
+        writes = written_operands(op, plain, by_name) if own else ()
+        number = definitions.add(named, len(ins), writes if own and (writes or not may_write(op)) else None)
         recorder.segment.append(
             wire.Define(
                 number,
@@ -53,7 +54,7 @@ def define(
                 requires_grad,
                 grad_mode,
                 geometry.dtype_name(torch.get_default_dtype()),
-                written_operands(op, plain, by_name) if own else (),
+                writes,
                 own and draws(op),
             )
         )

@@ -21,6 +21,7 @@ from gt.client.calls.schemas import OpOverload
 from gt.client.kernels import decompositions, flop_counter
 from gt.client.session import recording
 from gt.client.session.random_sequence import sequence
+from gt.client.session.room import large
 from gt.client.stream import geometry, operands, sites
 from gt.client.stream.definitions import definitions
 from gt.client.stream.geometry import TensorSpec
@@ -133,7 +134,7 @@ class _Forward:
         outs = [operands.make(spec) for spec in call.outs]
         # `templates.define` takes floats by keyword as numbers that each operation gives
         numbers = tuple(v for v in kwargs.values() if type(v) is float)
-        recording.record_op(call.number, outs, (*(i for i, _, _ in found), *numbers), sites.here(3))
+        recording.record_op(call.number, outs, (*(i for i, _, _ in found), *numbers), sites.here(3), call.large_bytes)
         handle = outs.pop() if wanted and grad_mode else None
         return call.number, tuple(outs) if self.several else outs[0], handle
 
@@ -148,7 +149,7 @@ class _Forward:
     ) -> DefinedCall:
         outs = [*results, *([HANDLE] if wanted and grad_mode else [])]
         number = templates.define(self.op, args, kwargs, specs, outs, frozenset(), wanted, grad_mode)
-        return DefinedCall(number, outs, None, None)
+        return DefinedCall(number, outs, None, None, large_bytes=large(outs))
 
     def backward(self, ctx: Any, tensors: list[torch.Tensor], handle: torch.Tensor, grads: Any) -> list[torch.Tensor]:
         given = [handle, *(g for g in grads if g is not None)]
@@ -163,9 +164,9 @@ class _Forward:
             outs = self._backward_forms.results(form, lambda: _gradients(self.op, ctx, specs, grads))
             arguments = (handle, *grads, list(ctx.wanted))
             number = templates.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
-            call = self.backward_cache[key] = DefinedCall(number, outs, None, None)
+            call = self.backward_cache[key] = DefinedCall(number, outs, None, None, large_bytes=large(outs))
         made = [operands.make(spec) for spec in call.outs]
-        recording.record_op(call.number, made, tuple(i for i, _, _ in found), sites.here(3))
+        recording.record_op(call.number, made, tuple(i for i, _, _ in found), sites.here(3), call.large_bytes)
         return made
 
 

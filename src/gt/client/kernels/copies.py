@@ -13,6 +13,7 @@ from gt.client.kernels.learning import shares_elements
 from gt.client.kernels.registry import Kernels
 from gt.client.session import recording
 from gt.client.session.process import process
+from gt.client.session.shared_arrays import links
 from gt.client.stream import devices, geometry, operands, sites
 from gt.client.stream.geometry import TensorSpec
 from gt.client.stream.readings import readings
@@ -42,6 +43,7 @@ def _read(tensor: Tensor) -> tuple[Tensor, bool]:
     if not spec.size.numel():
         return torch.empty(spec.size, dtype=spec.dtype, device=CPU), False
     process.session()  # raises for a child that was forked: what is kept here is not for it
+    links.bring(number)
     with recorder.lock:
         whole = readings.find(number, spec.size_bytes)
         if whole is None:
@@ -75,16 +77,41 @@ def _seen_through(spec: TensorSpec, whole: Tensor) -> Tensor:
     return seen._neg_view() if spec.neg else seen
 
 
+def fetch_twice(tensor: Tensor) -> tuple[Tensor, bytes | memoryview]:
+    """The CPU tensor that `tensor.cpu()` gives, and the bytes of its elements, row-major, in other memory. Raises as
+    `fetch`."""
+    number, spec, _ = operands.operand(tensor)
+    data = _bytes_of(number, spec) if spec.size.numel() else b""
+    return _laid_out(tensor, _made_of(spec, data)), data.map() if isinstance(data, Shared) else data
+
+
 def _fetched(number: int, spec: TensorSpec) -> Tensor:
     """The elements of a storage, seen through `spec`, from the worker."""
+    return _made_of(spec, _bytes_of(number, spec))
+
+
+def _bytes_of(number: int, spec: TensorSpec) -> bytes | Shared:
     _, data = process.session().ask(lambda request: wire.Fetch(request, number, spec.to_wire()))
     if len(data) != spec.size.numel() * spec.dtype.itemsize:
         raise ProtocolError(f"the worker sent {len(data)} bytes of a {spec.dtype} tensor of sizes {list(spec.size)}")
+    return data
+
+
+def _made_of(spec: TensorSpec, data: bytes | Shared) -> Tensor:
+    """A contiguous CPU tensor of these bytes."""
     if isinstance(data, Shared):
         return torch.frombuffer(data.map(), dtype=spec.dtype).view(spec.size)
     made = torch.empty(spec.size, dtype=spec.dtype, device=CPU)  # its memory is aligned as CPU kernels expect
     ctypes.memmove(made.data_ptr(), data, made.nbytes)
     return made
+
+
+def _laid_out(tensor: Tensor, found: Tensor) -> Tensor:
+    """What was fetched of a tensor, with the strides that a copy of it has."""
+    if tensor.is_contiguous():
+        return found
+    stride = torch.empty_like(operands.operand(tensor)[1].meta()).stride()
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=CPU).copy_(found)
 
 
 WIDEST = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
@@ -158,10 +185,7 @@ def to_copy(
         if dtype is not None and self.is_complex():
             _warn_of_what_is_lost(self.dtype, dtype)
         return _to_copy_remote(self, **options)  # type: ignore[no-any-return]
-    found = fetch(self)
-    if not self.is_contiguous():
-        stride = torch.empty_like(operands.operand(self)[1].meta()).stride()
-        found = torch.empty_strided(self.shape, stride, dtype=self.dtype, device=CPU).copy_(found)
+    found = _laid_out(self, fetch(self))
     if not options and not pin_memory and device == CPU:
         return found
     return aten._to_copy.default(found, device=device, pin_memory=pin_memory, **options)  # type: ignore[no-any-return]

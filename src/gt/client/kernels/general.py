@@ -79,7 +79,7 @@ def _several(
         recording.record(wire.Op(call.number, (), (*ids, *numbers), sites.here(3)))
         return args[0]
     fresh = [operands.make(spec) for spec in call.outs if spec is not None]
-    recording.record_op(call.number, fresh, (*ids, *numbers), sites.here(3))
+    recording.record_op(call.number, fresh, (*ids, *numbers), sites.here(3), call.large_bytes)
     given = templates.tensors_in((*args, *kwargs.values())) if call.writes else []
     return _build(call.returns, fresh, given)
 

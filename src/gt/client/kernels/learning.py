@@ -12,6 +12,7 @@ from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, Written
 from gt.client.calls.forms import Forms, form_of
 from gt.client.calls.schemas import OpOverload
 from gt.client.kernels.signature import varying
+from gt.client.session.room import large
 from gt.client.stream import operands
 from gt.client.stream.definitions import LIMIT, definitions
 from gt.client.stream.geometry import TensorSpec
@@ -118,6 +119,8 @@ class Learner:
         written = schemas.written(op, args, kwargs).values()
         if unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, written)):
             return UNFORESEEN
+        if ask_first.every_time(op, args, kwargs):
+            return UNFORESEEN
         specs = [operands.operand(t)[1] for t in templates.tensors_in((*args, *kwargs.values()))]
         try:
             found = inference.infer(op, args, kwargs, specs)
@@ -163,7 +166,7 @@ def unforeseeable(op: OpOverload) -> bool:
 
 
 def _call(number: int, found: inference.Inferred, tensor_first: bool) -> DefinedCall:
-    single = found.outs[0] if type(found.shape) is Fresh else None
-    return DefinedCall(
-        number, found.outs, single, found.shape, tensor_first and not found.outs and found.shape == Written(0)
-    )
+    large_bytes = large(found.outs)
+    single = found.outs[0] if type(found.shape) is Fresh and not large_bytes else None
+    in_place = tensor_first and not found.outs and found.shape == Written(0)
+    return DefinedCall(number, found.outs, single, found.shape, in_place, large_bytes)

@@ -1,4 +1,4 @@
-"""Patches for other libraries' arrays: on a CPU they share a tensor's memory, here they hold a copy of its elements."""
+"""Patches for other libraries' arrays: on a CPU they share a tensor's memory, here they have a copy of its elements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy
 import torch
 
+from gt.client.kernels import copies
 from gt.client.patches.patch import for_remote
+from gt.client.session.shared_arrays import links
 
 Tensor = torch.Tensor
 Array = numpy.ndarray[Any, Any]
@@ -17,7 +19,7 @@ Array = numpy.ndarray[Any, Any]
 
 @for_remote
 def to_numpy(original: Callable[..., Array], self: Tensor, *, force: bool = False) -> Array:
-    """With PyTorch's refusals for a CPU tensor; the array has memory of its own."""
+    """With PyTorch's refusals for a CPU tensor, and what is written to the one is copied to the other."""
     if self.requires_grad and not force:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     for bit, is_set in (("conj", self.is_conj()), ("neg", self.is_neg())):
@@ -25,7 +27,12 @@ def to_numpy(original: Callable[..., Array], self: Tensor, *, force: bool = Fals
             name = "conjugate" if bit == "conj" else "negative"
             way = f"Use tensor.resolve_{bit}().numpy() instead."
             raise RuntimeError(f"Can't call numpy() on Tensor that has {name} bit set. {way}")
-    return original(self.detach().cpu(), force=force)
+    if self.layout is not torch.strided or self.is_conj() or self.is_neg():
+        return original(self.detach().cpu(), force=force)
+    local, seen = copies.fetch_twice(self.detach())
+    array = original(local)
+    links.add_result(self, array, original(local), seen)
+    return array
 
 
 @for_remote

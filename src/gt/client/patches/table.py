@@ -81,7 +81,7 @@ ARRAYS = (
         "numpy",
         arrays.to_numpy,
         "an array is made of fetched elements",
-        f"{PATCHED}::test_an_array_is_a_copy_of_the_elements",
+        f"{PATCHED}::test_an_array_and_its_tensor_share_what_is_written",
     ),
     Patch(
         "torch.Tensor",

@@ -19,6 +19,7 @@ from gt.client.session import shutdown
 from gt.client.session.configured import configured
 from gt.client.session.early_start import early
 from gt.client.session.session import FORKED, Session, lose_tensors
+from gt.client.stream import interrupts
 from gt.client.stream.definitions import definitions
 from gt.client.stream.scopes import record_open_scopes
 from gt.client.stream.segment import Segment, recorder
@@ -34,6 +35,8 @@ ONE_OF_SEVERAL = (
     "this program has {} workers to itself and uses one of them: GT_CONFIG=FILE says how to use all of them"
     " (docs/sharding.md), GT_WORKERS=1 starts only one"
 )
+BEFORE_TENSORS = (wire.Seed, wire.SetRandomState, wire.Scope)
+"""Instructions that name no tensor: whatever they say holds for the tensors of a forked child as well."""
 SAVE_S = 600.0
 """How long an ending session waits for files that are being written in the background."""
 RETRY_S = 0.5
@@ -48,18 +51,18 @@ class Process:
     def __init__(self) -> None:
         self.opened: Session | None = None
         self.forked = False
-        """Whether this is a child that was forked after the import, which has no session."""
+        """Whether this is a child that was forked when something remote was in use, which has no session."""
         self.when_closed: list[Callable[[], None]] = []
         """What is to be forgotten with a session, as its tensors are gone."""
         self._flusher: threading.Thread | None = None
         """The thread of `_flush_aged`."""
-        recorder.segment.limit = settings().segment_size
+        recorder.segment.limit = settings().segment_limit
         os.register_at_fork(after_in_child=self._after_fork)
         shutdown.Last(self._end)
 
     def has_begun(self) -> bool:
-        """Whether anything was recorded for a worker."""
-        return self.opened is not None or bool(recorder.segment)
+        """Whether there is a session, or anything was recorded for one but seeds and scopes."""
+        return self.opened is not None or any(type(item) not in BEFORE_TENSORS for item in recorder.segment)
 
     def session(self) -> Session:
         """The open session; opens one if there is none. Raises ForkError in a forked child."""
@@ -141,7 +144,7 @@ class Process:
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
         """Open a session on a connected transport. The first one owns what the process has recorded so far."""
-        segment = recorder.segment if self.opened is None else recorder.new_segment(settings().segment_size)
+        segment = recorder.segment if self.opened is None else recorder.new_segment(settings().segment_limit)
         return Session(transport, address, timeout_s, segment)
 
     def use(self, made: Session) -> None:
@@ -150,7 +153,7 @@ class Process:
             if self.opened is not None:
                 self._close_session(made.segment)
             made.segment.insert(0, wire.Seed(torch.initial_seed()))
-            made.segment.limit = settings().segment_size
+            made.segment.limit = settings().segment_limit
             self.opened = made
             self._start_flusher()
 
@@ -172,18 +175,20 @@ class Process:
             seen = head
 
     def flush(self) -> None:
-        """Send what was recorded; opens a session if there is none."""
+        """Send what was recorded; opens a session if there is none. With GT_SYNC it waits, and raises what went wrong."""
         shutdown.leave()
         if shutdown.program_ended.is_set() and self.opened is None:
             recorder.segment.drop()  # recorded by a destructor
-        else:
-            self.session().flush()
+            return
+        self.session().flush()
+        if settings().sync:
+            self.session().ask(wire.Synchronize)
 
     def close(self) -> None:
         """End the session and the embedded service, if any. A Ctrl-C ends the wait for files in the background alone."""
         try:
             if self.opened is not None:
-                self._close_session(recorder.new_segment(settings().segment_size))
+                self._close_session(recorder.new_segment(settings().segment_limit))
         finally:
             early.stop()
 
@@ -213,15 +218,21 @@ class Process:
         record_open_scopes()
 
     def _after_fork(self) -> None:
-        """In a forked child every operation fails at once: with a limit of 0 it sends, and sending raises ForkError."""
+        """A forked child has a session and a service of its own, as any process.
+
+        If its parent used anything remote before, every operation fails at once instead: with a limit of 0 it sends, and
+        sending raises ForkError.
+        """
         recorder.lock = threading.RLock()
-        recorder.segment.limit = 0
-        self.forked = True
+        interrupts.after_fork()
+        early.leave_to_parent()
+        self._flusher = None
+        if self.has_begun():
+            self.forked = True
+            recorder.segment.limit = 0
         if self.opened is not None:
             self.opened.leave_to_parent()
             self.opened = None
-        early.leave_to_parent()
-        self._flusher = None
 
     def _end(self) -> None:
         with recorder.lock:

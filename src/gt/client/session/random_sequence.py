@@ -100,8 +100,9 @@ class RandomSequence:
             self.to_client(draw=False)
 
     def _after_fork(self) -> None:
-        """The child draws only in its own process."""
-        self.here = True
+        """A child without a session draws only in its own process."""
+        if process.forked:
+            self.here = True
 
 
 sequence = RandomSequence()

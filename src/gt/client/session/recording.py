@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gt.client.session.process import process
+from gt.client.session.room import COUNTED_FROM_BYTES, room
 from gt.client.stream import interrupts
 from gt.client.stream.geometry import TensorSpec
 from gt.client.stream.operands import operand
@@ -24,10 +25,13 @@ def record(instruction: wire.Instruction) -> None:
         process.flush()
 
 
-def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...], site: int) -> None:
-    """Record a run of a defined call; `made` are its results, as `operands.make` returned them."""
+def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...], site: int, large_bytes: int = 0) -> None:
+    """Record a run of a defined call; `made` are its results, as `operands.make` returned them, of `large_bytes` in all if
+    that is much. Raises as `record`, and as `Room.take`."""
     ids = tuple(operand(t)[0] for t in made)
     record(wire.Op(call, ids[0] if len(ids) == 1 else ids, args, site))
+    if large_bytes:
+        room.take(large_bytes)
 
 
 def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> None:
@@ -38,6 +42,8 @@ def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> No
         segment.append(wire.Upload(number, spec.to_wire(), segment.add_frame(data), site))
     if len(data) >= UPLOAD_AT_ONCE_BYTES or segment.is_full():
         process.flush()
+    if len(data) >= COUNTED_FROM_BYTES:
+        room.take(len(data))
 
 
 def bytes_of(tensor: torch.Tensor) -> Frame:

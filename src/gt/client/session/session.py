@@ -30,7 +30,7 @@ from gt.wire.transport import Transport
 
 FORKED = (
     "a forked child touched a remote tensor; remote tensors belong to the process that made them."
-    " Use them in the parent only, or start the child with the 'spawn' method"
+    " Use them in the parent only, fork before the first one is made, or start the child with the 'spawn' method"
 )
 FIRST_SEGMENT = 64
 """The size of a segment for a worker that is known to be idle; each one after it is twice as long."""
@@ -100,7 +100,7 @@ class Session:
             if self.segment:
                 with interrupts.HeldBack():
                     self._send_segment()
-                self.segment.limit = min(2 * self.segment.limit, settings().segment_size)
+                self.segment.limit = min(2 * self.segment.limit, settings().segment_limit)
             self._respect_credit()
 
     def _send_segment(self) -> None:
@@ -163,7 +163,7 @@ class Session:
         for warned in said:
             worker_reports.warn(warned)
         answer, data = found
-        self.segment.limit = min(FIRST_SEGMENT, settings().segment_size)  # the worker has nothing to do now
+        self.segment.limit = min(FIRST_SEGMENT, settings().segment_limit)  # the worker has nothing to do now
         if answer.failure is not None:
             raise worker_reports.exception(answer.failure)
         return answer, data

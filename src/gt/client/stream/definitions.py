@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from gt.client.stream.segment import recorder
@@ -18,8 +19,8 @@ class Definitions:
     def __init__(self) -> None:
         self._new_number = itertools.count(1).__next__
         self._caches: list[dict[Any, Any]] = []
-        self._known: dict[int, tuple[str, int, bool]] = {}
-        """Number -> the call's operator, how many operands it takes, and whether it may write one."""
+        self._known: dict[int, tuple[str, int, tuple[int, ...] | None]] = {}
+        """Number -> the call's operator, how many operands it takes, and which of them it writes (None: maybe any)."""
 
     def new_cache(self) -> dict[Any, Any]:
         """A dict, for calls by their keys, that is emptied when the definitions are forgotten."""
@@ -27,12 +28,12 @@ class Definitions:
         self._caches.append(cache)
         return cache
 
-    def add(self, op: str, operands: int, may_write: bool) -> int:
-        """The number of a call that is about to be defined. `may_write`: it may write an operand."""
+    def add(self, op: str, operands: int, writes: tuple[int, ...] | None) -> int:
+        """The number of a call that is about to be defined. `writes`: the operands that it writes; None: maybe any."""
         if len(self._known) >= LIMIT:
             self.forget()
         number = self._new_number()
-        self._known[number] = op, operands, may_write
+        self._known[number] = op, operands, writes
         return number
 
     def forget(self) -> None:
@@ -46,12 +47,17 @@ class Definitions:
 
     def described(self, number: int) -> tuple[str, int]:
         """A defined call's operator and its number of operands; `call N` and 0 if it has been forgotten since."""
-        op, operands, _ = self._known.get(number, (f"call {number}", 0, True))
+        op, operands, _ = self._known.get(number, (f"call {number}", 0, None))
         return op, operands
+
+    def written(self, number: int) -> Sequence[int]:
+        """The operands, by index, that a defined call may write."""
+        _, operands, writes = self._known[number]
+        return range(operands) if writes is None else writes
 
     def may_write(self, number: int) -> bool:
         """Whether a call may write one of its operands. So may one that has been forgotten since."""
-        return number not in self._known or self._known[number][2]
+        return number not in self._known or self._known[number][2] != ()
 
 
 definitions = Definitions()

@@ -22,7 +22,6 @@ _NAMES = ("INT", "ALRM", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "VTALRM"
 HELD = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES)
 """Signals that programs handle, in handlers that may raise and may use the session: Ctrl-C, an alarm that limits a
 duration, a scheduler's request to save a checkpoint."""
-_main = threading.main_thread().ident
 
 
 class HeldBack:
@@ -30,9 +29,11 @@ class HeldBack:
 
     __slots__ = ("_arrived", "_handlers", "_holds", "_leaves", "_outer")
     innermost: ClassVar[HeldBack | None] = None
+    main: ClassVar[int | None] = threading.main_thread().ident
+    """The thread in which Python runs handlers."""
 
     def __enter__(self) -> None:
-        if threading.get_ident() == _main:
+        if threading.get_ident() == HeldBack.main:
             self._arrived: list[int] = []
             self._handlers: list[tuple[int, Any]] = []
             self._outer = HeldBack.innermost
@@ -45,7 +46,7 @@ class HeldBack:
             HeldBack.innermost = self
 
     def __exit__(self, *_: object) -> None:
-        if threading.get_ident() == _main:
+        if threading.get_ident() == HeldBack.main:
             self._leaves = True
             try:
                 self.let_through()
@@ -96,7 +97,7 @@ class LetThrough:
     __slots__ = ("_held",)
 
     def __enter__(self) -> None:
-        held = HeldBack.innermost if threading.get_ident() == _main else None
+        held = HeldBack.innermost if threading.get_ident() == HeldBack.main else None
         # where it does not hold, or no longer, it is a handler that waits, which was let through
         self._held = held if held is not None and held._holds and not held._leaves else None
         if self._held is not None:
@@ -139,6 +140,11 @@ def interrupt_again() -> None:
     """On another thread: interrupt the main thread a moment later."""
     time.sleep(0.001)  # the main thread leaves the hook, from where it could not raise either
     _thread.interrupt_main()
+
+
+def after_fork() -> None:
+    """In a forked child the thread that forked is the main one, whichever it was in the parent."""
+    HeldBack.main = threading.get_ident()
 
 
 def install() -> None:
