@@ -83,3 +83,18 @@ say(first)
 apart = torch.tensor(a)
 a[0] = -1
 say(apart)
+
+values = np.arange(3.0)
+read = torch.from_numpy(values)
+say(*(read[0] for _ in range(4)))  # one after another, which GT may keep
+values[0] = 10
+say(read[0], read[0], read)
+array = read.numpy()
+read[1] += 1
+say(read[1], read[1], array)
+array[1] = 20
+say(read[1], read[1])
+norm = torch.nn.BatchNorm1d(2)
+mean = norm.running_mean.numpy()
+norm(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+say(mean, norm.running_mean)
