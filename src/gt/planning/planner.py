@@ -44,16 +44,17 @@ class _Known:
     """A plan, and what is looked up of it in each run.
 
     `number`: of the local call, 0 for a lowering. `reduces`: operands to reduce. `adds`: whether it writes a storage and
-    reads a Partial. `simple`: whether the local call is all.
+    reads a Partial. `simple`: whether the local call is all. `makes`: whether it only makes results.
     """
 
-    __slots__ = ("adds", "number", "plan", "reduces", "results", "simple")
+    __slots__ = ("adds", "makes", "number", "plan", "reduces", "results", "simple")
 
     def __init__(self, plan: Plan, number: int, states: Sequence[State]) -> None:
         self.plan = plan
         self.number = number
         self.results = [state for state in plan.results if state is not None]
         self.simple = plan.lowered is None and not plan.conversions
+        self.makes = not plan.written and not plan.cuts
         self.reduces = [i for c in plan.conversions if isinstance(c, Reduce) for i in c.operands]
         self.reduces += [c.operand for c in plan.conversions if isinstance(c, Scatter)]
         read = [state for i, state in enumerate(states) if i not in plan.written]
@@ -251,7 +252,7 @@ class Planner:
         if known.simple:
             ids = (*[stored.id for stored in operands], *args[count:]) if self.storages.have_renamed else args
             self._out.append(wire.Op(known.number, item.out, ids, item.site))
-            if type(item.out) is int:
+            if known.makes and type(item.out) is int:
                 storages[item.out] = Stored(item.out, known.results[0])
                 return
         elif known.plan.written and known.plan.conversions and _repeats(operands):

@@ -435,3 +435,13 @@ def tensors_made_in_inference_mode(device: str) -> Any:
     with torch.inference_mode():
         x = torch.tensor([1.0, 2.0], device=device)
         return x, x.is_inference(), x[0].detach_() * torch.tensor(3, device=device)
+
+
+@idiom
+def group_norms_of_one_sample(device: str) -> Any:
+    """Where only the sample's stride says whether its elements are channels-last."""
+    made = []
+    for stride in ((16, 1, 64, 16), (256, 1, 64, 16), (256, 16, 4, 1), (4, 16, 4, 1)):
+        y = F.group_norm(data(device, 256).as_strided((1, 16, 4, 4), stride), 4)
+        made.append((y, y.stride(), F.silu(y).stride(), y.add(1).stride()))
+    return made

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gt.planning import parameters, storages
+from gt.wire import instructions as wire
 from tests.oracle.sharding.layouts import CASES, LAYERS, Case, run, too_far
 from tests.oracle.sharding.systems import sharded
 from tests.oracle.sharding.training import Trained, apart
@@ -89,3 +90,14 @@ def test_an_optimizers_state_that_was_loaded_whole_is_sharded_with_its_parameter
         model(torch.ones(4, 4, device="remote")).sum().backward()
         optimizer.step()
         assert running.collectives() == Counter({"AllGather dp": 1, "ReduceScatter dp": 1})
+
+
+def test_what_a_call_writes_besides_its_result_is_read_anew() -> None:
+    with sharded('{mesh: {dp: 2}, inputs: {"*": {dp: shard(0)}}}') as running:
+        ones = torch.nn.Identity()(torch.ones(4, 8).to("remote"))
+        noise = torch.full((4, 8), 2.0, device="remote")
+        assert torch.equal((ones * noise).cpu(), noise.cpu())
+        assert any(isinstance(item, wire.Slice) for item in running.instructions())
+        torch._C._nn.rrelu_with_noise(torch.full((4, 8), -1.0, device="remote"), noise, 0.1, 0.3, True)
+        assert not (noise == 2).any()
+        assert torch.equal((ones * noise).cpu(), noise.cpu())

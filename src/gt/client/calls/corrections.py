@@ -257,7 +257,7 @@ CPU: dict[str, Infer] = {
     "aten::linalg_eig": _last_by_columns(aten.linalg_eig.default),
     "aten::multilabel_margin_loss_forward": _loss_of_one_row,
     "aten::native_layer_norm": _norm(aten.native_layer_norm.default, True),
-    "aten::native_group_norm": _norm(aten.native_group_norm.default, True),
+    "aten::native_group_norm": _batch_norm(aten.native_group_norm.default, True),
     "aten::mse_loss_backward": _contiguous(_of_input(aten.mse_loss_backward.default)),
     "aten::smooth_l1_loss_backward": _contiguous(_of_input(aten.smooth_l1_loss_backward.default)),
     "aten::huber_loss_backward": _contiguous(aten.huber_loss_backward.default),

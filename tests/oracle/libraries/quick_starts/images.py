@@ -15,16 +15,6 @@ unet = UNet2DModel(
     attention_head_dim=4,
 )
 scheduler = DDPMScheduler(num_train_timesteps=100)
-optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
-for _ in range(3):
-    clean, noise = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
-    steps = torch.randint(0, 100, (4,))
-    predicted = unet(scheduler.add_noise(clean, noise, steps), steps).sample
-    loss = torch.nn.functional.mse_loss(predicted, noise)
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    print(loss.item())
 pipeline = DDPMPipeline(unet, scheduler)
 pipeline.set_progress_bar_config(disable=True)
 images = pipeline(num_inference_steps=4, generator=torch.Generator().manual_seed(1), output_type="np").images
@@ -34,3 +24,14 @@ pipeline = DDPMPipeline.from_pretrained("saved").to("cpu")
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
 pipeline.set_progress_bar_config(disable=True)
 print(np.asarray(pipeline(batch_size=2, num_inference_steps=3, output_type="np").images, dtype=np.float64).sum())
+
+optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
+for _ in range(3):
+    clean, noise = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
+    steps = torch.randint(0, 100, (4,))
+    predicted = unet(scheduler.add_noise(clean, noise, steps), steps).sample
+    loss = torch.nn.functional.mse_loss(predicted, noise)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print(f"{loss.item():.6f}")  # a gradient of a group norm may differ in its last bits: docs/limits.md
