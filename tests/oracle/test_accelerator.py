@@ -108,6 +108,7 @@ def test_everything_of_the_accelerators_module_answers(name: str) -> None:
         getattr(torch.accelerator, name)(*CALLS[name])
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning")
 def test_the_accelerator_says_which_dtypes_are_converted() -> None:
     dtypes = torch.accelerator.get_device_capability(0)["supported_dtypes"]
     assert {torch.float32, torch.bfloat16, torch.int64, torch.bool} < dtypes
