@@ -173,6 +173,7 @@ class Links:
         return [number for number in named(item) if type(number) is int and number in self._by_id]
 
     def _send(self, number: int, link: Link) -> None:
+        operands.check_kept(number)  # the worker would take the upload for a new tensor
         whole = numpy.array(link.array, order="C")
         link.seen = whole.reshape(-1).view(numpy.uint8).data
         with self._copies():
@@ -215,6 +216,8 @@ class Looking(Segment):
         """Record an instruction."""
         if links.is_empty():
             self.__class__ = Segment  # type: ignore[assignment]
+            if not links.is_empty():  # another thread has just made one
+                self.__class__ = Looking
             Segment.append(self, item)
         elif type(item) is int:
             links.forget(item)
