@@ -91,9 +91,15 @@ def _repeated(args: Args, specs: Specs) -> list[int] | None:
 def _padded(args: Args, specs: Specs) -> list[int] | None:
     """The sizes of a tensor that is padded; the last dim's two numbers come first."""
     size, pad = specs[0].size, args[1]
-    if len(pad) % 2 or len(pad) > 2 * len(size):
+    if len(pad) % 2 or len(pad) > 2 * len(size) or any(n < 0 for n in pad):
         return None
     return [n + sum(pad[2 * i : 2 * i + 2]) for i, n in enumerate(reversed(size))]
+
+
+def _sharing_heads(args: Args, specs: Specs) -> list[int] | None:
+    """The rule holds where queries [..., heads, length, features] have a multiple of the keys' heads."""
+    query, key = specs[0].size, specs[1].size
+    return [] if len(query) < 3 or len(key) < 3 or query[-3] % key[-3] == 0 else None
 
 
 def _of_gates(args: Args, specs: Specs) -> list[int] | None:
@@ -124,7 +130,7 @@ _PLAIN = """
     zeros_like ones_like full_like empty_like rand_like randn_like
     nll_loss_forward nll_loss_backward mse_loss mse_loss_backward smooth_l1_loss smooth_l1_loss_backward
     binary_cross_entropy binary_cross_entropy_backward
-    stack scaled_dot_product_attention rnn_tanh_cell rnn_relu_cell
+    stack rnn_tanh_cell rnn_relu_cell
 """
 """All overloads, or the one named: no size stands in an argument. Beside them the operators tagged as pointwise."""
 ROWS: dict[str, Row] = {
@@ -141,6 +147,7 @@ ROWS: dict[str, Row] = {
         ("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input", "lstm_cell", "gru_cell"), Row((), _of_gates)
     ),
     **dict.fromkeys(("_transformer_encoder_layer_fwd", "_native_multi_head_attention"), Row((), _of_projections)),
+    "scaled_dot_product_attention": Row((), _sharing_heads),
     "topk": Row((1,), _largest),
     "gather": Row((), _indexing_whole_dims),
     "select_backward": Row((1, 3), _sizes_at(1)),
