@@ -126,7 +126,7 @@ class Program:
         self.finish()
 
     def accumulate(self) -> None:
-        for _ in range(3):
+        for _ in range(2):
             self.loss().backward()
         self.finish()
 
@@ -193,6 +193,7 @@ CHANGES = {
     "two operands are one": [
         "train", "tables_that_were_computed", *["write_a_row"] * STEADY, "rows_of_the_same_table", *["write_a_row"] * STEADY,
     ],
+    "gradients had accumulated": [*["train"] * STEADY, "accumulate", *["train"] * STEADY],
 }  # fmt: skip
 """Programs whose steps look alike, and are planned otherwise."""
 
