@@ -36,6 +36,7 @@ def test_a_script_prints_the_same_ported_and_beside_gt(script: Path, run_python:
 QUICK_STARTS = {
     "trainer": "accelerate",
     "loop": "accelerate",
+    "finetune": "trl",
     "autoencoder": "lightning",
     "images": "diffusers",
     "graphs": "torch_geometric",
