@@ -14,7 +14,9 @@ for cast in (torch.autocast(kind, torch.bfloat16), torch.amp.autocast("cpu"), to
     with cast:
         print(model(x).dtype, torch.is_autocast_enabled("cpu"))
 scaler = torch.amp.GradScaler(device.type, init_scale=8.0)
-print(scaler.scale(out.sum()), torch.as_tensor(x, device=device).sum(), torch.Generator(device=device).device)
+print(
+    scaler.scale(out.sum()), torch.as_tensor(x, device=device).sum(), torch.rand(2, generator=torch.Generator(device=device))
+)
 torch.save(model.state_dict(), "model.pt")
 print(model.load_state_dict(torch.load("model.pt", map_location=device)), model(x.to(device)).to("cpu").detach().numpy())
 torch.set_default_device(device)

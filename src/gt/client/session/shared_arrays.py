@@ -25,6 +25,7 @@ from gt.client.stream import operands, sites
 from gt.client.stream.definitions import definitions
 from gt.client.stream.geometry import TensorSpec, intern
 from gt.client.stream.segment import Segment, recorder
+from gt.client.stream.watched import Watched
 from gt.wire import instructions as wire
 from gt.wire.shared import Shared
 
@@ -131,9 +132,10 @@ class Links:
         self._add(number, link)
 
     def _add(self, number: int, link: Link) -> None:
-        if link.array.size and type(recorder.segment) in (Segment, Looking):
+        if link.array.size:
             self._by_id.setdefault(number, []).append(link)
-            recorder.segment.__class__ = Looking
+            kind = type(recorder.segment)
+            recorder.segment.__class__ = LOOKING.get(kind, kind)  # type: ignore[assignment]
 
     def _end(self, number: int, found: weakref.ref[Link], _: object) -> None:
         """An array that was made of a tensor is gone; what was written to it is still to be sent."""
@@ -215,10 +217,11 @@ class Looking(Segment):
     def append(self, item: wire.Instruction) -> None:
         """Record an instruction."""
         if links.is_empty():
-            self.__class__ = Segment  # type: ignore[assignment]
+            kind, plain = type(self), PLAIN[type(self)]
+            self.__class__ = plain  # type: ignore[assignment]
             if not links.is_empty():  # another thread has just made one
-                self.__class__ = Looking
-            Segment.append(self, item)
+                self.__class__ = kind
+            plain.append(self, item)
         elif type(item) is int:
             links.forget(item)
             super().append(item)
@@ -228,4 +231,12 @@ class Looking(Segment):
             links.after(item)
 
 
+class LookingAndWatched(Looking, Watched):
+    """The same of a segment that says in which scope a backward pass is."""
+
+    __slots__ = ()
+
+
+LOOKING = {Segment: Looking, Watched: LookingAndWatched}
+PLAIN = {looking: plain for plain, looking in LOOKING.items()}
 links = Links()
