@@ -36,8 +36,9 @@ def test_a_row_names_what_there_is_and_a_test(patch: patches.Patch) -> None:
 
 
 def test_no_name_is_patched_twice() -> None:
-    """Except `compile`, which checks the module's device first, and then whether the caller is a ported file; and `to`, where
-    a ported file's "cpu" means the device, and a library's moves the module away, which is told."""
+    """Except `compile`, which checks the module's device first, and then whether the caller is a ported file; and `to`:
+    "cpu" means the device in a ported file, and in a library moves the module away, which is told.
+    """
     targets = [f"{owner}.{n}" for p in patches.PATCHES for owner in p.owners.split() for n in p.names.split()]
     assert {t for t in targets if targets.count(t) > 1} == {"torch.nn.Module.compile", "torch.nn.Module.to"}
 
