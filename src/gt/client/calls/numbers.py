@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gt.client.calls.schemas import overload
+from gt.client.stream import geometry
 
 NAMES = (
     *(f"{name}.Tensor" for name in ("add", "sub", "mul", "div")),
@@ -45,11 +46,7 @@ def strides(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
             if compared > 0:
                 order[before], order[place] = order[place], order[before]
                 place = before
-    made, step = [0] * len(size), 1
-    for dim in order:
-        made[dim] = step
-        step *= size[dim]
-    return tuple(made)
+    return geometry.dense_stride(size, tuple(reversed(order)))
 
 
 def _compared(one: int, other: int, size: Sequence[int], stride: Sequence[int]) -> int:

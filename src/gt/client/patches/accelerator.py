@@ -13,7 +13,8 @@ from torch.accelerator._utils import _get_device_index
 from gt.client.stream import devices
 
 
-def _is_remote() -> bool:
+def is_remote() -> bool:
+    """Whether the remote device is the accelerator."""
     chosen = torch.accelerator.current_accelerator()
     return chosen is not None and chosen.type == "remote"
 
@@ -27,7 +28,7 @@ def answering(original: Any) -> Any:
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _is_remote():
+        if not is_remote():
             return original(*args, **kwargs)
         given = bind(*args, **kwargs).args
         _check(given)
@@ -54,7 +55,7 @@ def capability(original: Any) -> Any:
 
     @functools.wraps(original)
     def get_device_capability(device: Any = None, /) -> dict[str, Any]:
-        if not _is_remote():
+        if not is_remote():
             return original(device)  # type: ignore[no-any-return]
         _check([device])
         return {"supported_dtypes": {getattr(torch, name) for name in CONVERTIBLE.split()}}
@@ -67,7 +68,7 @@ def checking_index(original: Any) -> Any:
 
     @functools.wraps(original)
     def enter(self: Any) -> None:
-        if _is_remote() and self.idx is not None and self.idx > 0:
+        if is_remote() and self.idx is not None and self.idx > 0:
             devices.check_index(torch.device("remote", self.idx))
         original(self)
 

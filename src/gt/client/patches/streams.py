@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gt.client.patches import accelerator
 from gt.client.patches.by_device import names_remote
 from gt.client.session.process import process
 from gt.client.session.session import Session
@@ -142,18 +143,13 @@ class Stream(torch._C.Stream):
         return None
 
 
-def _is_accelerator() -> bool:
-    accelerator = torch.accelerator.current_accelerator()
-    return accelerator is not None and accelerator.type == "remote"
-
-
 def is_stream_for_remote(device: Any = None, *args: Any, device_type: int | None = None, **kwargs: Any) -> bool:
     """Whether `torch.Stream(...)`, given a device, or the numbers of a stream, is to make one of the remote device."""
     if args or device_type is not None:
         return (args[-1] if args else device_type) == KIND
-    return _is_accelerator() if device is None else names_remote(device)
+    return accelerator.is_remote() if device is None else names_remote(device)
 
 
 def is_event_for_remote(device: Any = None, **kwargs: Any) -> bool:
     """Whether `torch.Event(...)` is to make one of the remote device."""
-    return _is_accelerator() if device is None else names_remote(device)
+    return accelerator.is_remote() if device is None else names_remote(device)

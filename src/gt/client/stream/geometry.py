@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -89,7 +90,7 @@ def dims_in_memory(stride: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(stride)), key=lambda dim: (-stride[dim], dim)))
 
 
-def dense_stride(size: torch.Size, order: tuple[int, ...]) -> tuple[int, ...]:
+def dense_stride(size: Sequence[int], order: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor without gaps whose dims lie in memory in this order, the outermost first."""
     stride, step = [0] * len(size), 1
     for dim in reversed(order):
