@@ -1,4 +1,5 @@
-"""The instruction set: everything a client can ask of a worker, on one page.
+"""The instruction set, all of it on one page: what calls are described with, what a client asks of a worker, the marks that
+sharding goes by, and what passes between the workers of one session.
 
 A stream of instructions belongs to one session and is executed in order. Tensors are named by *storage ids*, chosen by the
 client and private to its session; an operand is a storage seen through a `Geometry`. An operator call is described once, by
@@ -93,7 +94,7 @@ Plain: TypeAlias = (
 Arg: TypeAlias = Plain | list[Plain]
 
 
-# -- instructions --------------------------------------------------------------------------------------------------------
+# -- what a client asks of a worker --------------------------------------------------------------------------------------
 
 
 class Define(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -424,45 +425,20 @@ class EndFile(msgspec.Struct, array_like=True, frozen=True, tag=41):
 
 
 FromClient: TypeAlias = (
-    Op
-    | Define
-    | Query
-    | Upload
-    | Fetch
-    | int
-    | Forget
-    | Scope
-    | LoadFile
-    | SaveFile
-    | Seed
-    | GetRandomState
-    | SetRandomState
-    | Synchronize
-    | Stats
-    | Name
-    | Argument
-    | Crossing
-    | Gradients
-    | Phase
-)
+    Op | Define | Query | Upload | Fetch | int | Forget | Scope | LoadFile | SaveFile | Seed | GetRandomState
+    | SetRandomState | Synchronize | Stats | Name | Argument | Crossing | Gradients | Phase
+)  # fmt: skip
 """A bare integer frees the storage with that id: the most frequent instruction, and the shortest."""
 Instruction: TypeAlias = (
     FromClient
-    | AllReduce
-    | ReduceScatter
-    | AllGather
-    | Cut
-    | Slice
-    | Once
-    | Coordinate
-    | Verdict
-    | SameGenerator
-    | BeginFile
-    | WriteTensor
-    | EndFile
-)
+    | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate | Verdict | SameGenerator
+    | BeginFile | WriteTensor | EndFile
+)  # fmt: skip
 COLLECTIVES = (AllReduce, ReduceScatter, AllGather)
 """The instructions that move the elements of storages (`parts`) between workers."""
 MARKS = (Name, Argument, Crossing, Gradients, Phase)
+"""Those that a planner takes out of the stream."""
 QUERY_RESULTS = 1 << 12
+"""The most results of a query that may be kept."""
 REQUESTS = (Query, Fetch, SaveFile, EndFile, GetRandomState, Synchronize, Stats)
+"""Those that get an answer."""
