@@ -47,7 +47,7 @@ HEAD = """# What GT changes in PyTorch
 
 A device written in Python must work with PyTorch's own Python code, which reads a CPU's memory, names devices, or calls
 C++ hooks that such a device cannot provide. These are all the changes that `import gt` makes; for tensors that are not
-remote, each behaves as PyTorch's original. The rows are in `src/gt/client/patches/table.py` and `src/gt/facade/table.py`.
+remote, each behaves as PyTorch's original. The rows are in `src/gt/client/patches/rows/` and `src/gt/facade/table.py`.
 `python -m tests.patches` runs the test of each row without its patch, and expects it to fail.
 
 | what | since torch | why | the test that notices |

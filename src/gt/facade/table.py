@@ -7,10 +7,8 @@ from __future__ import annotations
 import torch
 
 from gt.client.patches import by_device
-from gt.client.patches.patch import Patch
+from gt.client.patches.patch import PATCHED, SCRIPT, Patch
 from gt.facade import cpu_alias, libraries, weight_files
-
-SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
 
 PATCHES = (
     Patch(
@@ -18,7 +16,7 @@ PATCHES = (
         "to",
         libraries.telling,
         "a library that moves a remote model back to this process is one warning",
-        "tests/oracle/test_patched.py::test_a_library_that_moves_a_model_back_is_one_warning",
+        f"{PATCHED}::test_a_library_that_moves_a_model_back_is_one_warning",
     ),
     Patch(
         "torch.Tensor torch.nn.Module",
@@ -32,7 +30,7 @@ PATCHES = (
         "type",
         cpu_alias.type_of,
         "the names of a CPU's types have no device in them",
-        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
+        f"{PATCHED}::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.nn.parameter.UninitializedTensorMixin",
@@ -46,14 +44,14 @@ PATCHES = (
         "new_tensor new_empty new_empty_strided new_full new_ones new_zeros",
         cpu_alias.new_like,
         'so does `device="cpu"` here',
-        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
+        f"{PATCHED}::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.nn.Module",
         "to_empty",
         cpu_alias.new_like,
         'so does `device="cpu"` here',
-        "tests/oracle/test_patched.py::test_a_ported_file_names_the_cpu_and_means_the_device",
+        f"{PATCHED}::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
         "torch.library.Library",
@@ -67,14 +65,14 @@ PATCHES = (
         "compile",
         cpu_alias.not_compiling,
         "workers decide what to compile",
-        "tests/oracle/test_patched.py::test_a_ported_file_compiles_no_module",
+        f"{PATCHED}::test_a_ported_file_compiles_no_module",
     ),
     Patch(
         "safetensors safetensors.torch",
         "safe_open",
         by_device.standing_for("safetensors", weight_files.RemoteFile, weight_files.opens_remotely),
         "the library knows the devices by name",
-        "tests/oracle/test_patched.py::test_the_library_of_safetensors_reads_files_onto_the_device",
+        f"{PATCHED}::test_the_library_of_safetensors_reads_files_onto_the_device",
     ),
     Patch(
         "safetensors.torch",

@@ -12,6 +12,10 @@ import torch
 
 OLDEST = "2.11"
 """The oldest torch that GT supports."""
+IDIOM = "tests/oracle/test_idioms.py::test_an_idiom_gives_the_cpus_results"
+PATCHED = "tests/oracle/test_patched.py"
+SCRIPT = "tests/oracle/test_facade.py::test_the_same_file_prints_the_same"
+"""The tests that notice most patches."""
 Wrap = Callable[[Any], Any]
 """From an original to its replacement."""
 
