@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gt.planning.solver import item_bytes, view_of
+from gt.planning.geometry import item_bytes, view_of
 from gt.wire import instructions as wire
 
 

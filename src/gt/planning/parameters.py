@@ -10,8 +10,8 @@ from gt.placement.layout import Sharding
 from gt.placement.pins import Pin, pin
 from gt.planning import storages
 from gt.planning.gathered import KEPT_BUCKETS, Gathered
+from gt.planning.geometry import item_bytes, view_of
 from gt.planning.gradients import Gradients
-from gt.planning.solver import item_bytes, view_of
 from gt.planning.state import State, Stored
 from gt.planning.storages import Storages
 from gt.wire import instructions as wire

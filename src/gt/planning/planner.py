@@ -15,6 +15,7 @@ from gt.placement.digit import Partial, Underivable, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import pin
 from gt.planning.blocks import Blocks
+from gt.planning.geometry import view_of
 from gt.planning.parameters import Parameters
 from gt.planning.plan import (
     Conversion,
@@ -34,7 +35,7 @@ from gt.planning.plan import (
 )
 from gt.planning.repeats import Repeats
 from gt.planning.rules import find
-from gt.planning.solver import Solver, view_of
+from gt.planning.solver import Solver
 from gt.planning.state import State, Stored
 from gt.planning.transfers import Transfers
 from gt.wire import instructions as wire

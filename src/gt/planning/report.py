@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from gt.placement.digit import OfStorage, Partial, Underivable, digits, part
 from gt.placement.layout import FullyShard, Placement, Placements, Shard
 from gt.planning.footprint import GRADIENTS, OPTIMIZER, PARAMETERS, Footprint, Held, part_bytes, storage_bytes
+from gt.planning.geometry import view_of
 from gt.planning.planner import Planner
 from gt.planning.rules import find
-from gt.planning.solver import view_of
 from gt.wire import instructions as wire
 
 PHASES = ("forward", "backward", "optimizer")

@@ -11,7 +11,7 @@ from typing import Any
 
 from gt.placement.digit import OfStorage, Partial, digits, local_elements, local_weight, on_axis
 from gt.placement.mesh import Mesh
-from gt.planning.solver import item_bytes, view_of
+from gt.planning.geometry import item_bytes, view_of
 from gt.planning.state import State, States, Stored
 from gt.wire import instructions as wire
 

@@ -7,8 +7,8 @@ import msgspec
 from gt.placement.digit import digits
 from gt.placement.layout import Sharding
 from gt.placement.pins import pin
+from gt.planning.geometry import view_of
 from gt.planning.parameters import Parameters
-from gt.planning.solver import view_of
 from gt.wire import instructions as wire
 
 

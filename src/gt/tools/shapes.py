@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from gt.planning.solver import item_bytes
+from gt.planning.geometry import item_bytes
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Failure

@@ -10,8 +10,8 @@ import torch
 from gt.client.session.process import process
 from gt.client.stream.operands import operand
 from gt.placement.digit import Partial, Underivable, part
+from gt.planning.geometry import view_of
 from gt.planning.planner import Planner
-from gt.planning.solver import view_of
 from gt.wire import instructions as wire
 from tests.oracle.sharding.systems import Running
 

@@ -1,0 +1,34 @@
+"""Geometries without tensors: what they see of a storage, and how many bytes that is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gt.placement.digit import View, row_major
+from gt.wire.instructions import Geometry
+
+ITEM_BYTES = {
+    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16, "float32": 4, "int32": 4, "uint32": 4,
+    "bfloat16": 2, "float16": 2, "int16": 2, "uint16": 2,
+}  # fmt: skip
+"""Bytes of an element by dtype; 1 for those that are not here."""
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of an element."""
+    return ITEM_BYTES.get(dtype, 1)
+
+
+def view_of(geometry: Geometry) -> View:
+    """A geometry without its dtype."""
+    return View(geometry.size, geometry.stride, geometry.offset)
+
+
+def seen_as(geometry: Geometry, view: View) -> Geometry:
+    """A geometry of the same dtype, with another view."""
+    return msgspec.structs.replace(geometry, size=view.size, stride=view.stride, offset=view.offset)
+
+
+def dense(size: tuple[int, ...], dtype: str) -> Geometry:
+    """The geometry of a contiguous tensor."""
+    return Geometry(size, row_major(size), 0, dtype)
