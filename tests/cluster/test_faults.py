@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -217,6 +218,25 @@ def test_a_service_on_two_ctrl_cs_leaves_no_worker() -> None:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(10) == 0
         eventually(lambda: not any(map(alive, workers)), 5)
+
+
+def test_a_service_that_is_ended_before_it_serves_leaves_no_worker_and_no_folder(run_python: Run, tmp_path: Path) -> None:
+    code = f"""
+        import builtins, signal
+        from gt.dispatcher import service
+        started, start = [], service.start_workers
+        def starting(*arguments):
+            started.extend(start(*arguments))
+            return started
+        def printing(*texts, **options):
+            signal.raise_signal(signal.SIGINT)
+        service.start_workers, builtins.print, show = starting, printing, print
+        service.serve("ipc://{tmp_path}/socket", ["cpu"], [], embedded=False)
+        show([worker.process.poll() is None for worker in started])
+    """
+    done = run_python(textwrap.dedent(code), GT_ROLE="dispatcher", TMPDIR=str(tmp_path))
+    assert done.stdout == "[False]\n", done
+    assert not list(tmp_path.glob("gt-meet-*"))
 
 
 def test_the_choice_of_gpus_means_nothing_where_there_is_no_driver(run_python: Run) -> None:

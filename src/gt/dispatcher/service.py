@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -61,26 +62,23 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedde
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection, one per large frame
     log = InstructionLog(values.instruction_log) if values.instruction_log else None
-    meeting = tempfile.mkdtemp(prefix="gt-meet-")
-    dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices), meeting)
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell has jobs in the background ignore SIGINT
             signal.signal(number, _end)
-    server = Server(address, dispatcher, log, values.heartbeat_s)
-    workers = start_workers(address, devices, data_dirs)
-    if not embedded:
-        print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
-    try:
-        server.run(lambda: _goes_on(embedded, workers, server), life.ends)
-    except Ended:
-        pass
-    finally:
-        _ignore_signals()
-        server.close()
-        _stop(workers)
-        shutil.rmtree(meeting, ignore_errors=True)
+    with contextlib.suppress(Ended), contextlib.ExitStack() as ending:  # whenever the first signal comes, all is ended
+        meeting = tempfile.mkdtemp(prefix="gt-meet-")
+        ending.callback(shutil.rmtree, meeting, ignore_errors=True)
+        dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices), meeting)
+        server = Server(address, dispatcher, log, values.heartbeat_s)
         if embedded and address.startswith(addresses.IPC):
-            shutil.rmtree(addresses.path(address).parent, ignore_errors=True)
+            ending.callback(shutil.rmtree, addresses.path(address).parent, ignore_errors=True)
+        workers = start_workers(address, devices, data_dirs)
+        ending.callback(_stop, workers)
+        ending.callback(server.close)
+        ending.callback(_ignore_signals)
+        if not embedded:
+            print(f"serving {address} with {len(workers)} worker{'s' * (len(workers) != 1)}; Ctrl-C ends it", flush=True)
+        server.run(lambda: _goes_on(embedded, workers, server), life.ends)
 
 
 STOP_TIMEOUT_S = 3.0
