@@ -20,14 +20,6 @@ from tests.conftest import free_ports
 PATIENCE_S = 60.0
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One after another, also where `./test` runs two tests at a time: they kill, flood, measure memory and seconds."""
-    for item in items:
-        if item.path.parent.name == "cluster":
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 def eventually(what: Callable[[], bool], within_s: float = PATIENCE_S) -> float:
     """Wait until a condition holds; returns the seconds it took."""
     began = time.monotonic()
@@ -154,14 +146,22 @@ def serving(*arguments: str, scheme: str = "ipc", **settings: str) -> Iterator[S
                 eventually(lambda pid=pid: not alive(pid), 10)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
+    """The service that a file's tests use one after another; for tests that leave it and its worker as they were."""
     with serving() as made:
         yield made
 
 
-@pytest.fixture(params=["ipc", "tcp"])
+@pytest.fixture(scope="module", params=["ipc", "tcp"])
 def either(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """A service for tests that must pass over either transport."""
+    """Likewise, for tests that must pass over either transport."""
+    with serving(scheme=request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def doomed(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service of a test's own, over either transport, of which it ends or stops a process."""
     with serving(scheme=request.param) as made:
         yield made

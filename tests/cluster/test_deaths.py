@@ -51,10 +51,10 @@ m.sum().item()
     imports.wait(10)
 
 
-def test_a_worker_that_dies_is_named_within_five_seconds(either: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=either.address)
+def test_a_worker_that_dies_is_named_within_five_seconds(doomed: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=doomed.address)
     assert line(client) == "3.0"
-    (worker,) = either.workers()
+    (worker,) = doomed.workers()
     os.kill(worker, signal.SIGKILL)
     began = time.monotonic()
     said = line(client)
@@ -64,11 +64,11 @@ def test_a_worker_that_dies_is_named_within_five_seconds(either: Service) -> Non
     client.wait(10)
 
 
-def test_a_dispatcher_that_dies_is_an_error_within_five_seconds(either: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=either.address)
+def test_a_dispatcher_that_dies_is_an_error_within_five_seconds(doomed: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=doomed.address)
     assert line(client) == "3.0"
-    workers = either.workers()
-    either.process.kill()
+    workers = doomed.workers()
+    doomed.process.kill()
     began = time.monotonic()
     said = line(client)
     assert time.monotonic() - began < 5

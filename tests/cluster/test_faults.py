@@ -47,11 +47,12 @@ def listening(answer: bytes = b"") -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.parametrize("doomed", ["tcp", pytest.param("ipc", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize("stopped", ["worker", "dispatcher"])
-def test_a_process_that_is_stopped_is_lost_within_five_seconds(stopped: str, either: Service) -> None:
-    client = start(LOSS, GT_ADDRESS=either.address)
+def test_a_process_that_is_stopped_is_lost_within_five_seconds(stopped: str, doomed: Service) -> None:
+    client = start(LOSS, GT_ADDRESS=doomed.address)
     assert line(client) == "3.0"
-    pid = either.workers()[0] if stopped == "worker" else either.process.pid
+    pid = doomed.workers()[0] if stopped == "worker" else doomed.process.pid
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
@@ -256,7 +257,10 @@ def test_an_embedded_service_finds_a_place_for_its_socket_where_the_temporary_fo
     assert list(long.iterdir()) == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1, 0.3, 1.0])
+MOMENTS_S = [0.0, 0.3, *(pytest.param(after_s, marks=pytest.mark.long) for after_s in (0.03, 0.1, 1.0))]
+
+
+@pytest.mark.parametrize("after_s", MOMENTS_S)
 def test_a_client_that_is_killed_while_its_service_starts_leaves_nothing(after_s: float, tmp_path: Path) -> None:
     client = start("import gt, time\ngt.ones(3).sum().item()\ntime.sleep(60)", TMPDIR=str(tmp_path))
     eventually(lambda: bool(embedded(tmp_path)), 30)

@@ -63,8 +63,14 @@ print(torch.debug.stats().storages, len(os.listdir("/proc/self/fd")) - files)
 ROUNDS = 50
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGUSR1])
-@pytest.mark.parametrize("kind", LOOPS)
+SENT = [
+    *((kind, signal.SIGINT) for kind in LOOPS),
+    ("autograd", signal.SIGUSR1),
+    *(pytest.param(kind, signal.SIGUSR1, marks=pytest.mark.long) for kind in LOOPS if kind != "autograd"),
+]
+
+
+@pytest.mark.parametrize(("kind", "sent"), SENT)
 def test_a_signal_that_raises_loses_and_doubles_nothing(kind: str, sent: signal.Signals, service: Service) -> None:
     source = SOURCE.replace("BODY", LOOPS[kind]).replace("ROUNDS", str(ROUNDS))
     client, pick = start(source, GT_ADDRESS=service.address), random.Random(1)

@@ -173,7 +173,7 @@ def test_no_module_of_the_users_folders_is_imported_by_the_service(tmp_path: Pat
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "folder without site"])
+@pytest.mark.parametrize("kind", ["zip", "folder without site", pytest.param("folder", marks=pytest.mark.long)])
 def test_the_service_runs_the_gt_of_the_programs_path(kind: str, tmp_path: Path) -> None:
     source = Path(life.__file__).parent
     home = tmp_path / ("own.zip" if kind == "zip" else "own")

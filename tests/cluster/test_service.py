@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.cluster.conftest import Service, eventually, go_on, line, serving, start
@@ -31,8 +32,9 @@ print(x.tolist() == [float(start)] * 8, torch.rand(1).item(), torch.debug.stats(
 """
 
 
-def test_two_clients_of_100_000_operations_each_never_meet(service: Service) -> None:
-    clients = [start(COUNTER, str(n), "100000", GT_ADDRESS=service.address) for n in (100, 7)]
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_two_clients_of_many_operations_each_never_meet(count: int, service: Service) -> None:
+    clients = [start(COUNTER, str(n), str(count), GT_ADDRESS=service.address) for n in (100, 7)]
     found = [c.communicate(timeout=120) for c in clients]
     import_free = start(
         "import sys, torch\nfor n in (100, 7):\n    torch.manual_seed(n)\n    print(torch.rand(1).item())"
@@ -320,21 +322,22 @@ def resident_bytes(pid: int) -> int:
     return int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_million_operations_leave_all_three_processes_as_large_as_they_were(service: Service) -> None:
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_many_operations_leave_all_three_processes_as_large_as_they_were(count: int, service: Service) -> None:
     source = """
-import gt as torch
-x = torch.ones(16)
+import sys, gt as torch
+x, count = torch.ones(16), int(sys.argv[1])
 def loop(n):
     y = x
     for i in range(n):
         y = y * 1.0001
     return y.sum().item()
-for count in (100_000, 900_000):
-    loop(count)
+for part in (count // 10, count - count // 10):
+    loop(part)
     print(torch.debug.stats().storages)
     input()
 """
-    client = start(source, GT_ADDRESS=service.address)
+    client = start(source, str(count), GT_ADDRESS=service.address)
     processes = {"client": client.pid, "dispatcher": service.process.pid, "worker": service.workers()[0]}
     assert int(line(client)) <= 4
     before = {name: resident_bytes(pid) for name, pid in processes.items()}

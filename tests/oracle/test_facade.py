@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pickle
 import pkgutil
 import re
@@ -12,6 +13,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_leaves
 
 import gt
+from tests.cluster.conftest import serving
 from tests.conftest import ROOT, Run, side_by_side
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.py"))
@@ -34,17 +37,18 @@ def ported(source: str) -> str:
     return re.sub(r"^(import|from) torch(?=[. ])", r"\1 gt", source, flags=re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def run_locally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Run a script under local PyTorch; returns what it printed."""
-    command, pipe = [sys.executable, "-m", "tests.oracle.local"], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+@contextmanager
+def forking(folders: pytest.TempPathFactory, **environment: str) -> Iterator[Callable[[str], str]]:
+    """Runs a script in a fork of a process that has imported torch, but not GT; returns what it printed."""
+    command, pipe = [sys.executable, "-m", "tests.oracle.forks"], subprocess.PIPE
+    variables = {**os.environ, **environment}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         asks, answers = process.stdin, process.stdout
 
         def run(source: str) -> str:
-            script = tmp_path_factory.mktemp("local") / "script0.py"
+            script = folders.mktemp("script") / "script0.py"
             script.write_text(source)
             print(script, file=asks, flush=True)
             assert answers.readline() == "0\n", script.with_name("stderr").read_text()
@@ -53,11 +57,21 @@ def run_locally(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         yield run
 
 
+@pytest.fixture(scope="module")
+def both_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[str]]]:
+    """Runs a script ported and under local PyTorch; returns what each printed. The ported ones share a service."""
+    with (
+        serving() as service,
+        forking(tmp_path_factory, GT_ADDRESS=service.address) as remote,
+        forking(tmp_path_factory) as local,
+    ):
+        yield lambda source: side_by_side(partial(remote, ported(source)), partial(local, source))
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_the_same_file_prints_the_same(script: Path, run_python: Run, run_locally: Callable[[str], str]) -> None:
-    source = script.read_text()
-    remote, local = side_by_side(partial(run_python, ported(source)), partial(run_locally, source))
-    assert remote.stdout == local, remote.stderr
+def test_the_same_file_prints_the_same(script: Path, both_ways: Callable[[str], list[str]]) -> None:
+    remote, local = both_ways(script.read_text())
+    assert remote == local
 
 
 def test_every_name_of_torch_is_there() -> None:

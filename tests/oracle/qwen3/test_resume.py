@@ -22,7 +22,8 @@ from tests.cluster.conftest import embedded
 from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
 from tests.oracle.qwen3.test_train import run_of
 
-KILLS = int(os.environ.get("TEST_KILLS", "3"))
+KILLS = int(os.environ.get("TEST_KILLS", "10"))
+MOMENTS = [0, *(pytest.param(kill, marks=pytest.mark.long) for kill in range(1, KILLS))]
 
 
 def parameters(model: torch.nn.Module) -> torch.Tensor:
@@ -118,9 +119,9 @@ def until(made: Path, out: Path, batch: int, act: Callable[[subprocess.Popen[str
     return process.returncode, *said
 
 
-@pytest.mark.parametrize("kill", range(KILLS))
+@pytest.mark.parametrize("kill", MOMENTS)
 def test_a_run_that_was_killed_goes_on_with_the_same_command(kill: int, made: Path, tmp_path: Path, whole: Path) -> None:
-    """`TEST_KILLS=100`: at a hundred moments. Whatever is there under its name is whole."""
+    """`TEST_KILLS=100 ./test --long`: at a hundred moments. Whatever is there under its name is whole."""
     out = tmp_path / "out"
     draw = random.Random(kill)
 

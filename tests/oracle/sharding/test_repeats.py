@@ -8,7 +8,8 @@ import pytest
 from gt.wire import instructions as wire
 from tests.oracle.sharding.repeated import CHANGES, compared, drawn, layout, recorded, share
 
-LAYOUTS = ["dp2", "fsdp2", "tp2", "dp2xtp2", "sp2", "vocabulary_tp2", "scopes"]
+OTHERS = ["dp2", "tp2", "sp2", "vocabulary_tp2"]
+LAYOUTS = ["fsdp2", "dp2xtp2", "scopes", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
 ROUNDS = 14
 
 

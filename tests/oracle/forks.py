@@ -1,4 +1,4 @@
-"""Runs scripts under local PyTorch, each in a fork of one process that has imported it: that takes three seconds.
+"""Runs scripts, each in a fork of one process that has imported PyTorch: that takes seconds.
 
 Reads paths of scripts; prints the exit status of each when its output is in the files `stdout` and `stderr` beside it.
 """
