@@ -7,10 +7,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.conftest import LOSS, Service, alive, children, embedded, eventually, go_on, line, start
 from tests.conftest import Run
 
 
+@pytest.mark.parametrize("either", ["ipc", pytest.param("tcp", marks=pytest.mark.long)], indirect=True)
 def test_a_killed_client_frees_all_it_had(either: Service) -> None:
     hold = "import gt, time\nx = gt.ones(1000, 1000)\nprint(gt.debug.stats().sessions)\ntime.sleep(60)"
     watch = "import gt, time\nwhile True:\n    print(gt.debug.stats().sessions)\n    time.sleep(0.05)"
@@ -25,6 +28,7 @@ def test_a_killed_client_frees_all_it_had(either: Service) -> None:
     watcher.wait()
 
 
+@pytest.mark.parametrize("either", ["tcp", pytest.param("ipc", marks=pytest.mark.long)], indirect=True)
 def test_a_client_that_is_killed_with_a_long_queue_is_gone_within_five_seconds(either: Service) -> None:
     flood = """
 import gt

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -43,6 +44,7 @@ def hello(service: Service) -> Transport:
     return client
 
 
+@pytest.mark.parametrize("either", ["ipc", pytest.param("tcp", marks=pytest.mark.long)], indirect=True)
 def test_a_worker_that_registers_twice_and_answers_for_others_ends_nobody(either: Service, run_python: Run) -> None:
     with closing(connect(either.address, "worker", PATIENCE_S)) as rogue:
         say(rogue, messages.Register(messages.PROTOCOL, msgspec.structs.replace(INFO, name="\x1b[2J")))

@@ -103,6 +103,7 @@ print((x.to("remote") * 2)[-1].item() == x[-1].item() * 2)
     assert done.communicate(timeout=60) == ("True\n", "")
 
 
+@pytest.mark.parametrize("either", ["tcp", pytest.param("ipc", marks=pytest.mark.long)], indirect=True)
 def test_ctrl_c_in_a_fetch_returns_at_once_and_leaves_the_session_usable(either: Service) -> None:
     source = """
 import gt, signal, time

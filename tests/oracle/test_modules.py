@@ -12,7 +12,7 @@ from tests.oracle.modes import MODES
 
 CASES = 6
 """Number of random cases per entry, over dtypes, modes, ways to the device or implementations, and inputs."""
-FEWER = {"LBFGS": 2}
+FEWER = {"LBFGS": 1}
 """Entries of which fewer: a case of this one evaluates the loss a hundred times."""
 
 
