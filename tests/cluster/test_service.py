@@ -346,7 +346,7 @@ for part in (count // 10, count - count // 10):
     assert int(line(client)) <= 4
     grown = {name: resident_bytes(pid) - before[name] for name, pid in processes.items()}
     client.communicate("\n", timeout=10)
-    assert max(grown.values()) < 8 << 20, grown
+    assert max(grown.values()) < 2 << 20, grown
 
 
 def test_freed_memory_stays_with_the_worker_until_its_session_ends(service: Service) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.sim import histories
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.long)])
-def test_histories_of_rogues_among_honest_peers(count: int) -> None:
-    played, steps = histories.play_many(count, number=0)
-    assert (played, steps > 20 * played) == (count, True)
+def test_two_thousand_histories_of_rogues_among_honest_peers() -> None:
+    played, steps = histories.play_many(2000, number=0)
+    assert (played, steps > 20 * played) == (2000, True)
