@@ -16,7 +16,7 @@ from typing import Any
 
 from gt.client.patches import default_generator
 from gt.client.patches.patch import apply
-from gt.facade import libraries, overrides, stand_ins
+from gt.facade import built_remotely, libraries, overrides
 from gt.facade.table import PATCHES
 
 
@@ -56,7 +56,7 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
         return overrides.LATE[real.__name__, name](value)
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
-    return stand_ins.of(value) if stand_ins.builds_remotely(value) else value
+    return built_remotely.of(value) if built_remotely.builds_remotely(value) else value
 
 
 def _has_submodules(module: ModuleType) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from gt.client.patches import script_graphs
 from gt.client.session.shared_arrays import SOURCE_BYTES, links
-from gt.facade import cpu_alias, stand_ins
+from gt.facade import built_remotely, cpu_alias, stand_ins, tensor_types
 from gt.facade.cpu_alias import REMOTE, default_device, placed, placing, placing_kind, sent
 from gt.facade.loaders import DataLoader
 
@@ -187,7 +187,7 @@ def _script(obj: Any, optimize: Any = None, _frames_up: int = 0, *args: Any, **k
 
 
 def _set_default_tensor_type(t: Any) -> None:
-    torch.set_default_tensor_type(stand_ins.real_of(t) if isinstance(t, stand_ins.TensorType) else t)
+    torch.set_default_tensor_type(stand_ins.real_of(t) if isinstance(t, tensor_types.TensorType) else t)
 
 
 class SobolEngine(torch.quasirandom.SobolEngine, metaclass=stand_ins.StandIn, stands_for=torch.quasirandom.SobolEngine):
@@ -211,8 +211,8 @@ QUANTIZATION = {
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 AUTOCAST_STATE = ("is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype", "set_autocast_dtype")
 AMP = {name: placing_kind(getattr(torch.amp, name)) for name in ("custom_fwd", "custom_bwd", "is_autocast_available")}
-_autocast = stand_ins.placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
-_grad_scaler = stand_ins.placing_class(torch.amp.GradScaler, "device")
+_autocast = built_remotely.placing_class(torch.autocast, "device_type", lambda: {"dtype": torch.get_autocast_dtype("cpu")})
+_grad_scaler = built_remotely.placing_class(torch.amp.GradScaler, "device")
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "torch": {
@@ -226,9 +226,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "compile": _compile,
         "get_default_device": default_device,
         "set_default_tensor_type": _set_default_tensor_type,
-        "Generator": stand_ins.Generator,
-        "Tensor": stand_ins.Tensor,
-        **stand_ins.TENSOR_TYPES,
+        "Generator": tensor_types.Generator,
+        "Tensor": tensor_types.Tensor,
+        **tensor_types.TENSOR_TYPES,
         "autocast": _autocast,
         **{name: placing(getattr(torch, name)) for name in LIKE},
         **{name: placing_kind(getattr(torch, name)) for name in AUTOCAST_STATE},

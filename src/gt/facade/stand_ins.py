@@ -1,5 +1,4 @@
-"""Stand-ins for torch's classes under `import gt as torch`, which build on the remote device: modules, distributions,
-tensor types.
+"""What a stand-in for a class or function of torch's is under `import gt as torch`.
 
 A stand-in is the real class to `isinstance`, `issubclass`, `==`, `hash`, pickle and code that sets its attributes; calling
 it returns an instance of the real class. Only `is` tells the two apart. `__subclasses__` of torch's classes, by which
@@ -8,23 +7,16 @@ libraries find what to patch, does not list stand-ins, but the classes that user
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import copyreg
 import functools
 import importlib
-import inspect
 import itertools
 import sys
 from abc import ABCMeta
 from collections.abc import Callable
 from types import FrameType, FunctionType, MappingProxyType, MethodType
 from typing import Any, Protocol
-
-import numpy
-import torch
-
-from gt.facade.cpu_alias import REMOTE, default_device, device_chosen, placed, placing, placing_kind, sent
 
 _dict_of = type.__dict__["__dict__"].__get__
 _mro_of = type.__dict__["__mro__"].__get__
@@ -35,6 +27,11 @@ _standing: dict[type, Any] = {}
 def real_of(cls: Any) -> Any:
     """The class that a stand-in stands for, None for any other."""
     return _dict_of(cls).get("_gt_real")
+
+
+def stand_in_of(real: type) -> Any:
+    """The stand-in of a class; None if it has none."""
+    return _standing.get(real)
 
 
 def _is_own(cls: type, name: str) -> bool:
@@ -167,6 +164,16 @@ class StandIn(Open):
         return repr(real_of(cls)) if real_of(cls) else super().__repr__()
 
 
+class Apart(StandIn):
+    """The metaclass of stand-ins for classes defined in C, which construct and recognise their instances in their own
+    way."""
+
+    is_subclass = False
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(real_of(cls), name)
+
+
 def _derive(metaclass: Any, name: str, bases: tuple[type, ...], body: dict[str, Any], options: dict[str, Any]) -> Any:
     """The class that a user derives from stand-ins: it derives from torch's classes, each after its stand-in's own
     definitions."""
@@ -182,6 +189,12 @@ def _doing(real: type) -> tuple[type, ...]:
     """A base, preceded by its stand-in's own definitions if there are any."""
     stand_in = _standing.get(real)
     return (stand_in, real) if stand_in is not None and _dict_of(stand_in)["_gt_own"] else (real,)
+
+
+def pickle_by_reduce(*metaclasses: type) -> None:
+    """Let the classes of these metaclasses be pickled as what they stand for."""
+    for metaclass in metaclasses:
+        copyreg.pickle(metaclass, _reduce)  # type: ignore[arg-type]
 
 
 def _reduce(cls: StandIn) -> Any:
@@ -233,129 +246,4 @@ def _found(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, Any]] = dict) -> type:
-    """A class of `gt` whose constructor takes a device type; `defaults`: the CPU's defaults where the devices' differ."""
-    construct = placing_kind(real.__init__, parameter, 1)
-
-    @functools.wraps(real.__init__)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
-            kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
-        construct(self, *args, **kwargs)
-
-    return StandIn(real.__name__, (real,), {"__init__": init}, stands_for=real)  # type: ignore[no-any-return]
-
-
-# -- classes whose constructors make tensors: modules, distributions --------------------------------------------------------
-
-
-class RemoteByDefault(Open):
-    """The metaclass of classes that a user derives from a module of `gt`: calling one builds under the remote device."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Construct under the remote device, unless the user chose another."""
-        real = real_of(cls)
-        with contextlib.nullcontext() if device_chosen() else REMOTE:
-            return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's signature, for `inspect.signature`."""
-        whole = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return whole.replace(parameters=list(whole.parameters.values())[1:])
-
-
-class RemoteStandIn(StandIn, RemoteByDefault):
-    """The metaclass of the stand-ins themselves."""
-
-    user_metaclass = RemoteByDefault
-
-
-BUILT_REMOTELY = {
-    "torch.nn": torch.nn.Module,
-    "torch.ao": torch.nn.Module,
-    "torch.distributions": torch.distributions.Distribution,
-}
-"""Packages of torch, each with the base of those of its classes that have a stand-in."""
-
-
-def builds_remotely(value: Any) -> bool:
-    """Whether a name of torch is a class that has a stand-in."""
-    return isinstance(value, type) and any(
-        value.__module__.startswith(package) and issubclass(value, base) for package, base in BUILT_REMOTELY.items()
-    )
-
-
-def of(real: type) -> Any:
-    """The stand-in of a class that is built remotely; one per class."""
-    return _standing.get(real) or RemoteStandIn(real.__name__, (real,), {}, stands_for=real)
-
-
-# -- `torch.Tensor(...)`, `torch.FloatTensor(...)` and the like ------------------------------------------------------------
-
-
-class TensorStandIn(StandIn, type(torch.Tensor)):  # type: ignore[misc]
-    """The metaclass of `gt.Tensor` and of the tensor classes that a user derives from it."""
-
-
-def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    of_array = len(args) == 1 and isinstance(args[0], numpy.ndarray)
-    made = torch.empty(0, dtype=dtype, device="cpu" if of_array else default_device()).new(*args, **kwargs)
-    return sent(made) if of_array else made
-
-
-def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
-    real = real_of(cls) or cls
-    if args and isinstance(args[0], torch.Tensor):  # an alias of the same elements, wherever they are
-        return torch.Tensor.__new__(real, *args, **kwargs)
-    made = _new(torch.get_default_dtype(), args, kwargs)
-    return made if real is torch.Tensor else made.as_subclass(real)
-
-
-class Apart(StandIn):
-    """The metaclass of stand-ins for classes defined in C, which construct and recognise their instances in their own
-    way."""
-
-    is_subclass = False
-
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(real_of(cls), name)
-
-
-class TensorType(Apart):
-    """The metaclass of `gt.FloatTensor` and the like, which make tensors, and by which tensors are converted and
-    recognised."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make a tensor of this type on the default device."""
-        return _new(cls.dtype, args, kwargs)
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        strided = isinstance(instance, torch.Tensor) and instance.layout is torch.strided
-        return strided and instance.dtype is cls.dtype and instance.device.type in ("remote", "cpu")
-
-
-class GeneratorStandIn(Apart):
-    """The metaclass of `gt.Generator`, whose default device is the one that takes the CPU's place."""
-
-    def __call__(cls, device: Any = "cpu") -> torch.Generator:
-        """Make a generator, for the remote device unless the program names another."""
-        return torch.Generator(placed("cpu" if device is None else device))
-
-    def __eq__(cls, other: object) -> bool:
-        return cls is other or torch.Generator == other
-
-    def __hash__(cls) -> int:
-        return hash(torch.Generator)
-
-
-Generator = GeneratorStandIn("Generator", (), {}, stands_for=torch._C.Generator)
-Tensor = TensorStandIn("Tensor", (torch.Tensor,), {"__new__": _new_tensor}, stands_for=torch.Tensor)
-TENSOR_TYPES = {
-    # `x.type(...)` looks types up by name, and these are PyTorch's names for the device's
-    name: TensorType(f"torch.remote.{name}", (), {}, stands_for=real)
-    for name, real in vars(torch).items()
-    if isinstance(real, type(torch.FloatTensor))
-}
-for _metaclass in (StandIn, RemoteStandIn, GeneratorStandIn, TensorStandIn, TensorType):
-    copyreg.pickle(_metaclass, _reduce)  # type: ignore[arg-type]
+pickle_by_reduce(StandIn)

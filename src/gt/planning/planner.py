@@ -9,57 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
-from gt.placement.digit import Partial, Underivable, on_axis, part
+from gt.placement.digit import Underivable, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import pin
 from gt.planning.blocks import Blocks
+from gt.planning.emitter import Emitter, Known
 from gt.planning.geometry import view_of
 from gt.planning.parameters import Parameters
-from gt.planning.plan import (
-    Conversion,
-    CoordinateStep,
-    CutWritten,
-    Gather,
-    Plan,
-    Reduce,
-    ReduceStep,
-    Ref,
-    RunStep,
-    Scatter,
-    SliceStep,
-    Step,
-    TakeOnce,
-    TakeSlice,
-)
 from gt.planning.repeats import Repeats
 from gt.planning.rules import find
 from gt.planning.solver import Solver
-from gt.planning.state import State, Stored
+from gt.planning.state import Stored
 from gt.planning.transfers import Transfers
 from gt.wire import instructions as wire
-
-
-class _Known:
-    """A plan, and what is looked up of it in each run.
-
-    `number`: of the local call, 0 for a lowering. `reduces`: operands to reduce. `adds`: whether it writes a storage and
-    reads a Partial. `simple`: whether the local call is all. `makes`: whether it only makes results.
-    """
-
-    __slots__ = ("adds", "makes", "number", "plan", "reduces", "results", "simple")
-
-    def __init__(self, plan: Plan, number: int, states: Sequence[State]) -> None:
-        self.plan = plan
-        self.number = number
-        self.results = [state for state in plan.results if state is not None]
-        self.simple = plan.lowered is None and not plan.conversions
-        self.makes = not plan.written and not plan.cuts
-        self.reduces = [i for c in plan.conversions if isinstance(c, Reduce) for i in c.operands]
-        self.reduces += [c.operand for c in plan.conversions if isinstance(c, Scatter)]
-        read = [state for i, state in enumerate(states) if i not in plan.written]
-        self.adds = bool(plan.written) and any(isinstance(p, Partial) for state in read for p in state.placed)
 
 
 class _Call:
@@ -70,11 +32,11 @@ class _Call:
     def __init__(self, define: wire.Define) -> None:
         self.define = define
         self.count = len(define.ins)
-        self.plans: dict[tuple[int, ...], _Known] = {}
+        self.plans: dict[tuple[int, ...], Known] = {}
 
 
 class Planner:
-    """The planner of one session. While its program repeats itself, `storages` are those at the begin of the round."""
+    """The planner of one session. While its program repeats itself, `storages` are those at the beginning of the round."""
 
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
@@ -90,9 +52,7 @@ class Planner:
         self.storages = self.parameters.storages
         self.solver = Solver(self.mesh, self.storages.states)
         self._calls: dict[int, _Call] = {}
-        self._local_calls: dict[bytes, int] = {}
-        self._local_operands: dict[int, int] = {}
-        """How many operands each of them has."""
+        self._emitter = Emitter(self.parameters)
         self._version = 0
         """How often a number of a call has got another meaning."""
         self._blocks = Blocks(sharding.scope)
@@ -159,7 +119,7 @@ class Planner:
 
     def local_operands(self, call: int) -> int:
         """How many operands a call of the workers' has. Raises KeyError if it is not known."""
-        return self._local_operands[call]
+        return self._emitter.operands[call]
 
     # -- what the client says of its tensors -------------------------------------------------------------------------------
 
@@ -231,10 +191,7 @@ class Planner:
             self._calls.pop(number, None)
         for call in self._calls.values():
             call.plans.clear()
-        if self._local_calls:
-            self._out.append(wire.Forget(list(self._local_calls.values())))
-            self._local_calls.clear()
-            self._local_operands.clear()
+        self._emitter.forget()
 
     def _op(self, item: wire.Op) -> None:
         call, args, storages = self._calls.get(item.call), item.args, self.storages.by_id
@@ -264,7 +221,7 @@ class Planner:
             self._op(item)
             return
         else:
-            self._run(known, item, operands)
+            self._emitter.run(known, item, operands)
         for id, state in zip(item.outs, known.results, strict=False):
             storages[id] = Stored(id, state)
         if known.plan.written or known.plan.cuts:
@@ -279,29 +236,16 @@ class Planner:
             if id in self.parameters.pins:
                 self.parameters.restore(id)  # type: ignore[arg-type]
 
-    def _run(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
-        """Run a call that takes more than itself: conversions, or the steps of a lowering."""
-        plan, ids = known.plan, [stored.id for stored in operands]
-        for conversion in plan.conversions:
-            self._convert(conversion, operands, ids)
-        self.parameters.gather_ahead(operands)
-        numbers = item.args[len(operands) :]
-        if plan.lowered is None:
-            self._out.append(wire.Op(known.number, item.out, (*ids, *numbers), item.site))
-        else:
-            self._emit(plan, item, ids, numbers)
-        self.parameters.drop_gathered()
-
-    def _plan(self, define: wire.Define, operands: list[Stored]) -> _Known:
+    def _plan(self, define: wire.Define, operands: list[Stored]) -> Known:
         """Plan a call for operands in these states."""
         states = [self.storages.state(stored) for stored in operands]
         rule = find(define) if define.op != "gt::backward" else None
         plan = self.solver.solve(define, states, rule)
         if rule is None and define.op != "gt::backward" and any(state.placed != self.storages.whole for state in states):
             self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
-        return _Known(plan, 0 if plan.lowered is not None else self._local_call(plan.local), states)
+        return Known(plan, 0 if plan.lowered is not None else self._emitter.number(plan.local), states)
 
-    def _after(self, known: _Known, item: wire.Op, operands: list[Stored]) -> None:
+    def _after(self, known: Known, item: wire.Op, operands: list[Stored]) -> None:
         plan = known.plan
         if plan.cuts:
             results = [o for o, state in enumerate(plan.results) if state is not None]
@@ -313,81 +257,6 @@ class Planner:
                 self.parameters.pending.written(item.args[i])  # type: ignore[arg-type]
             if item.args[i] in self.parameters.pins:
                 self.parameters.restore(item.args[i])  # type: ignore[arg-type]
-
-    def _convert(self, conversion: Conversion, operands: list[Stored], ids: list[int]) -> None:
-        match conversion:
-            case Reduce(indices, axis):
-                self.storages.reduce([operands[i] for i in indices], axis)
-            case Gather(index, axis, placed, written):
-                if written:
-                    self.storages.gather_in_place(operands[index], axis)
-                    ids[index] = operands[index].id
-                else:
-                    ids[index] = self.parameters.gathered_copy(operands[index], ids[index], placed, axis)
-            case CutWritten(index, axis, weight):
-                self.storages.cut(operands[index], axis, weight)
-            case Scatter() | TakeSlice() | TakeOnce():
-                index = conversion.operand
-                ids[index] = self._converted(conversion, operands[index], ids[index])
-
-    def _converted(self, conversion: Scatter | TakeSlice | TakeOnce, stored: Stored, source: int) -> int:
-        """The id of the copy that a conversion makes of a storage, which is made if there is none."""
-        key = (msgspec.structs.replace(conversion, operand=0), source)
-        found = stored.copy(key)
-        if found is None:
-            found = stored.keep(key, self.storages.new_id())
-            self._out.append(self._conversion(conversion, stored, source, found))
-        return found
-
-    def _conversion(
-        self, conversion: Scatter | TakeSlice | TakeOnce, stored: Stored, source: int, out: int
-    ) -> wire.Instruction:
-        match conversion:
-            case Scatter(_, axis, placed, kind, weight):
-                return wire.ReduceScatter(
-                    axis, kind.value, (self.storages.scattered_part(stored, source, placed, axis, weight, out),)
-                )
-            case TakeSlice(_, axis, geometry, dim, weight):
-                return wire.Slice(axis, source, geometry, out, dim, weight)
-            case TakeOnce(_, axis):
-                return wire.Once(axis, source, out)
-
-    def _local_call(self, define: wire.Define) -> int:
-        """The number by which the workers know a call."""
-        plain = msgspec.structs.replace(define, call=0)
-        key = msgspec.msgpack.encode(plain)
-        number = self._local_calls.get(key)
-        if number is None:
-            number = self._local_calls[key] = len(self._local_calls) + 1
-            self._local_operands[number] = len(define.ins)
-            self._out.append(msgspec.structs.replace(plain, call=number))
-        return number
-
-    def _emit(self, plan: Plan, item: wire.Op, ids: list[int], numbers: Sequence[Any]) -> None:
-        """Emit the steps of a lowering."""
-        assert plan.lowered is not None
-        temporaries = [self.storages.new_id() for _ in range(plan.lowered.temporaries)]
-        ids_of = {"in": ids, "out": list(item.outs), "temporary": temporaries}
-
-        def id_of(ref: Ref) -> int:
-            return ids_of[ref.kind][ref.index]
-
-        for step in plan.lowered.steps:
-            self._out.append(self._instruction(step, id_of, numbers, item.site))
-        self._out.extend(temporaries)
-
-    def _instruction(self, step: Step, id_of: Callable[[Ref], int], numbers: Sequence[Any], site: int) -> wire.Instruction:
-        match step:
-            case RunStep(define, ins, outs, wanted):
-                made = tuple(map(id_of, outs))
-                args = (*map(id_of, ins), *(numbers[n] for n in wanted))
-                return wire.Op(self._local_call(define), made[0] if len(made) == 1 else made, args, site)
-            case ReduceStep(axis, kind, refs, elements, dtype):
-                return wire.AllReduce(axis, kind, tuple(wire.Part(id_of(r), elements, dtype) for r in refs))
-            case CoordinateStep(axis, scale, out):
-                return wire.Coordinate(axis, scale, id_of(out))
-            case SliceStep(axis, source, geometry, out, dim, weight):
-                return wire.Slice(axis, id_of(source), geometry, id_of(out), dim, weight)
 
 
 def _repeats(operands: list[Stored]) -> bool:

@@ -17,7 +17,7 @@ def like(define: wire.Define) -> Rule | None:
 
 
 def new(define: wire.Define) -> Rule | None:
-    """The result has a size of its own, and every rank makes it; no element of the operand is read: it may lie anyhow."""
+    """The result has a size of its own, and every rank makes it. No element of the operand is read; it may be anywhere."""
     made = define.outs[0]
     if made is None:
         return None
