@@ -76,7 +76,7 @@ def row_major(size: tuple[int, ...]) -> tuple[int, ...]:
 def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | str:
     """A rank's part of a view whose storage is sharded by the digit of `weight` over `count` ranks, and the dim's own digit.
 
-    A reason instead if that part is no view.
+    A reason instead if that part is not a view.
     """
     period = weight * count
     size, stride = list(view.size), list(view.stride)
@@ -94,7 +94,7 @@ def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | s
         elif (n - 1) * step < weight:
             reach += (n - 1) * step
         else:
-            return "a dim lies across the parts"
+            return "a dim spans parts"
     if found is None:
         return "one rank has all of it"
     step = view.stride[found]

@@ -152,7 +152,7 @@ def _scopes(written: Written, mesh: dict[str, int]) -> tuple[ScopeRule, ...]:
 
 
 def _scope(written: Written, subject: str, example: str, mesh: dict[str, int]) -> dict[str, Placements]:
-    """The placements of a scope by key; those of `backward` lie one level down."""
+    """The placements of a scope by key; those of `backward` are one level down."""
     found: dict[str, Placements] = {}
     for key, at, value in _entries(written, subject, example):
         if key not in SCOPE_KEYS:

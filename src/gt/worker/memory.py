@@ -21,7 +21,7 @@ from gt.worker.usage import MemoryUsage
 from gt.worker.zeroing import Zeroing
 
 MAX_VIEWS = 64
-"""Views kept of one storage: a growing cache seen through ever new sizes must not keep them all."""
+"""Views kept of one storage: a growing cache, seen through a new size each time, must not keep them all."""
 
 
 Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is a handle

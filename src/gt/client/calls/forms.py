@@ -42,7 +42,7 @@ class _Result:
     dtype: torch.dtype
     places: list[int]
     order: tuple[int, ...]
-    """The dims as they lie in memory, the outermost first."""
+    """The dims in the order of memory, the outermost first."""
 
     def spec(self, sizes: Sequence[int]) -> TensorSpec:
         """Its geometry in a call of these sizes."""

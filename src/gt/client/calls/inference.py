@@ -57,7 +57,7 @@ def _inferred(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], spe
     positions = {id(t): i for i, t in enumerate(used)}
     shape = _shape(result, positions, outs, fresh=fresh_results(op))
     if any(_differs(geometry.of(t), spec) for t, spec in zip(used, specs, strict=True)):
-        raise NotImplementedError("how a result that is resized lies, the worker says")
+        raise NotImplementedError("only the worker knows the layout of a result that is resized")
     return Inferred(outs, shape)
 
 

@@ -23,7 +23,7 @@ def precision_of_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def looping(original: Callable[..., tuple[bool, bool]]) -> Callable[..., tuple[bool, bool]]:
-    """Some optimizers' foreach form, PyTorch's choice on a device, rounds otherwise than the loop, its choice on a CPU."""
+    """Some optimizers' foreach form, PyTorch's choice on a device, rounds differently from the loop, its choice on a CPU."""
 
     @functools.wraps(original)
     def choose(params: list[torch.Tensor], *args: Any, **kwargs: Any) -> tuple[bool, bool]:

@@ -34,7 +34,7 @@ class Room:
     def take(self, size_bytes: int) -> None:
         """So many bytes are to be made by what was just recorded; waits for that if they may be too many.
 
-        Raises what went wrong since the last wait, such as PyTorch's error for memory that is not there.
+        Raises what went wrong since the last wait, such as PyTorch's error for memory that could not be allocated.
         """
         self._left_bytes -= size_bytes
         if self._left_bytes < 0 and not configured.on_shapes:

@@ -48,8 +48,10 @@ class TensorSpec:
 
     @property
     def form(self) -> tuple[object, ...] | None:
-        """All but the sizes: dtype, bits, which dims have size 1, and how the dims lie in memory. None for a tensor without
-        elements, and for one whose elements overlap otherwise than by a stride of 0."""
+        """All but the sizes: dtype, bits, which dims have size 1, and the order of the dims in memory.
+
+        None for a tensor without elements, and for one whose elements overlap in another way than by a stride of 0.
+        """
         if self._form is None and 0 not in self.size:
             self._form = self._found_form()
         return self._form
@@ -91,7 +93,7 @@ def dims_in_memory(stride: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dense_stride(size: Sequence[int], order: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor without gaps whose dims lie in memory in this order, the outermost first."""
+    """The strides of a tensor without gaps whose dims have this order in memory, the outermost first."""
     stride, step = [0] * len(size), 1
     for dim in reversed(order):
         stride[dim] = step

@@ -9,7 +9,7 @@ from gt.client.stream.segment import recorder
 from gt.wire import instructions as wire
 
 MOST_NAMES = 4096
-"""Names that are kept: a program that makes ever new ones must not fill the memory."""
+"""Names that are kept: a program that keeps making new ones must not fill the memory."""
 
 
 class _Open(NamedTuple):

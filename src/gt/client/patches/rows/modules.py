@@ -10,7 +10,7 @@ MODULES = (
         "torch.optim.asgd torch.optim.nadam torch.optim.radam",
         "_default_to_fused_or_foreach",
         modules.looping,
-        "PyTorch's choice on a device, the foreach form, rounds otherwise than the loop, its choice on a CPU",
+        "PyTorch's choice on a device, the foreach form, rounds differently from the loop, its choice on a CPU",
         "tests/oracle/test_idioms.py::test_optimizers_step_as_on_the_cpu",
     ),
     Patch(
