@@ -17,6 +17,11 @@ def test_what_is_fetched_is_zeros_and_other_requests_are_answered() -> None:
     assert frames[0] == bytes(12)
 
 
+def test_each_worker_of_a_session_says_what_it_counts() -> None:
+    done, _ = ShapeWorker(print).take(messages.Execute(1, 5, codec.pack([wire.Stats(1)])), workers=4)
+    assert [stats.free_bytes for stats in done.answers[0].stats] == [1 << 40] * 4
+
+
 def test_a_query_is_refused_with_its_line() -> None:
     refused: list[str] = []
     query = wire.Query(4, "aten::nonzero", [wire.In(0)], {}, [(7, GEOMETRY)], 99, 12)

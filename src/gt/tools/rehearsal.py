@@ -58,9 +58,10 @@ class Rehearsal(Server):
     def _execute(self, peer: events.Peer, execute: messages.Execute) -> tuple[messages.Done, events.Frames]:
         """Only the first worker of a session speaks, as among real ones."""
         session = self.dispatcher.state.sessions.get(execute.session)
-        if session is not None and session.workers and peer != session.workers[0]:
+        workers = session.workers if session is not None else (peer,)
+        if workers and peer != workers[0]:
             return messages.Done(execute.session, execute.seq), []
-        done, frames = self._worker.take(execute)
+        done, frames = self._worker.take(execute, len(workers))
         return done, [memoryview(frame) for frame in frames]
 
 

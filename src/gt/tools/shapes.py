@@ -19,9 +19,14 @@ Reply = tuple[Answer, list[bytes]]
 VALUES_NEEDED = "{} depends on values, and `gt explain` runs the step on shapes alone"
 
 
+MEMORY_BYTES = 1 << 40
+"""What such a worker says it has, all of it free: a program that asks first goes on, and the report says what it needs."""
+STATS = messages.WorkerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, free_bytes=MEMORY_BYTES, total_bytes=MEMORY_BYTES)
+
+
 def info(name: str, device: str) -> messages.WorkerInfo:
     """How such a worker introduces itself."""
-    return messages.WorkerInfo(name, os.getpid(), socket.gethostname(), device, "", 1 << 40, None)
+    return messages.WorkerInfo(name, os.getpid(), socket.gethostname(), device, "", MEMORY_BYTES, None)
 
 
 class ShapeWorker:
@@ -35,11 +40,11 @@ class ShapeWorker:
             wire.GetRandomState: lambda item: (Answer(item.request, 0), [bytes(RANDOM_STATE_BYTES)]),
             wire.SaveFile: lambda item: (Answer(item.request), []),
             wire.Synchronize: lambda item: (Answer(item.request), []),
-            wire.Stats: lambda item: (Answer(item.request, stats=[messages.WorkerStats(*[0] * 10)]), []),
+            wire.Stats: lambda item: (Answer(item.request, stats=[STATS]), []),
         }
 
-    def take(self, message: messages.Execute) -> tuple[messages.Done, list[Any]]:
-        """The answer to a slice, and its frames."""
+    def take(self, message: messages.Execute, workers: int = 1) -> tuple[messages.Done, list[Any]]:
+        """The answer to a slice, and its frames, for all `workers` of the session."""
         answers: list[Answer] = []
         frames: list[bytes] = []
         for item in codec.unpack(message.items):
@@ -47,7 +52,7 @@ class ShapeWorker:
             if handler is not None:
                 answer, own = handler(item)
                 place = len(frames) if own else -1
-                answers.append(Answer(answer.request, place, answer.failure, stats=answer.stats))
+                answers.append(Answer(answer.request, place, answer.failure, stats=answer.stats * workers))
                 frames += own
         return messages.Done(message.session, message.seq, answers), frames
 
