@@ -104,7 +104,7 @@ def _configure(chosen: Sharding) -> None:
 
 
 def lookup(name: str) -> object:
-    """The value of `gt.name` for a name of torch (PEP 562)."""
+    """The value of `gt.name` for a name of torch (PEP 562). Raises AttributeError for any other."""
     package = sys.modules["gt"]
     value = mirror.resolve(torch, "gt", name)
     setattr(package, name, value)

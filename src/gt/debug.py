@@ -17,7 +17,7 @@ from gt.wire.messages import WorkerInfo, WorkerStats
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lives: on `workers`, of which there is one until tensors are sharded.
+    """Where a tensor lives: on `workers`, of which there is one unless a sharding is in force.
 
     `storage` is the id of its storage, `size_bytes` the storage's size.
     """

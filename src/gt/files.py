@@ -29,7 +29,9 @@ CHUNK_BYTES = 16 << 20
 
 
 def load_safetensors(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Load the tensors of a safetensors file onto the worker; all of them, or those in `names`.
+    """Load the tensors of a safetensors file onto the worker, by name: all of them, or those in `names`.
+
+    They have the shapes and dtypes of the file; nothing passes through this process if the worker sees the file.
 
     Raises at the call: OSError (nothing is there, or it is not a regular file), safetensors.SafetensorError (not a
     safetensors file, or cut short), KeyError (no such name), TypeError (a dtype that PyTorch does not have).

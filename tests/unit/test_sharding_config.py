@@ -418,6 +418,15 @@ def test_the_page_shows_a_message_as_it_is() -> None:
     assert f"\n    sharding.yaml{message.removeprefix('s.yaml')}\n" in page
 
 
+def test_the_page_says_the_same_in_yaml_and_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sharding.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    said: list[Sharding] = []
+    monkeypatch.setattr("gt.sharding", lambda **sections: said.append(sharding(**sections)))
+    exec(python)
+    assert said == [parse(re.findall(r"```yaml\n(.*?)```", page, re.S)[0], "sharding.md")]
+
+
 # -- files ---------------------------------------------------------------------------------------------------------------
 
 

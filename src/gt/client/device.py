@@ -58,12 +58,12 @@ class Backend(_DummyBackendModule):
     manual_seed_all = manual_seed
 
     def get_rng_state(self, device: Any = "remote") -> torch.Tensor:
-        """The state of the session's generator, as uint8 on the CPU."""
+        """The state of the session's generator: a uint8 tensor of one dim on the CPU."""
         sequence.to_worker()
         return sequence.worker_state()
 
     def set_rng_state(self, new_state: torch.Tensor, device: Any = "remote") -> None:
-        """Set the state of the session's generator (uint8)."""
+        """Set the state of the session's generator: a uint8 tensor, as `get_rng_state` gives it."""
         sequence.set_worker_state(new_state.cpu())
 
     def get_rng_state_all(self) -> list[torch.Tensor]:
@@ -182,7 +182,7 @@ class Backend(_DummyBackendModule):
         return "\n".join(f"{name}: {value}" for name, value in self.memory_stats(device).items())
 
     def get_device_properties(self, device: Any = None) -> DeviceProperties:
-        """The names of the workers, and how much memory they have."""
+        """The names of the workers, and `total_memory`, in bytes, of the one that has the least left."""
         return DeviceProperties(self.get_device_name(device), self.mem_get_info(device)[1])
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
@@ -194,7 +194,7 @@ class Backend(_DummyBackendModule):
         return ", ".join(worker.name for worker in process.session().welcome.workers)
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
-        """No CUDA capability."""
+        """(0, 0): the device has no CUDA capability."""
         return (0, 0)
 
 

@@ -26,7 +26,7 @@ class Partial(enum.Enum):
     """The square root of the sum of the parts' squares."""
 
 
-OfStorage: TypeAlias = tuple["int | Partial | None", ...]
+OfStorage: TypeAlias = tuple[int | Partial | None, ...]
 """The placement of a storage, per axis of the mesh: the weight of its digit, a Partial, or None where it is replicated."""
 
 
@@ -37,7 +37,7 @@ class Shard(NamedTuple):
     weight: int
 
 
-OfView: TypeAlias = tuple["Shard | Partial | None", ...]
+OfView: TypeAlias = tuple[Shard | Partial | None, ...]
 """The placement of a view, per axis of the mesh."""
 
 

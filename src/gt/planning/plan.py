@@ -19,7 +19,7 @@ class Digit(msgspec.Struct, frozen=True):
     weight: int
 
 
-Choice: TypeAlias = tuple["Digit | Partial | None", ...]
+Choice: TypeAlias = tuple[Digit | Partial | None, ...]
 """Per axis of the mesh: the label that is sharded, the kind of Partial that passes through, or None: all is replicated."""
 
 
