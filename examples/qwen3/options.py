@@ -13,13 +13,16 @@ import difflib
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from folders import OUTPUT, PREPARED, check_output, identity
 from presets import PRESETS
 
+Option = Callable[..., Any]
+"""`add_argument` of a group."""
 TINY = PRESETS["tiny"].defaults
 """Defaults that apply if neither model nor preset is named."""
 
@@ -108,89 +111,106 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def parser(description: str | None, program: str | None = None) -> argparse.ArgumentParser:
-    made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
-    files = made.add_argument_group("files").add_argument
-    files("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, in --runs)")
-    files(
+def _files(add: Option) -> None:
+    add("--model", type=name, help="checkpoint folder, or a name on the Hugging Face hub (default: a tiny one, in --runs)")
+    add(
         "--preset",
         choices=[*PRESETS],
         help="a model of this size from the hub, unless --model names one, and defaults that suit it"
         " (default: tiny if no model is named)",
     )
-    files("--revision", help="commit, tag or branch of the model on the hub (default: main)")
-    files(
+    add("--revision", help="commit, tag or branch of the model on the hub (default: main)")
+    add(
         "--data",
         type=name,
         help="JSON, JSON-lines, CSV or Parquet file, a folder, or the name of a data set on the hub"
         " (default: a tiny one, in --runs)",
     )
-    files("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
-    files(
+    add("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
+    add(
         "--runs",
         type=path,
         default=Path(__file__).parent / "runs",
         help="folder for outputs (default: runs, next to train.sh)",
     )
-    files("--config", type=path, help="YAML file of options: their long names, without the dashes (default: none)")
-    files("--prepared", type=path, help="folder for the prepared rows (default: MODEL-DATA-prepared in --runs)")
-    files("--out", type=path, help="folder for the trained checkpoint (default: MODEL-DATA-tuned in --runs)")
+    add("--config", type=path, help="YAML file of options: their long names, without the dashes (default: none)")
+    add("--prepared", type=path, help="folder for the prepared rows (default: MODEL-DATA-prepared in --runs)")
+    add("--out", type=path, help="folder for the trained checkpoint (default: MODEL-DATA-tuned in --runs)")
 
-    data = made.add_argument_group("data").add_argument
-    data("--rows", type=count_or_all, default=1000, help="use this many rows, drawn by --seed, or all")
-    data("--held-out", type=positive, default=50, help="rows excluded from training, the last ones")
-    data("--max-tokens", type=positive, default=512, help="longest row, in tokens")
-    data(
+
+def _data(add: Option) -> None:
+    add("--rows", type=count_or_all, default=1000, help="use this many rows, drawn by --seed, or all")
+    add("--held-out", type=positive, default=50, help="rows excluded from training, the last ones")
+    add("--max-tokens", type=positive, default=512, help="longest row, in tokens")
+    add(
         "--train-on",
         choices=["answers", "last", "all"],
         default="answers",
         help="what the loss covers: the answers of a conversation, the last one, or all tokens",
     )
-    data("--pack", action="store_true", help="train on several rows at once, put into one of --max-tokens")
-    data("--bucket", action="store_true", help="form batches of rows of similar lengths")
-    data("--preview", type=positive, help="print this many prepared rows, trained tokens in colour, and stop (default: off)")
+    add("--pack", action="store_true", help="train on several rows at once, put into one of --max-tokens")
+    add("--bucket", action="store_true", help="form batches of rows of similar lengths")
+    add("--preview", type=positive, help="print this many prepared rows, trained tokens in colour, and stop (default: off)")
 
-    training = made.add_argument_group("training").add_argument
-    training("--epochs", type=positive, default=3, help="passes over the training rows")
-    training("--batch-size", type=positive, default=2, help="rows per micro-batch")
-    training("--accumulate", type=positive, default=1, help="micro-batches per step")
-    training(
+
+def _training(add: Option) -> None:
+    add("--epochs", type=positive, default=3, help="passes over the training rows")
+    add("--batch-size", type=positive, default=2, help="rows per micro-batch")
+    add("--accumulate", type=positive, default=1, help="micro-batches per step")
+    add(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
         help="fp32; bf16-autocast: weights in fp32, matrix products in bf16; bf16: weights and gradients in bf16,"
         " optimizer state and a copy of the weights in fp32",
     )
-    training("--activation-checkpointing", action="store_true", help="keep less for the backward pass, and compute it again")
-    training("--optimizer", choices=["adamw", "sgd"], default="adamw", help="optimizer; SGD has momentum 0.9")
-    training("--lr", type=not_negative, default=1e-5, help="peak learning rate")
-    training("--schedule", choices=[*SCHEDULES], default="cosine", help="learning rate after the warm-up")
-    training("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")
-    training("--eps", type=not_negative, default=1e-8, help="what AdamW adds to its denominator")
-    training("--weight-decay", type=not_negative, default=0.0, help="weight decay of all parameters")
-    training("--clip", type=not_negative, default=1.0, help="largest gradient norm; 0: no clipping")
-    training("--seed", type=seed, default=0, help="seed for drawing the rows, for their order and for dropout")
-    training("--max-steps", type=positive, help="stop after this many steps (default: when all epochs are done)")
-    training("--eval-every", type=positive, help="steps between two evaluations of the held-out loss (default: none)")
-    training("--patience", type=positive, help="stop after so many evaluations without a better loss (default: never)")
-    training("--no-eval", action="store_true", help="do not evaluate on the held-out rows before and after training")
+    add("--activation-checkpointing", action="store_true", help="keep less for the backward pass, and compute it again")
+    add("--optimizer", choices=["adamw", "sgd"], default="adamw", help="optimizer; SGD has momentum 0.9")
+    add("--lr", type=not_negative, default=1e-5, help="peak learning rate")
+    add("--schedule", choices=[*SCHEDULES], default="cosine", help="learning rate after the warm-up")
+    add("--warmup", type=share, default=0.05, help="fraction of the steps in which the learning rate rises")
+    add("--eps", type=not_negative, default=1e-8, help="what AdamW adds to its denominator")
+    add("--weight-decay", type=not_negative, default=0.0, help="weight decay of all parameters")
+    add("--clip", type=not_negative, default=1.0, help="largest gradient norm; 0: no clipping")
+    add("--seed", type=seed, default=0, help="seed for drawing the rows, for their order and for dropout")
+    add("--max-steps", type=positive, help="stop after this many steps (default: when all epochs are done)")
+    add("--eval-every", type=positive, help="steps between two evaluations of the held-out loss (default: none)")
+    add("--patience", type=positive, help="stop after so many evaluations without a better loss (default: never)")
+    add("--no-eval", action="store_true", help="do not evaluate on the held-out rows before and after training")
 
-    lora = made.add_argument_group("LoRA").add_argument
-    lora("--lora", action="store_true", help="train low-rank adapters of the linear layers, and nothing else")
-    lora("--lora-targets", type=names, help="the layers, such as q_proj,v_proj (default: all linear layers but the head)")
-    lora("--lora-rank", type=positive, default=16, help="rank of each adapter")
-    lora("--lora-alpha", type=not_negative, default=32.0, help="an adapter's scale, times its rank")
-    lora("--lora-dropout", type=share, default=0.0, help="dropout of what enters an adapter")
-    lora("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead of alpha / rank")
 
-    kept = made.add_argument_group("what is kept").add_argument
-    kept("--checkpoints", type=path, help="folder for the checkpoints of a run (default: that of --out, with -checkpoints)")
-    kept("--save-every", type=positive, default=100, help="steps between two checkpoints")
-    kept("--keep", type=positive, default=1, help="how many of them to keep, besides the one with the best held-out loss")
-    kept("--resume", action="store_true", help="go on from the last checkpoint, or fail if there is none")
-    kept("--fresh", action="store_true", help="begin anew, and remove the checkpoints of an unfinished run")
-    kept("--log-every", type=positive, default=10, help="batches between progress lines")
-    kept("--losses-out", type=path, help="file for every step's loss, one per line, bit-exact (default: none)")
+def _lora(add: Option) -> None:
+    add("--lora", action="store_true", help="train low-rank adapters of the linear layers, and nothing else")
+    add("--lora-targets", type=names, help="the layers, such as q_proj,v_proj (default: all linear layers but the head)")
+    add("--lora-rank", type=positive, default=16, help="rank of each adapter")
+    add("--lora-alpha", type=not_negative, default=32.0, help="an adapter's scale, times its rank")
+    add("--lora-dropout", type=share, default=0.0, help="dropout of what enters an adapter")
+    add("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead of alpha / rank")
+
+
+def _kept(add: Option) -> None:
+    add("--checkpoints", type=path, help="folder for the checkpoints of a run (default: that of --out, with -checkpoints)")
+    add("--save-every", type=positive, default=100, help="steps between two checkpoints")
+    add("--keep", type=positive, default=1, help="how many of them to keep, besides the one with the best held-out loss")
+    add("--resume", action="store_true", help="go on from the last checkpoint, or fail if there is none")
+    add("--fresh", action="store_true", help="begin anew, and remove the checkpoints of an unfinished run")
+    add("--log-every", type=positive, default=10, help="batches between progress lines")
+    add("--losses-out", type=path, help="file for every step's loss, one per line, bit-exact (default: none)")
+
+
+GROUPS: dict[str, Callable[[Option], None]] = {
+    "files": _files,
+    "data": _data,
+    "training": _training,
+    "LoRA": _lora,
+    "what is kept": _kept,
+}
+
+
+def parser(description: str | None, program: str | None = None) -> argparse.ArgumentParser:
+    made = _Parser(program, description=description, allow_abbrev=False, formatter_class=_Help)
+    for title, options in GROUPS.items():
+        options(made.add_argument_group(title).add_argument)
     return made
 
 
