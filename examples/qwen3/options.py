@@ -10,7 +10,6 @@ from problems import UserError
 # isort: split
 import argparse
 import difflib
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 from folders import OUTPUT, PREPARED, check_output, identity
+from option_values import count_or_all, name, names, not_negative, path, positive, seed, share
 from presets import PRESETS
 
 Option = Callable[..., Any]
@@ -59,56 +59,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         default = "off" if action.default is False else action.default
         tiny = f"; {TINY[action.dest]} for the tiny model" if action.dest in TINY else ""
         return f"{told} (default: {default}{tiny})"
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return int(text)
-
-
-def count_or_all(text: str) -> int | None:
-    return None if text == "all" else positive(text)
-
-
-def seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {2**63 - 1}")
-    return int(text)
-
-
-def not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a non-negative number")
-    return value
-
-
-def share(text: str) -> float:
-    value = not_negative(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
-    return value
-
-
-def name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return os.path.expanduser(text)
-
-
-def path(text: str) -> Path:
-    return Path(name(text))
-
-
-def names(text: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in text.split(","))
-    if not all(found):
-        raise argparse.ArgumentTypeError(f"{text} is not a list of names with commas between them")
-    return found
 
 
 def _files(add: Option) -> None:

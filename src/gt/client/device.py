@@ -24,7 +24,7 @@ from gt.client.stream import devices, interrupts
 
 @dataclass(frozen=True)
 class DeviceProperties:
-    """What `torch.remote.get_device_properties` says: the workers' names, and the bytes of memory of the one with the least left."""
+    """What `torch.remote.get_device_properties` says: the workers' names; bytes of memory of the one with the least left."""
 
     name: str
     total_memory: int
