@@ -1,4 +1,4 @@
-"""Import rules (the README's tree, enforced): downwards only, and no cycles."""
+"""Import rules (the README's tree, enforced): downwards only, and no cycles; and that functions are short."""
 
 from __future__ import annotations
 
@@ -110,6 +110,15 @@ def test_no_import_goes_in_a_circle() -> None:
     while leaves := {name for name, others in graph.items() if not others & set(graph)}:
         graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
     assert graph == {}
+
+
+def test_functions_are_short() -> None:
+    """At most 60 lines, and nine of ten less than 20."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for node in nodes)
+    assert lengths[-1] <= 60
+    assert lengths[len(lengths) * 9 // 10] < 20
 
 
 def test_every_module_can_be_imported_first() -> None:
