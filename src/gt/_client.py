@@ -27,6 +27,7 @@ from gt.client.patches import inspection  # noqa: E402
 from gt.client.patches.marks import marks  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
 from gt.client.session.random_sequence import sequence  # noqa: E402
+from gt.client.stream import interrupts  # noqa: E402
 from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
@@ -36,7 +37,7 @@ if configured.sharding is not None:
 
 from gt import debug, files  # noqa: E402
 from gt.facade import mirror  # noqa: E402
-from gt.run.notebook import load_ipython_extension  # noqa: E402
+from gt.run import notebook  # noqa: E402
 
 mirror.install()
 
@@ -101,6 +102,15 @@ def _configure(chosen: Sharding) -> None:
         configured.sharding = before
         raise
     marks.install()
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext gt`, called by IPython. A kernel installs Python's handler of Ctrl-C for each cell, which GT replaces.
+
+    Raises RefusedError if cells or libraries have torch already.
+    """
+    notebook.load()
+    shell.events.register("pre_run_cell", lambda cell: interrupts.install())
 
 
 def lookup(name: str) -> object:

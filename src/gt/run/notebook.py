@@ -1,24 +1,28 @@
-"""`%load_ext gt`: the notebook's cells, and the libraries that they import, get GT's torch from now on."""
+"""`%load_ext gt`: the notebook's cells, the libraries that they import, and the processes that they start get GT's torch from
+now on."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 from gt.errors import RefusedError
+from gt.run import command
 from gt.run import importlib_bootstrap as hook
 
 
-def load_ipython_extension(shell: Any) -> None:
-    """Called by IPython. Raises RefusedError if cells or libraries have torch already, which would stay as it is."""
+def load() -> None:
+    """Begin. Raises RefusedError if cells or libraries have torch already, which would stay as it is."""
     late = sorted(set(_have_torch()))
     if late:
         raise RefusedError(
             f"%load_ext gt: torch was imported before, by {', '.join(late)}; restart the kernel and load gt first"
         )
     hook.install()
+    os.environ.update(command.prepared(os.environ, None))
 
 
 def _have_torch() -> Iterator[str]:
@@ -26,7 +30,7 @@ def _have_torch() -> Iterator[str]:
     for name, module in list(sys.modules.items()):
         package = name.partition(".")[0]
         if package not in hook.PLAIN and any(map(_is_of_torch, list(getattr(module, "__dict__", {}).values()))):
-            yield "a cell" if name == "__main__" else package
+            yield "a cell" if name in ("__main__", "__mp_main__") else package
 
 
 def _is_of_torch(value: Any) -> bool:
