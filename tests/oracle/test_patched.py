@@ -270,18 +270,22 @@ def test_a_new_tensor_of_a_remote_one_is_made_on_the_device_that_is_named() -> N
     assert x.new_ones(3).device.type == "remote"
 
 
-LIBRARY = "def save(model, device):\n    return model.to(device)\n"
+LIBRARY = "def save(model, device):\n    return model.to(device)\n\ndef keep(model):\n    return model.cpu()\n"
 
 
 def test_a_library_that_moves_a_model_back_is_one_warning() -> None:
-    library, program = {"__name__": "mover.saving"}, {"__name__": "program"}
-    exec(compile(LIBRARY, "/venv/lib/site-packages/mover/saving.py", "exec"), library)
+    program = {"__name__": "program"}
     exec(compile(LIBRARY, "/home/program.py", "exec"), program)
-    model = torch.nn.Linear(2, 2)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for save in (program["save"], library["save"], library["save"]):
-            assert save(model.to("remote"), "remote").weight.device.type == "remote"
-            assert save(model.to("remote"), device=torch.device("cpu")).weight.device.type == "cpu"
-    (warning,) = told
-    assert str(warning.message).startswith("mover has moved a model from the workers to this process")
+    for package, line in (("mover", 2), ("keeper", 5)):
+        library = {"__name__": f"{package}.saving"}
+        exec(compile(LIBRARY, f"/venv/lib/site-packages/{package}/saving.py", "exec"), library)
+        model = torch.nn.Linear(2, 2)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for names in (program, library, library):
+                assert names["save"](model.to("remote"), "remote").weight.device.type == "remote"
+                moved = names["keep"](model) if package == "keeper" else names["save"](model, device=torch.device("cpu"))
+                assert moved.weight.device.type == "cpu"
+        (warning,) = told
+        assert str(warning.message).startswith(f"{package} has moved a model from the workers to this process")
+        assert (warning.filename, warning.lineno) == (f"/venv/lib/site-packages/{package}/saving.py", line)

@@ -96,28 +96,30 @@ _told: set[str] = set()
 
 
 def telling(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The patch of `Module.to`: a library that moves a remote model to this process is one warning."""
+    """The patch of `Module.to` and `Module.cpu`: a library that moves a remote model to this process is one warning."""
+    always = original.__name__ == "cpu"
 
     @functools.wraps(original)
-    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def move(self: Any, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device") or (args[0] if args else None)
-        if cpu_alias.names_the_cpu(device) and any(p.device.type == "remote" for p in self.parameters()):
-            _tell(sys._getframe(1))
+        if (always or cpu_alias.names_the_cpu(device)) and any(p.device.type == "remote" for p in self.parameters()):
+            _tell()
         return original(self, *args, **kwargs)
 
-    return to
+    return move
 
 
-def _tell(frame: FrameType | None) -> None:
-    while frame is not None and _package(frame) in ("gt", "torch"):
-        frame = frame.f_back
-    if frame is None or _package(frame) in _told or not _is_library(frame.f_code.co_filename):
+def _tell() -> None:
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _package(frame) in ("gt", "torch"):
+        frame, level = frame.f_back, level + 1
+    if _package(frame) in _told or not _is_library(frame.f_code.co_filename):
         return
     _told.add(_package(frame))
     warnings.warn(
         f"{_package(frame)} has moved a model from the workers to this process, where it computes from now on."
         " GT's README, `Other libraries`, says how it uses the workers",
-        stacklevel=3,
+        stacklevel=level,
     )
 
 

@@ -13,7 +13,7 @@ from gt.facade import cpu_alias, libraries, weight_files
 PATCHES = (
     Patch(
         "torch.nn.Module",
-        "to",
+        "to cpu",
         libraries.telling,
         "a library that moves a remote model back to this process is one warning",
         f"{PATCHED}::test_a_library_that_moves_a_model_back_is_one_warning",
