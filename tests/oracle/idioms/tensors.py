@@ -445,3 +445,21 @@ def group_norms_of_one_sample(device: str) -> Any:
         y = F.group_norm(data(device, 256).as_strided((1, 16, 4, 4), stride), 4)
         made.append((y, y.stride(), F.silu(y).stride(), y.add(1).stride()))
     return made
+
+
+@idiom
+def gradients_of_group_norms(device: str) -> Any:
+    """A CPU passes them on in the memory format of the input, and differentiates them by another formula."""
+    made: list[Any] = []
+    for shape, form in (((3, 8, 6, 5), torch.channels_last), ((2, 8, 3, 4, 5), torch.channels_last_3d), ((2, 8, 7), None)):
+        for parameters in (0, 2):
+            x = data(device, *shape) / 7
+            x = x.transpose(1, 2).contiguous().transpose(1, 2) if form is None else x.contiguous(memory_format=form)
+            leaves = [x.requires_grad_(), *((data(device, 8) / (3 + i)).requires_grad_() for i in range(parameters))]
+            y, grad = F.group_norm(x, 4, *leaves[1:]), data(device, *shape).sin()
+            found = torch.autograd.grad(y, leaves, grad, create_graph=True)
+            again = torch.autograd.grad(sum((g * g).sum() for g in (y, *found)), leaves, retain_graph=True)
+            for kind in (grad, grad.clone(memory_format=torch.contiguous_format), grad[:1, :1].expand(shape)):
+                made += torch.autograd.grad(y, leaves, kind, retain_graph=True)
+            made += [*again, *found]
+    return made, [g.stride() for g in made]

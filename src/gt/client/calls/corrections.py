@@ -62,11 +62,12 @@ def _batch_norm_backward(op: Infer) -> Infer:
 
 
 def _group_norm_backward(grad: torch.Tensor, input: torch.Tensor, *args: Any) -> Any:
-    """The input's gradient has its dtype; those of weight and bias have the weight's."""
+    """The input's gradient has its dtype, and its layout as in `_batch_norm`; those of weight and bias have the weight's."""
     found = aten.native_group_norm_backward.default(grad, input, *args)
     weight = args[2]
     kept = input.dtype if weight is None else weight.dtype
-    return tuple(g if g is None else g.to(dtype) for g, dtype in zip(found, (input.dtype, kept, kept), strict=True))
+    d_input, *rest = (g if g is None else g.to(dtype) for g, dtype in zip(found, (input.dtype, kept, kept), strict=True))
+    return d_input if d_input is None else _as_suggested(d_input, input), *rest
 
 
 def _loss_of_one_row(*args: Any) -> Any:

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from gt.client.calls.schemas import OpOverload, overload
 from gt.client.kernels.general import Kernel
 from gt.client.kernels.kernel import kernel
 from gt.client.kernels.registry import Kernels
+from gt.client.session.process import process
 from gt.client.stream.isolation import tracing
 
 Tensor = torch.Tensor
@@ -74,3 +76,32 @@ def fused_moving_avg_obs_fq_helper(
         for tensor, start in zip(kept, (math.inf, -math.inf, 1, 0), strict=True):
             tensor.resize_(self.shape[axis]).fill_(start)
     return _observe(self, observer_on, fake_quant_on, *kept, average, low, high, axis, per_row, *state[9:], **options)
+
+
+# -- group norm: its node makes the operands of its backward pass contiguous on every device but a CPU -------------------
+
+FORMAT = "gt_memory_format"
+"""In the metadata of a node of `native_group_norm`: the memory format of its input, if that is not contiguous."""
+OTHER_AUTOGRAD = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradOther)
+"""Has the kernel that PyTorch registers for every device, where this one's own key has `group_norm`."""
+_normalised_backward = kernel(aten.native_group_norm_backward.default)
+
+
+def group_norm(keys: torch._C.DispatchKeySet, input: Tensor, *args: Any) -> Any:
+    """Autograd's own kernel; the node that it makes is told of an input that is not contiguous."""
+    below = keys & torch._C._after_autograd_keyset
+    results = aten.native_group_norm.default.redispatch(below | OTHER_AUTOGRAD, input, *args)
+    node = results[0].grad_fn
+    if node is not None and not input.is_contiguous():
+        node.metadata[FORMAT] = suggest_memory_format(input)
+    return results
+
+
+@KERNELS.of("native_group_norm_backward")
+def group_norm_backward(grad: Tensor, input: Tensor, *args: Any) -> Any:
+    """A CPU's node passes grad and input on in the memory format of the input."""
+    node = torch._C._current_autograd_node()
+    form = node.metadata.get(FORMAT) if node is not None and process.session().is_on_cpus else None
+    if form is None:
+        return _normalised_backward(grad, input, *args)
+    return _normalised_backward(*(t.contiguous(memory_format=form) for t in (grad, input)), *args)

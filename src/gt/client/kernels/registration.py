@@ -96,6 +96,7 @@ def register() -> None:
         "QuantizedPrivateUse1",
     ):
         fallback.fallback(_refuse, key)
+    library.impl("native_group_norm", adjusted.group_norm, "AutogradPrivateUse1", with_keyset=True)
     linear.register(library)
     autocast.register(library, fallback)
     _libraries.extend((library, fallback))
