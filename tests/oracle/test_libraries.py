@@ -16,10 +16,11 @@ from tests.oracle.test_run import python
 SCRIPTS = sorted((Path(__file__).parent / "libraries").glob("*.py"))
 
 
-def need(library: str) -> None:
+def need(*libraries: str) -> None:
     """Skip a test where a library is not installed; importing it here would take seconds."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"needs {library}")
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"needs {library}")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -34,20 +35,20 @@ def test_a_script_prints_the_same_ported_and_beside_gt(script: Path, run_python:
 
 
 QUICK_STARTS = {
-    "trainer": "accelerate",
-    "loop": "accelerate",
-    "finetune": "trl",
-    "autoencoder": "lightning",
-    "images": "diffusers",
-    "graphs": "torch_geometric",
-    "vision": "timm",
+    "trainer": ("accelerate",),
+    "loop": ("accelerate",),
+    "finetune": ("trl",),
+    "autoencoder": ("lightning",),
+    "images": ("diffusers",),
+    "graphs": ("torch_geometric",),
+    "vision": ("timm", "torchvision"),
 }
-"""Programs as in the first pages of these libraries' documentation, with tiny models."""
+"""Programs as in the first pages of libraries' documentation, with tiny models, and the libraries that they need."""
 
 
 @pytest.mark.parametrize("name", QUICK_STARTS)
 def test_a_quick_start_prints_the_same_by_gt_run(name: str, tmp_path: Path) -> None:
-    need(QUICK_STARTS[name])
+    need(*QUICK_STARTS[name])
     script, log = str(Path(__file__).parent / "libraries" / "quick_starts" / f"{name}.py"), tmp_path / "log.jsonl"
     ours, plain = side_by_side(
         partial(python, script, folder=tmp_path / "ours", GT_INSTRUCTION_LOG=str(log)),
