@@ -17,6 +17,7 @@ import torch
 from gt import cli
 from gt.errors import ConfigError, RefusedError
 from gt.run import command, importlib_bootstrap, notebook
+from tests.cluster.conftest import serving
 from tests.conftest import side_by_side
 
 GT = [sys.executable, "-m", "gt", "run"]
@@ -186,6 +187,44 @@ def test_a_module_and_what_it_imports_are_as_with_python(tmp_path: Path) -> None
     assert code().stderr == code(program=[sys.executable]).stderr
     missing = partial(python, "nothing.py", folder=folder)
     assert (missing().stderr, missing().returncode) == (missing(program=[sys.executable]).stderr, 2)
+
+
+REGRESSION = """
+import sys
+import torch
+from torch import nn
+
+x = torch.arange(32.0).reshape(8, 4) % 5 - 2
+y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0])
+model = nn.Linear(4, 1)
+nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
+for step in range(3):
+    loss = (model(x).squeeze(1) - y).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(step, loss.item(), model.weight.grad.tolist())
+if "gt" in sys.modules:
+    print(len(sys.modules["gt"].debug.where(x).workers), file=sys.stderr)
+"""
+"""Whose sums are exact, so that shares of them may be added in any order."""
+CONFIG = 'mesh: {dp: 2}\nparams: {"**": {dp: fully_shard}}\ninputs: {"*": {dp: shard(0)}}\n'
+
+
+def test_a_sharding_file_and_a_shared_service_change_no_number(tmp_path: Path) -> None:
+    folder = files(tmp_path / "files", script=REGRESSION)
+    (folder / "sharding.yaml").write_text(CONFIG)
+    run = partial(python, "script.py", folder=folder)
+    with serving("--workers", "2") as service:
+        plain, embedded, shared = side_by_side(
+            partial(run, program=[sys.executable]),
+            partial(run, program=[*GT, "--workers", "2"], GT_CONFIG="sharding.yaml"),
+            partial(run, GT_ADDRESS=service.address, GT_CONFIG="sharding.yaml"),
+        )
+    assert plain.stdout.startswith("0 "), plain.stderr
+    assert (embedded.stdout, embedded.stderr) == (plain.stdout, "2\n")
+    assert (shared.stdout, shared.stderr) == (plain.stdout, "2\n")
 
 
 def test_what_cannot_be_done_right_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""`%load_ext gt`: the notebook's cells, the libraries that they import, and the processes that they start get GT's torch from
-now on."""
+"""`%load_ext gt`: the notebook's cells, the libraries that they import, and the processes that they start have GT's torch
+from now on."""
 
 from __future__ import annotations
 
