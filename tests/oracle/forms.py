@@ -66,7 +66,8 @@ def _compare(compared: Compared, learner: Learner, args: Any, kwargs: Any, key: 
         return
     pending = iter(resized)
     form = forms.form_of(op, args, kwargs, tuple([next(pending) if type(k) is TensorSpec else k for k in key]))
-    foretold = None if form is None else learner._forms.foretell(form)
+    known = None if form is None else learner._forms.known(form)
+    foretold = None if form is None or known is None else known.foretell(form.sizes)
     if foretold is None:
         return
     name = op.name()

@@ -123,8 +123,7 @@ class Worker:
         position = 0
         while position < len(items) and not ended(state.number):
             with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-                until = min(position + ASK_EVERY, len(items))
-                position, needed = self._run_items(state, items, position, until, frames, replies)
+                position, needed = self._run_on(state, items, position, frames, replies, ended)
             if needed:
                 self.host.runner.random.give_back()
             for collective in needed:
@@ -132,6 +131,25 @@ class Worker:
                 self._finish(state, collective)
         self.host.runner.random.give_back()
         return replies
+
+    def _run_on(
+        self,
+        state: WorkerSession,
+        items: list[wire.Instruction],
+        position: int,
+        frames: Sequence[Frame],
+        replies: list[Reply],
+        ended: Ended,
+    ) -> tuple[int, list[Collective]]:
+        """Run instructions from `position` on until one needs collectives, or the session has ended; returns where, and
+        which."""
+        needed: list[Collective] = []
+        while position < len(items) and not needed:
+            until = min(position + ASK_EVERY, len(items))
+            position, needed = self._run_items(state, items, position, until, frames, replies)
+            if ended(state.number):
+                break
+        return position, needed
 
     def _finish(self, state: WorkerSession, collective: Collective) -> None:
         freed = state.under_way.remove(collective)

@@ -22,6 +22,8 @@ SAID_BY_CLIENTS = (
     "indexing with dtype torch.uint8",
 )
 """Beginnings of warnings that the client gives itself, by inference or in what it composes."""
+_one = torch.zeros(1, device="cpu")
+"""Its `apply_` is a binding that calls a function."""
 
 
 def listen(run: Callable[[], T], site: int) -> tuple[T, list[Warned]]:
@@ -37,7 +39,7 @@ def listen(run: Callable[[], T], site: int) -> tuple[T, list[Warned]]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            torch.zeros(1, device="cpu").apply_(run_once)  # a binding that calls a function
+            _one.apply_(run_once)
     finally:
         torch.set_warn_always(always)
     told = [w for w in caught if not str(w.message).startswith(SAID_BY_CLIENTS)]

@@ -43,7 +43,7 @@ class DefinedCall:
 
     def __post_init__(self) -> None:
         self.plain = self.single if self.single is not None and self.single.contiguous else None
-        self.writes = _has_written(self.returns)
+        self.writes = type(self.returns) is not Fresh and _has_written(self.returns)
 
 
 def _has_written(shape: Any) -> bool:

@@ -19,6 +19,7 @@ import torch
 from gt.client.calls.form_rows import row_of
 from gt.client.calls.inference import Inferred
 from gt.client.calls.schemas import OpOverload
+from gt.client.calls.templates import Described
 from gt.client.stream import geometry
 from gt.client.stream.definitions import definitions
 from gt.client.stream.geometry import TensorSpec
@@ -33,6 +34,8 @@ class Form:
 
     key: tuple[Any, ...]
     sizes: list[int]
+    of_operands: bool
+    """No other argument has sizes: calls of the form are defined alike but for their geometries."""
 
 
 @dataclass(slots=True)
@@ -51,7 +54,7 @@ class _Result:
 
 
 @dataclass(slots=True)
-class _Known:
+class Known:
     """What the calls of a form that were inferred have in common."""
 
     equal: list[int]
@@ -59,9 +62,11 @@ class _Known:
     results: list[_Result | None]
     returns: Any
     """As `Inferred.shape`."""
+    described: Described | None = None
+    """What the definitions of all its calls have in common, if one was made and no argument but the operands has sizes."""
 
     @classmethod
-    def first(cls, sizes: list[int], found: Inferred) -> _Known | None:
+    def first(cls, sizes: list[int], found: Inferred) -> Known | None:
         """From the first call; None if its results are not as the rule says."""
         firsts: dict[int, int] = {}
         known = cls([firsts.setdefault(n, place) for place, n in enumerate(sizes)], [], found.shape)
@@ -75,12 +80,18 @@ class _Known:
             known.results.append(result)
         return known
 
-    def narrowed(self, sizes: list[int], found: Inferred) -> _Known | None:
+    def foretell(self, sizes: list[int]) -> Inferred | None:
+        """What a call of these sizes makes and returns; None where it has to be inferred."""
+        if [sizes[place] for place in self.equal] != sizes:
+            return None
+        return Inferred([r if r is None else r.spec(sizes) for r in self.results], self.returns)
+
+    def narrowed(self, sizes: list[int], found: Inferred) -> Known | None:
         """With one more call; None if its results are not as the rule says."""
         firsts: dict[tuple[int, int], int] = {}
         pairs = zip(self.equal, sizes, strict=True)
         equal = [firsts.setdefault(pair, place) for place, pair in enumerate(pairs)]
-        known = _Known(equal, [], self.returns)
+        known = Known(equal, [], self.returns)
         for result, spec in zip(self.results, found.outs, strict=True):
             if result is None or spec is None:
                 if result is not None or spec is not None:
@@ -101,40 +112,40 @@ def form_of(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: 
     if row is None:
         return None
     specs = [k for k in key if type(k) is TensorSpec]
-    if any(spec.form is None for spec in specs):
-        return None
     more = row.more(args, specs)
-    if more is None or any(n < 1 for n in more):
+    if more is None or min(more, default=1) < 1:
         return None
-    rest = row.rest(args, kwargs, key, specs)
+    forms = [spec.form for spec in specs]
+    if None in forms:
+        return None
+    rest, pending = row.rest(args, kwargs, key, specs), iter(forms)
+    parts = [next(pending) if type(k) is TensorSpec else k for k in rest]
     sizes = [n for spec in specs for n in spec.size] + more
     sizes += [k for k in rest if type(k) is int and k > 1]  # a size may have to equal one of these, or come from it
-    return Form((*[k.form if type(k) is TensorSpec else k for k in rest], *[n == 1 for n in more]), sizes)
+    return Form((*parts, *[n == 1 for n in more]), sizes, not row.free)
 
 
 class Forms:
     """What is known of one operator's calls, by their forms."""
 
     def __init__(self) -> None:
-        self._table: dict[tuple[Any, ...], _Known | None] = definitions.new_cache()
+        self._table: dict[tuple[Any, ...], Known | None] = definitions.new_cache()
 
-    def foretell(self, form: Form) -> Inferred | None:
-        """What a call makes and returns; None where it has to be inferred."""
-        known, sizes = self._table.get(form.key), form.sizes
-        if known is None or any(sizes[place] != n for place, n in zip(known.equal, sizes, strict=True)):
-            return None
-        return Inferred([r if r is None else r.spec(sizes) for r in known.results], known.returns)
+    def known(self, form: Form) -> Known | None:
+        """What is known of a call's form, if anything."""
+        return self._table.get(form.key)
 
     def learn(self, form: Form, found: Inferred) -> None:
         """Note what was inferred of a call."""
         if form.key not in self._table:
-            self._table[form.key] = _Known.first(form.sizes, found)
+            self._table[form.key] = Known.first(form.sizes, found)
         elif (known := self._table[form.key]) is not None:
             self._table[form.key] = known.narrowed(form.sizes, found)
 
     def results(self, form: Form | None, infer: Callable[[], list[TensorSpec]]) -> list[TensorSpec | None]:
         """The geometries of a call's results: foretold, or else inferred by `infer`."""
-        found = None if form is None else self.foretell(form)
+        known = None if form is None else self.known(form)
+        found = None if form is None or known is None else known.foretell(form.sizes)
         if found is None:
             found = Inferred([*infer()], None)
             if form is not None:

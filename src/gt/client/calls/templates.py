@@ -19,43 +19,71 @@ CLIENT_ONLY = {"pin_memory", "non_blocking"}
 """Keyword arguments about the client's memory, which are not sent."""
 
 
-def define(
+@dataclass(slots=True, frozen=True)
+class Described:
+    """A definition but for its geometries."""
+
+    op: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    requires_grad: tuple[int, ...]
+    grad_mode: bool
+    default_dtype: str
+    writes: tuple[int, ...]
+    may_write: tuple[int, ...] | None
+    """The operands that it writes; None: maybe any."""
+    draws: bool
+
+
+def describe(
     op: OpOverload,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    ins: list[TensorSpec],
-    outs: list[TensorSpec | None],
     vary: frozenset[int],
     requires_grad: tuple[int, ...] = (),
     grad_mode: bool = False,
     name: str | None = None,
-) -> int:
-    """Record the definition of a call and return its number.
+) -> Described:
+    """The definition of a call, without geometries.
 
     `vary`: positions whose numbers each operation gives anew. `requires_grad` and `grad_mode`: for composites that the
     worker runs under autograd. `name`: the operator's name on the wire, if it is not `op`'s.
     """
+    template = Template(vary)
+    plain = [template.arg(a, i in vary) for i, a in enumerate(args)]
+    by_name = {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY}
+    own = name is None
+    writes = written_operands(op, plain, by_name) if own else ()
+    return Described(
+        name or op_name(op),
+        plain,
+        by_name,
+        requires_grad,
+        grad_mode,
+        geometry.dtype_name(torch.get_default_dtype()),
+        writes,
+        writes if own and (writes or not may_write(op)) else None,
+        own and draws(op),
+    )
+
+
+def define(described: Described, ins: list[TensorSpec], outs: list[TensorSpec | None]) -> int:
+    """Record a definition with these geometries, and return its number."""
     with recorder.lock:
-        named = name or op_name(op)
-        template = Template(vary)
-        plain = [template.arg(a, i in vary) for i, a in enumerate(args)]
-        by_name = {k: template.arg(v, type(v) is float) for k, v in kwargs.items() if k not in CLIENT_ONLY}
-        own = name is None
-        writes = written_operands(op, plain, by_name) if own else ()
-        number = definitions.add(named, len(ins), writes if own and (writes or not may_write(op)) else None)
+        number = definitions.add(described.op, len(ins), described.may_write)
         recorder.segment.append(
             wire.Define(
                 number,
-                named,
-                plain,
-                by_name,
+                described.op,
+                described.args,
+                described.kwargs,
                 [g.to_wire() for g in ins],
                 [None if g is None else g.to_wire() for g in outs],
-                requires_grad,
-                grad_mode,
-                geometry.dtype_name(torch.get_default_dtype()),
-                writes,
-                own and draws(op),
+                described.requires_grad,
+                described.grad_mode,
+                described.default_dtype,
+                described.writes,
+                described.draws,
             )
         )
     return number

@@ -148,7 +148,7 @@ class _Forward:
         grad_mode: bool,
     ) -> DefinedCall:
         outs = [*results, *([HANDLE] if wanted and grad_mode else [])]
-        number = templates.define(self.op, args, kwargs, specs, outs, frozenset(), wanted, grad_mode)
+        number = templates.define(templates.describe(self.op, args, kwargs, frozenset(), wanted, grad_mode), specs, outs)
         return DefinedCall(number, outs, None, None, large_bytes=large(outs))
 
     def backward(self, ctx: Any, tensors: list[torch.Tensor], handle: torch.Tensor, grads: Any) -> list[torch.Tensor]:
@@ -163,7 +163,8 @@ class _Forward:
             form = form_of(self.op, (), {}, (*specs, *ins[1:], key[2], ctx.wanted, *literals))
             outs = self._backward_forms.results(form, lambda: _gradients(self.op, ctx, specs, grads))
             arguments = (handle, *grads, list(ctx.wanted))
-            number = templates.define(self.op, arguments, {}, ins, outs, frozenset(), name="gt::backward")
+            described = templates.describe(self.op, arguments, {}, frozenset(), name="gt::backward")
+            number = templates.define(described, ins, outs)
             call = self.backward_cache[key] = DefinedCall(number, outs, None, None, large_bytes=large(outs))
         made = [operands.make(spec) for spec in call.outs]
         recording.record_op(call.number, made, tuple(i for i, _, _ in found), sites.here(3), call.large_bytes)

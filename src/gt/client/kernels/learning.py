@@ -40,6 +40,7 @@ class Learner:
     def __init__(self, op: OpOverload, cache: dict[Any, Any]) -> None:
         self._op = op
         self._vary = varying(op)
+        self._takes_generator = any(a.name == "generator" for a in op._schema.arguments)
         self._cache = cache
         self._forms = Forms()
         self._trusted = definitions.new_cache()
@@ -51,7 +52,7 @@ class Learner:
 
     def meet(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> Any:
         """A call that was not met before: a DefinedCall, UNFORESEEN, or an Answered."""
-        if args and isinstance(args[-1], torch.Generator):  # the few that take it by position take it last
+        if self._takes_generator and args and isinstance(args[-1], torch.Generator):  # by position it comes last
             return Answered(with_generator(self._op, args[:-1], {**kwargs, "generator": args[-1]}))
         if self._tries_numbers is not None and self._tries_numbers(args, kwargs):
             self._cache[key] = UNFORESEEN
@@ -91,8 +92,14 @@ class Learner:
     def _foretold(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> DefinedCall | None:
         """The call, defined, if it follows from one of its form; None where it has to be inferred."""
         form = form_of(self._op, args, kwargs, key)
-        found = None if form is None else self._forms.foretell(form)
-        return None if found is None else self._define(args, kwargs, [k for k in key if type(k) is TensorSpec], found)
+        known = None if form is None else self._forms.known(form)
+        found = None if form is None or known is None else known.foretell(form.sizes)
+        if form is None or known is None or found is None:
+            return None
+        described = known.described or templates.describe(self._op, args, kwargs, self._vary)
+        if form.of_operands:
+            known.described = described
+        return self._define(described, args, [k for k in key if type(k) is TensorSpec], found)
 
     @untraced
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
@@ -131,12 +138,12 @@ class Learner:
         form = form_of(op, args, kwargs, key)
         if form is not None:
             self._forms.learn(form, found)
-        return self._define(args, kwargs, specs, found)
+        return self._define(templates.describe(op, args, kwargs, self._vary), args, specs, found)
 
     def _define(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], specs: list[TensorSpec], found: inference.Inferred
+        self, described: templates.Described, args: tuple[Any, ...], specs: list[TensorSpec], found: inference.Inferred
     ) -> DefinedCall:
-        number = templates.define(self._op, args, kwargs, specs, found.outs, self._vary)
+        number = templates.define(described, specs, found.outs)
         return _call(number, found, bool(args) and isinstance(args[0], Tensor))
 
 
@@ -168,5 +175,5 @@ def unforeseeable(op: OpOverload) -> bool:
 def _call(number: int, found: inference.Inferred, tensor_first: bool) -> DefinedCall:
     large_bytes = large(found.outs)
     single = found.outs[0] if type(found.shape) is Fresh and not large_bytes else None
-    in_place = tensor_first and not found.outs and found.shape == Written(0)
+    in_place = tensor_first and not found.outs and type(found.shape) is Written and found.shape.position == 0
     return DefinedCall(number, found.outs, single, found.shape, in_place, large_bytes)

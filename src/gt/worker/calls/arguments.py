@@ -31,6 +31,8 @@ class Arguments:
         """`convert`: what a number among the positional arguments is given as."""
         self.device = device
         self.convert = convert
+        self.keeps_state = False
+        """It has a generator or a sparse tensor, which a run leaves here for what comes after it."""
         self._generators: list[tuple[int, torch.Generator]] = []
         self._sparse: dict[tuple[Any, ...], torch.Tensor] = {}
         """The sparse tensors of one run, by the identities of their parts, layout and size."""
@@ -76,8 +78,10 @@ class Arguments:
                 return lambda ins, numbers: ins[index]
             if isinstance(value, wire.Number):
                 return lambda ins, numbers: convert(numbers[index])
+            self.keeps_state = True
             return lambda ins, numbers: self._generator(index, ins[index])
         if isinstance(value, wire.Sparse):
+            self.keeps_state = True
             return lambda ins, numbers: self._compose(value, [ins[i] for i in value.parts])
         return self._build_list(value) if isinstance(value, list) else None
 

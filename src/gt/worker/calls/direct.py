@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from gt.worker.calls.prepared import DEFAULT_DTYPE, PreparedCall
+from gt.worker.calls.kinds import DEFAULT_DTYPE
+from gt.worker.calls.prepared import PreparedCall
 from gt.worker.calls.reuse import Upcoming, reusing
 from gt.worker.memory import Memory, Storages
 from gt.worker.operators import facts

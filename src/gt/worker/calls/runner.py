@@ -10,8 +10,9 @@ import torch
 from gt.wire import instructions as wire
 from gt.worker import warning_capture
 from gt.worker.calls.direct import direct
-from gt.worker.calls.prepared import DEFAULT_DTYPE, PreparedCall
-from gt.worker.geometry import geometry_of, has_more, storage_of
+from gt.worker.calls.kinds import DEFAULT_DTYPE
+from gt.worker.calls.prepared import PreparedCall
+from gt.worker.geometry import DTYPES, geometry_of
 from gt.worker.operators import graph
 from gt.worker.random import Random
 from gt.worker.session import WorkerSession
@@ -75,15 +76,15 @@ class Runner:
         return call.raw(*args, **kwargs)
 
     def _run_with_autograd(self, call: PreparedCall, ins: list[Any], numbers: Sequence[Any]) -> Any:
-        leaves = graph.leaves(ins, call.define.requires_grad)
+        leaves = graph.leaves(ins, call.differentiated)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.arguments.fill(seen, numbers)
         with graph.autograd(call.define.grad_mode):
-            result = call.op(*args, **kwargs)
+            result = call.raw(*args, **kwargs)
             if not (call.define.grad_mode and call.define.requires_grad):
                 return result
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
-            return [*(out.detach() for out in outs), graph.Graph(leaves, outs)]
+            return [*[out.detach() for out in outs], graph.Graph(leaves, outs)]
 
     def keep(self, session: WorkerSession, call: PreparedCall, item: wire.Op, result: Any, ins: list[Any]) -> None:
         """Store the results under the ids of `item`. Raises RuntimeError where they are not what the client expects."""
@@ -93,19 +94,27 @@ class Runner:
             raise RuntimeError(f"{call.name}: the worker made {len(results)} results, the client expects {len(outs)}")
         if not call.verified:
             self._verify(session, call, item.call, results, ins)
+        if True in call.copies:
+            self._copy(session, call, results)
+        storages = session.memory.storages
+        for id, number, tensor in zip(outs, call.out_numbers, results, strict=True):
+            storages[id] = {number: tensor}
+        if call.counted:
+            for id, size in zip(outs, call.sizes, strict=True):
+                session.memory.usage.count(id, size)
+
+    def _copy(self, session: WorkerSession, call: PreparedCall, results: list[Any]) -> None:
+        """Give the results that need it storages of their own."""
         for position, tensor in enumerate(results):
             if call.copies[position]:
                 own = session.memory.allocate(call.outs[position])
                 _copy_into(own, tensor)
                 results[position] = own
-        for id, number, tensor, size in zip(outs, call.out_numbers, results, call.sizes, strict=True):
-            session.memory.storages[id] = {number: tensor}
-            session.memory.usage.count(id, size)
 
     def _verify(self, session: WorkerSession, call: PreparedCall, number: int, results: list[Any], ins: list[Any]) -> None:
         """Compare a call's first results with what the client expects, and find its direct way."""
-        owners = [storage_of(t) for t in (*results, *ins) if isinstance(t, torch.Tensor)]
-        call.copies = [_must_copy(r, g, owners) for r, g in zip(results, call.outs, strict=True)]
+        owners = [t.untyped_storage()._cdata for t in (*results, *ins) if isinstance(t, torch.Tensor)]
+        call.copies = [_must_copy(r, g, n, owners) for r, g, n in zip(results, call.outs, call.sizes, strict=True)]
         # one definition serves the graphs of many calls, whose gradients have the strides that their kernels chose
         call.verified = call.op is not graph.backward
         if (way := direct(call, session.memory, session.upcoming)) is not None:
@@ -114,6 +123,8 @@ class Runner:
 
 def _results(call: PreparedCall, result: Any, ins: list[Any]) -> list[Any]:
     """The fresh results of a call, in order, without the operands that it wrote and without undefined results."""
+    if call.flat and isinstance(result, (list, tuple)):
+        return [value for value in result if value is not None]
     if not isinstance(result, (list, tuple)):
         return [] if result is None or any(result is ins[i] for i in call.written) else [result]
     if call.output_mask is not None:
@@ -127,21 +138,29 @@ def _results(call: PreparedCall, result: Any, ins: list[Any]) -> list[Any]:
     return found
 
 
-def _must_copy(result: Any, expected: wire.Geometry, owners: list[int]) -> bool:
-    """Whether a result shares its storage or has other strides than the client expects. `owners`: the storages of all
-    results and operands.
+def _must_copy(result: Any, expected: wire.Geometry, size_bytes: int, owners: list[int]) -> bool:
+    """Whether a result shares its storage, has bytes that nobody wrote, or other strides than the client expects.
+    `owners`: the storages of all results and operands. `size_bytes`: what `expected` needs.
 
     Raises RuntimeError for another size or dtype.
     """
     if isinstance(result, graph.Graph):
         return False
-    found = geometry_of(result)
-    if found.size != expected.size or found.dtype != expected.dtype:
+    if result.shape != expected.size or result.dtype is not DTYPES[expected.dtype]:
+        found = geometry_of(result)
         raise RuntimeError(
             f"the worker made {found.dtype}{list(found.size)} where the client expects"
             f" {expected.dtype}{list(expected.size)}; please report this operator"
         )
-    return found != expected or owners.count(storage_of(result)) > 1 or has_more(result, expected)
+    storage = result.untyped_storage()
+    return (
+        result.stride() != expected.stride
+        or result.storage_offset() != expected.offset
+        or result.is_conj() != expected.conj
+        or result.is_neg() != expected.neg
+        or owners.count(storage._cdata) > 1
+        or storage.nbytes() > size_bytes
+    )
 
 
 def _copy_into(target: torch.Tensor, source: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gt.wire import instructions as wire
+from gt.worker.geometry import dtype_of
 from gt.worker.operators import graph
 
 
@@ -57,6 +58,18 @@ def output_mask(op: Any, args: list[wire.Arg]) -> list[Any] | None:
 @functools.cache
 def _mask_position(op: torch._ops.OpOverload) -> int | None:
     return next((i for i, a in enumerate(op._schema.arguments) if a.name == "output_mask"), None)
+
+
+@functools.cache
+def returns_no_list(op: Any) -> bool:
+    """Whether it returns tensors, one or several, and no list of which nobody knows how many there are."""
+    return not isinstance(op, torch._ops.OpOverload) or all(str(r.type) != "List[Tensor]" for r in op._schema.returns)
+
+
+def differentiated(define: wire.Define) -> list[bool]:
+    """For each operand of a composite, whether it gets a gradient: it is wanted, and its dtype has gradients."""
+    dtypes = [dtype_of(g.dtype) for g in define.ins]
+    return [i in define.requires_grad and (d.is_floating_point or d.is_complex) for i, d in enumerate(dtypes)]
 
 
 @functools.cache

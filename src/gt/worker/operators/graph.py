@@ -6,14 +6,15 @@ kernel, and `gt::backward` gives that kernel's own gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
 # taken at import, on a thread that is under no guard: what dispatch looks like for an ordinary program
 _INCLUDED = torch._C._dispatch_tls_local_include_set()
 _EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+_run_backward = torch._C._ImperativeEngine().run_backward
 
 
 class Graph:
@@ -31,22 +32,46 @@ def all_keys() -> AbstractContextManager[None]:
     return torch._C._ForceDispatchKeyGuard(_INCLUDED, _EXCLUDED)  # type: ignore[no-any-return]
 
 
-@contextmanager
-def autograd(grad_mode: bool = True) -> Iterator[None]:
+class _Autograd:
+    """Sets PyTorch's flags themselves, since it is entered twice for every cell of a recurrent layer."""
+
+    __slots__ = ("_grad_mode", "_keys", "_was")
+
+    def __init__(self, grad_mode: bool) -> None:
+        self._grad_mode = grad_mode
+
+    def __enter__(self) -> None:
+        self._was = torch.is_grad_enabled(), torch._C._is_multithreading_enabled()
+        self._keys = all_keys()
+        self._keys.__enter__()
+        torch._C._set_multithreading_enabled(False)
+        torch._C._set_grad_enabled(self._grad_mode)
+
+    def __exit__(self, *_: object) -> None:
+        grad_mode, multithreading = self._was
+        torch._C._set_grad_enabled(grad_mode)
+        torch._C._set_multithreading_enabled(multithreading)
+        self._keys.__exit__(None, None, None)
+
+
+def autograd(grad_mode: bool = True) -> AbstractContextManager[None]:
     """A context with `all_keys` that records a graph in `grad_mode`. Backward stays on this thread."""
-    multithreaded = torch.autograd.set_multithreading_enabled(False)
-    with all_keys(), multithreaded, torch.set_grad_enabled(grad_mode):
-        yield
+    return _Autograd(grad_mode)
 
 
-def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[int] | None) -> list[torch.Tensor | None]:
-    """For each operand, an alias that requires a gradient; None where its dtype has none or `wanted` (if given) lacks it."""
-    return [
-        operand.detach().requires_grad_()
-        if (operand.is_floating_point() or operand.is_complex()) and (wanted is None or index in wanted)
-        else None
-        for index, operand in enumerate(operands)
-    ]
+def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[bool]) -> list[torch.Tensor | None]:
+    """For each operand that is `wanted` an alias that requires a gradient; None for the others."""
+    return [o.detach().requires_grad_() if w else None for o, w in zip(operands, wanted, strict=True)]
+
+
+def gradients(
+    outs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of inputs, within `autograd`; None for one without. The graph is kept.
+
+    `torch.autograd.grad` without what it does around the engine, which takes longer than a small kernel.
+    """
+    return _run_backward(tuple(outs), tuple(grads), True, False, tuple(inputs), True, False)
 
 
 def backward(graph: object, *rest: object) -> list[torch.Tensor]:
@@ -61,18 +86,18 @@ def backward(graph: object, *rest: object) -> list[torch.Tensor]:
         grads = list(grads[0])
     if not isinstance(wanted, list):
         raise TypeError("gt::backward: the last argument must list the operands whose gradients are wanted")
-    inputs = [graph.inputs[index] for index in wanted]
-    if any(leaf is None for leaf in inputs):
+    inputs = [leaf for index in wanted if (leaf := graph.inputs[index]) is not None]
+    if len(inputs) < len(wanted):
         raise RuntimeError("gt::backward: an operand that was not differentiated has no gradient")
-    pairs = [
-        (out, grad)
-        for out, grad in zip(graph.outputs, grads, strict=True)
-        if isinstance(grad, torch.Tensor) and out is not None and out.requires_grad
-    ]
+    outs, given = [], []
+    for out, grad in zip(graph.outputs, grads, strict=True):
+        if isinstance(grad, torch.Tensor) and out is not None and out.requires_grad:
+            if grad.shape != out.shape or grad.is_complex() != out.is_complex():
+                raise RuntimeError("gt::backward: a gradient is not like its result")
+            outs.append(out)
+            given.append(grad)
+    if not outs:
+        return [torch.zeros_like(leaf) for leaf in inputs]
     with autograd():
-        found = (
-            torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
-            if pairs
-            else [None] * len(inputs)
-        )
-        return [torch.zeros_like(leaf) if g is None else g.detach() for g, leaf in zip(found, inputs, strict=True)]  # type: ignore[arg-type, union-attr]
+        found = gradients(outs, given, inputs)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, inputs, strict=True)]

@@ -63,7 +63,7 @@ def _by_autograd(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, 
         leaves = [t.detach().requires_grad_(m) for t, m in zip((input, weight, bias), mask, strict=True)]
         out = aten.linear.default(leaves[0], leaves[1], leaves[2] if mask[2] else None)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        found = iter(torch.autograd.grad(out, wanted, grad))
+        found = iter(graph.gradients([out], [grad], wanted))
     d_input, d_weight, d_bias = (next(found) if m else None for m in mask)
     return d_input, d_weight, d_bias
 
