@@ -27,6 +27,7 @@ from gt.worker.handlers import HANDLERS
 from gt.worker.host import Host
 from gt.worker.machine import total_bytes
 from gt.worker.memory import PoisonedError
+from gt.worker.operators import graph
 from gt.worker.session import Reply, WorkerSession
 from gt.worker.under_way import TOGETHER, Collective, made
 
@@ -34,6 +35,8 @@ NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
 """Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
 ASK_EVERY = 8
 """Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
+MOST_SAVED = 32
+"""Storages that may be freed with a composite's graph after its backward pass, before it is no longer recognised."""
 Ended = Callable[[int], bool]
 """Says whether a session has ended."""
 Work = Generator[Collective, None, tuple[Done, list[Any]]]
@@ -241,6 +244,8 @@ class Worker:
                 raise PoisonedError(session.missed_draw)
             ins, numbers = call.operands(session.memory, item.args)
             session.operations += 1
+            if call.op is graph.backward and item.args[0] in session.upcoming.freed_after(item, MOST_SAVED):
+                ins[0].is_kept = False
             result = self.host.runner.run(session, call, ins, numbers, item.site)
             self.host.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:

@@ -20,11 +20,13 @@ _run_backward = torch._C._ImperativeEngine().run_backward
 class Graph:
     """The inputs of backward: a leaf for each operand (None: not differentiated) and the results with their history."""
 
-    __slots__ = ("inputs", "outputs")
+    __slots__ = ("inputs", "is_kept", "outputs")
 
     def __init__(self, inputs: list[torch.Tensor | None], outputs: list[torch.Tensor | None]) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self.is_kept = True
+        """The client may come back to it after the next backward pass."""
 
 
 def all_keys() -> AbstractContextManager[None]:
@@ -65,13 +67,13 @@ def leaves(operands: Sequence[torch.Tensor], wanted: Sequence[bool]) -> list[tor
 
 
 def gradients(
-    outs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
+    outs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], keep: bool = False
 ) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of inputs, within `autograd`; None for one without. The graph is kept.
+    """The gradients of inputs, within `autograd`; None for one without. `keep`: what the graph saved is not freed.
 
     `torch.autograd.grad` without what it does around the engine, which takes longer than a small kernel.
     """
-    return _run_backward(tuple(outs), tuple(grads), True, False, tuple(inputs), True, False)
+    return _run_backward(tuple(outs), tuple(grads), keep, False, tuple(inputs), True, False)
 
 
 def backward(graph: object, *rest: object) -> list[torch.Tensor]:
@@ -99,5 +101,5 @@ def backward(graph: object, *rest: object) -> list[torch.Tensor]:
     if not outs:
         return [torch.zeros_like(leaf) for leaf in inputs]
     with autograd():
-        found = gradients(outs, given, inputs)
+        found = gradients(outs, given, inputs, graph.is_kept)
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, inputs, strict=True)]
