@@ -20,6 +20,7 @@ from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Done, Execute, Failure, Late, WorkerInfo
 from gt.wire.shared import Frame
 from gt.worker import collectives
+from gt.worker.calls.direct import Direct
 from gt.worker.calls.prepared import PreparedCall
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
@@ -123,36 +124,20 @@ class Worker:
     ) -> Generator[Collective, None, list[Reply]]:
         """Run instructions in order; returns the answers to the requests among them."""
         replies: list[Reply] = []
+        needed: list[Collective] = []
         position = 0
-        while position < len(items) and not ended(state.number):
+        while True:
             with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-                position, needed = self._run_on(state, items, position, frames, replies, ended)
-            if needed:
-                self.host.runner.random.give_back()
+                while position < len(items) and not needed and not ended(state.number):
+                    until = min(position + ASK_EVERY, len(items))
+                    position, needed = self._run_items(state, items, position, until, frames, replies)
+            self.host.runner.random.give_back()
+            if not needed:
+                return replies
             for collective in needed:
                 yield collective
                 self._finish(state, collective)
-        self.host.runner.random.give_back()
-        return replies
-
-    def _run_on(
-        self,
-        state: WorkerSession,
-        items: list[wire.Instruction],
-        position: int,
-        frames: Sequence[Frame],
-        replies: list[Reply],
-        ended: Ended,
-    ) -> tuple[int, list[Collective]]:
-        """Run instructions from `position` on until one needs collectives, or the session has ended; returns where, and
-        which."""
-        needed: list[Collective] = []
-        while position < len(items) and not needed:
-            until = min(position + ASK_EVERY, len(items))
-            position, needed = self._run_items(state, items, position, until, frames, replies)
-            if ended(state.number):
-                break
-        return position, needed
+            needed = []
 
     def _finish(self, state: WorkerSession, collective: Collective) -> None:
         freed = state.under_way.remove(collective)
@@ -186,6 +171,9 @@ class Worker:
                         way(storages, item)
                         state.operations += 1
                         continue
+                    except KeyError:
+                        if _with_new_views(state, way, item):
+                            continue
                     except Exception:
                         way = None  # the careful way finds out why
                 if under_way.begun and (needed := under_way.needed(item)):
@@ -266,3 +254,14 @@ class Worker:
             session.miss_draw(failure)
         written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, PreparedCall) else []
         session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)
+
+
+def _with_new_views(state: WorkerSession, way: Direct, item: wire.Op) -> bool:
+    """Run an operation the direct way, which has missed a view of an operand; False where that was not all it missed."""
+    try:
+        state.calls[item.call].operands(state.memory, item.args)  # type: ignore[union-attr]
+        way(state.memory.storages, item)
+    except Exception:
+        return False
+    state.operations += 1
+    return True

@@ -14,13 +14,13 @@ import torch
 
 from gt.client.session import shutdown, worker_reports
 from gt.client.session.configured import configured
+from gt.client.session.pace import Pace
 from gt.client.session.savings import Saving, Savings
 from gt.client.stream import interrupts, operands
 from gt.client.stream.definitions import definitions
 from gt.client.stream.readings import readings
 from gt.client.stream.scopes import record_open_scopes
 from gt.client.stream.segment import Segment, recorder
-from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError, ProtocolError, WorkerLostError
 from gt.wire import codec, messages
 from gt.wire import instructions as wire
@@ -32,8 +32,6 @@ FORKED = (
     "a forked child touched a remote tensor; remote tensors belong to the process that made them."
     " Use them in the parent only, fork before the first one is made, or start the child with the 'spawn' method"
 )
-FIRST_SEGMENT = 64
-"""The size of a segment for a worker that is known to be idle; each one after it is twice as long."""
 MAX_UNDERWAY_BYTES = 64 << 20
 """The most bytes of uploads under way: a client that streams a model waits instead of queueing all of it."""
 _requests = itertools.count(1).__next__
@@ -58,6 +56,7 @@ class Session:
         self.unreported: GTError | None = None
         """An error from a time when nobody was using the session."""
         self._transport = transport
+        self._pace = Pace()
         self._heavy: deque[tuple[int, int]] = deque()
         """(Number, bytes) of the batches under way that carry uploads."""
         self._warnings: list[messages.Warned] = []
@@ -97,10 +96,10 @@ class Session:
         """Send what was recorded. Waits only when too many batches are under way."""
         with recorder.lock:
             self._check()
-            if self.segment:
+            if count := len(self.segment):
                 with interrupts.HeldBack():
                     self._send_segment()
-                self.segment.limit = min(2 * self.segment.limit, settings().segment_limit)
+                self.segment.limit = self._pace.after_sending(count, self.segment.limit)
             self._respect_credit()
 
     def _send_segment(self) -> None:
@@ -163,7 +162,7 @@ class Session:
         for warned in said:
             worker_reports.warn(warned)
         answer, data = found
-        self.segment.limit = min(FIRST_SEGMENT, settings().segment_limit)  # the worker has nothing to do now
+        self.segment.limit = self._pace.after_answer()
         if answer.failure is not None:
             raise worker_reports.exception(answer.failure)
         return answer, data
