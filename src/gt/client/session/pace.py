@@ -12,7 +12,7 @@ from gt.config import settings
 
 FIRST = 64
 """The size of the first segment after an answer where nobody knows how many will follow, and the least worth a message."""
-SHARE = 0.45
+SHARE = 0.6
 """The part of what is expected to be recorded until the next request that goes into one segment."""
 
 
