@@ -13,6 +13,7 @@ import torch
 
 from gt.client.calls.schemas import OpOverload
 from gt.client.stream.operands import operand
+from gt.errors import RefusedError
 from gt.wire import instructions as wire
 
 Tensor = torch.Tensor
@@ -82,9 +83,12 @@ def reader(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], Signat
 
 
 def _looked_up(tensor: Tensor) -> tuple[int, Any, int]:
-    if tensor.device.type != "remote":
-        raise LocalOperandError
-    return operand(tensor)
+    try:
+        return operand(tensor)
+    except (RuntimeError, RefusedError):
+        if tensor.device.type != "remote":
+            raise LocalOperandError from None
+        raise
 
 
 def _read_named(kwargs: dict[str, Any], ids: list[int], key: list[Any], numbers: list[Any]) -> None:

@@ -12,7 +12,7 @@ from gt.wire import instructions as wire
 from gt.worker.calls.arguments import Arguments, check_indices
 from gt.worker.calls.scalars import converter
 from gt.worker.geometry import dtype_of
-from gt.worker.operators import facts, table
+from gt.worker.operators import bindings, facts, table
 
 DEFAULT_DTYPE = torch.float32
 """The default dtype of a worker's process between any two calls."""
@@ -36,8 +36,7 @@ class Kind:
     def __init__(self, define: wire.Define, device: torch.device) -> None:
         check_indices(define)
         self.op = table.find(define.op, device)
-        self.raw = getattr(self.op, "_op", self.op)
-        """The operator without PyTorch's Python layer around it."""
+        self.raw = bindings.quickest(self.op)
         self.arguments = Arguments(device, define.args, define.kwargs, converter(define, device))
         self.default_dtype = dtype_of(define.default_dtype)
         self.autograd = bool(define.requires_grad) or define.grad_mode
