@@ -33,7 +33,7 @@ class WorkerSession:
         self.calls: dict[int, PreparedCall | Failure] = {}
         self.direct: dict[int, Direct] = {}
         """The direct ways of those calls that have one."""
-        self.upcoming = Upcoming()
+        self.upcoming = Upcoming(self.calls, self.direct)
         self.failures: list[Failure] = []
         """Failures that no answer has reported yet."""
         self.warnings: list[Warned] = []

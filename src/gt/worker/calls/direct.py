@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gt.worker.calls.embedding_gradient import added
 from gt.worker.calls.kinds import DEFAULT_DTYPE
 from gt.worker.calls.prepared import PreparedCall
 from gt.worker.calls.reuse import Upcoming, reusing
@@ -32,7 +33,10 @@ def direct(call: PreparedCall, memory: Memory, upcoming: Upcoming) -> Direct | N
     way = _shortest(call) if call.fills else _zeroed(_shortest(call), memory.zeroing)
     if call.checks is not None and call.checks.reads_elements:
         way = _unshared(way, memory.zeroing)
-    return way if call.sizes[0] < COUNTED_FROM_BYTES else _counted(_reused(way, call, upcoming), memory, call.sizes[0])
+    if call.sizes[0] < COUNTED_FROM_BYTES:
+        return way
+    way = _counted(_unless(reusing(call, upcoming), way), memory, call.sizes[0])
+    return _unless(added(call, upcoming, memory.device), way)
 
 
 def _makes_one_result(call: PreparedCall) -> bool:
@@ -65,14 +69,13 @@ def _unshared(way: Direct, zeroing: Zeroing) -> Direct:
     return run
 
 
-def _reused(way: Direct, call: PreparedCall, upcoming: Upcoming) -> Direct:
-    """For calls whose result may get the memory of an operand."""
-    reused = reusing(call, upcoming)
-    if reused is None:
+def _unless(other: Callable[[Storages, Any], bool] | None, way: Direct) -> Direct:
+    """Another way, which says whether it could run the call, and else this one."""
+    if other is None:
         return way
 
     def run(storages: Storages, item: Any) -> None:
-        if not reused(storages, item):
+        if not other(storages, item):
             way(storages, item)
 
     return run
