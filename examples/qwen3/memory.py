@@ -220,7 +220,10 @@ class _Step:
 
     @property
     def after_the_first_layer(self) -> int:
-        """All gradients. A tied head's is held until the embedding's, just as large, is added to it."""
+        """All gradients. A tied head's is held until the embedding's, just as large, is added to it.
+
+        A CPU's worker makes only the rows of tokens of the latter, if they are few: it needs less.
+        """
         if self.given.lora:
             return self.gradients
         twice = self.element * self.sizes.embedding
@@ -300,17 +303,22 @@ class _Step:
     def inputs(self, width: str, names: tuple[str, ...], has_adapter: list[str]) -> int:
         """What enters linear modules that read the same: once, the result of the attention being counted there.
 
-        Autocast casts it for each of them. GT's linear keeps it also where the weight is frozen. An adapter reads it in
-        float32: its own copy, unless it is in that already; dropout keeps its result, and a byte for what it dropped.
+        Autocast casts it for each of them. A frozen weight needs no input. An adapter reads it in float32: its own copy,
+        unless it is in that already; dropout keeps its result, and a byte for what it dropped.
         """
         shared = 0 if width == "queries" else 1
-        of_base = (len(names) if width == "hidden" else shared) if self.is_autocast else shared
-        adapters = sum(name in has_adapter for name in names)
+        readers = sum(name in has_adapter for name in names)
         has_dropout = bool(self.given.lora_dropout)
-        of_adapter = FP32 if has_dropout or self.element != FP32 else 0
+        if not self.given.lora:
+            of_module = len(names) if self.is_autocast and width == "hidden" else shared
+            return int(getattr(self.sizes, width)) * of_module * self.product
         if self.is_autocast:
-            of_adapter = BF16
-        return int(getattr(self.sizes, width)) * (of_base * self.product + adapters * (of_adapter + has_dropout))
+            of_adapters = readers * (BF16 + has_dropout)
+        elif has_dropout or self.element != FP32:
+            of_adapters = readers * (FP32 + has_dropout)
+        else:
+            of_adapters = shared * FP32 * bool(readers)
+        return int(getattr(self.sizes, width)) * of_adapters
 
     @property
     def tables(self) -> int:

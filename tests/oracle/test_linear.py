@@ -9,6 +9,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
+import gt
 from tests.oracle import operators
 
 Tensors = tuple[torch.Tensor, ...]
@@ -114,6 +115,34 @@ def test_it_is_transformed_by_torch_func() -> None:
         return torch.func.hessian(loss)(weight.detach()), per_sample(weight.detach(), x.detach())
 
     _same(hessian)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+def test_what_a_frozen_or_a_trained_weight_keeps_for_the_backward_pass_is_pytorchs(
+    shape: tuple[int, ...], bias: bool
+) -> None:
+    def kept(device: str, frozen: int | None) -> set[tuple[int, ...]]:
+        leaves, saved = _leaves(_data(shape, "row", (7, 5), bias, torch.float32), device, frozen), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+            linear(*leaves)
+        return {tuple(sorted(t.shape)) for t in saved}
+
+    kept("remote", 1)  # whatever the process has met before
+    assert kept("remote", 1) == kept("cpu", 1) == {(5, 7)}
+    assert kept("remote", None) == {tuple(sorted(shape)), (5, 7)}
+
+
+def test_the_worker_keeps_the_input_of_a_trained_weight_only() -> None:
+    def kept(is_trained: bool) -> int:
+        x = torch.ones(256, 1024, device="remote", requires_grad=True)
+        weight = torch.ones(256, 1024, device="remote", requires_grad=is_trained)
+        before = gt.debug.stats().tensor_bytes
+        out = linear(x * 2, weight)
+        return gt.debug.stats().tensor_bytes - before - out.nbytes
+
+    kept(False)
+    assert (kept(False), kept(True)) == (0, 256 * 1024 * 4)
 
 
 def test_a_backward_pass_refuses_a_weight_whose_memory_was_replaced() -> None:

@@ -6,6 +6,9 @@ has an extra kernel for it. Forward-mode AD does not know the node, so the parts
 
 The node saves the weight itself, where the parts would save a view of its memory. So a weight whose memory was replaced
 since (`weight.data = ...`) is not the one of the forward pass, and the backward pass is refused.
+
+It also saves the input of a frozen weight, which the parts do not: an adapter would train with more memory. So from the
+first such weight on, these are composed; not of a sharded session, whose planner knows more of `linear` than of the parts.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
 
 from gt.client.kernels.kernel import kernel
+from gt.client.session.configured import configured
 from gt.client.stream import operands
 from gt.client.stream.isolation import is_transformed
 
@@ -29,12 +33,30 @@ _linear_backward = kernel(aten.linear_backward.default)
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`linear`, one instruction; with a trained weight and a strided input, as `matmul` composes it."""
+    if not registration.composes and _is_frozen(input, weight) and configured.sharding is None:
+        registration.compose_frozen()
     if not input.is_contiguous() and input.dim() > 2 and weight.requires_grad:
         # as `matmul` does for a trained weight: the bits depend on it
         rows = _linear(input.reshape(-1, input.shape[-1]), weight)
         out = rows.view(*input.shape[:-1], *weight.shape[:-1])
         return out if bias is None else out.add_(bias)  # type: ignore[no-any-return]
     return _linear(input, weight) if bias is None else _linear(input, weight, bias)  # type: ignore[no-any-return]
+
+
+def _is_frozen(input: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the input will get a gradient, and the weight will not."""
+    return not weight.requires_grad and input.requires_grad and torch.is_grad_enabled()
+
+
+def _leaving_inputs(whole: Any) -> Callable[..., torch.Tensor]:
+    """The autograd kernel of `linear` that composes it with a frozen weight; `whole` makes the node."""
+
+    def run(keys: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if _is_frozen(input, weight):
+            return aten.linear.default.decompose(input, weight, bias)  # type: ignore[no-any-return]
+        return whole.call_boxed(keys, input, weight, bias)  # type: ignore[no-any-return]
+
+    return run
 
 
 def linear_backward(input: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, mask: Sequence[bool]) -> Any:
@@ -95,7 +117,19 @@ class Registration:
         """The number of active `FlopCounterMode`s and profilers."""
         self.tracers = 0
         """The number of traces being made."""
+        self.composes = False
+        """Whether `linear` with a frozen weight is composed."""
         self._library: torch.library.Library | None = None
+
+    def compose_frozen(self) -> None:
+        """From now on compose `linear` with frozen weights."""
+        self.composes = True
+        if self._library is not None:
+            self._register_composing(self._library)
+
+    def _register_composing(self, library: torch.library.Library) -> None:
+        whole = torch.library.get_kernel("aten::linear", "AutogradPrivateUse1")
+        library.impl("linear", _leaving_inputs(whole), "AutogradPrivateUse1", with_keyset=True)
 
     def update(self) -> None:
         """Register the kernel or withdraw it, by the modes that are active now."""
@@ -103,6 +137,8 @@ class Registration:
         if wanted and self._library is None:
             self._library = torch.library.Library("aten", "IMPL")
             self._library.impl("linear", linear, "PrivateUse1")
+            if self.composes:
+                self._register_composing(self._library)
         elif not wanted and self._library is not None:
             self._library._destroy()
             self._library = None
