@@ -2,7 +2,7 @@
 
 A weight that is embedding and output head at once gets two gradients of its own size, and then their sum. All rows of the
 embedding's are zeros but those of tokens that occur. So where the worker sees such a sum coming, it makes only these rows,
-and the sum in the memory of the other gradient.
+and the sum in the memory of the other gradient. (Not where a slice ends between the two.)
 """
 
 from __future__ import annotations
