@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from gt.placement import grammar
 from gt.placement.config_file import load, parse
 from tests.oracle.qwen3.conftest import EXAMPLE
 
@@ -81,6 +82,7 @@ def test_the_page_shows_the_files() -> None:
     imports, call = python.split("\n\n", 1)
     names: dict[str, object] = {}
     exec(imports, names)
+    names["gt"] = grammar  # `gt.sharding` without setting what this process uses
     assert eval(call, names) == first
     files = [
         load(EXAMPLE / "sharding" / f"{name}.yaml") for name in ("dp2", "fsdp2", "tp2", "vocabulary_tp2", "sp2", "fsdp2xtp2")
