@@ -268,6 +268,22 @@ def a_hook_that_raises_where_the_engine_has_changed_threads(device: str) -> Any:
 
 
 @idiom
+def hooks_of_results_that_nobody_used(device: str) -> Any:
+    torch.manual_seed(0)
+    cell = torch.nn.LSTMCell(3, 4).to(device)
+    layer = torch.nn.LSTM(3, 4).to(device)
+    called = []
+    for made, name in ((cell(data(device, 2, 3)), "cell"), (layer(data(device, 5, 2, 3))[1], "layer")):
+        for tensor, part in zip(made, "hc", strict=True):
+            tensor.register_hook(lambda g, what=name + part: called.append((what, g)))
+        made[1].sum().backward()
+    used, unused = data(device, 2, 3).requires_grad_().unbind(0)
+    unused.register_hook(lambda g: called.append(("unbound", g)))
+    unused.register_hook(_fail)
+    return called, message(lambda: used.sum().backward())
+
+
+@idiom
 def hooks_of_one_saved_tensor(device: str) -> Any:
     x = data(device, 3).requires_grad_()
     y, z = x * x, x * x

@@ -279,6 +279,11 @@ class _Composite(torch.autograd.Function):
         return (None, None, None, None, None, *gradients[:: ctx.step])
 
 
+def is_of_composite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is the result of a composite that is under autograd."""
+    return isinstance(tensor.grad_fn, _Composite._backward_cls)
+
+
 class _Hole:
     """A placeholder for a tensor; the saved tensors are put back in order."""
 

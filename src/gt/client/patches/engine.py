@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gt.client.kernels.composites import is_of_composite
 from gt.client.patches.marks import marks
 from gt.client.session.process import process
 from gt.client.stream import interrupts, sites
@@ -77,8 +78,10 @@ def _expect_gradients(result: Any, given: tuple[Any, ...], *_: Any) -> None:
             _expect_gradient(value)
 
 
-def wrong_size(gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient that C++ rejects: of another size."""
+def wrong_size(gradient: torch.Tensor | None) -> torch.Tensor:
+    """A gradient that C++ rejects: of another size, or one where there is none."""
+    if gradient is None:
+        return torch.empty(0, device="cpu")
     return gradient.new_empty(tuple(n + 1 for n in gradient.shape) or (2,))
 
 
@@ -147,11 +150,22 @@ def guarding_tensor_hook(reject: Callable[..., Any]) -> Callable[[Callable[..., 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def register(self: Any, hook: Callable[..., Any]) -> Any:
-            return original(self, _guard(hook, _expect_gradient, reject))
+            called = _where_used(hook) if is_of_composite(self) else hook
+            return original(self, _guard(called, _expect_gradient, reject))
 
         return register
 
     return wrap
+
+
+def _where_used(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook of one of several results of a composite: a CPU's composed graph leads to those that were used."""
+
+    @functools.wraps(hook, updated=())
+    def called(gradient: torch.Tensor | None) -> Any:
+        return None if gradient is None else hook(gradient)
+
+    return called
 
 
 def guarding_node_hook(original: Callable[..., Any]) -> Any:
