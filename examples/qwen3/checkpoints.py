@@ -129,7 +129,7 @@ class Checkpoints:
                 saving.wait()
             flush(*under_way.partial.rglob("*"), under_way.partial)
             final = self.path(under_way.state.step)
-            shutil.rmtree(final, ignore_errors=True)
+            self._remove(under_way.state.step)
             os.replace(under_way.partial, final)
             flush(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -153,11 +153,21 @@ class Checkpoints:
     def _drop_others(self, state: State) -> None:
         kept = {*self.steps()[-self.keep :], state.best_step}
         for step in set(self.steps()) - kept:
-            shutil.rmtree(self.path(step))
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Remove a step's checkpoint, if there is one. What has its name is whole, also if this is cut short."""
+        path = self.path(step)
+        if path.exists():
+            removed = self.folder / f"{PARTIAL}removed-{path.name}"
+            os.replace(path, removed)
+            shutil.rmtree(removed)
 
     def clear(self) -> None:
         """Remove all checkpoints."""
         self._under_way = None
+        for step in self.steps():
+            self._remove(step)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -135,10 +136,38 @@ def test_a_run_that_was_killed_goes_on_with_the_same_command(kill: int, made: Pa
         AutoModelForCausalLM.from_pretrained(folder)
         assert load_file(folder / "optimizer" / "exp_avg.safetensors")
     done = subprocess.run(command(made, out, *FEW), capture_output=True, text=True, env=ENVIRONMENT)
-    assert "Going on after step" in done.stdout, done.stderr
+    assert re.search("Going on after step|Finished already", done.stdout), done.stderr
     assert same(out, whole)
     again = subprocess.run(command(made, out, *FEW), capture_output=True, text=True, env=ENVIRONMENT)
     assert again.stdout.splitlines()[-1].startswith(f"Finished already: {out} (steps: 12, loss of the last step: ")
+
+
+@pytest.mark.parametrize("removing", ["the others", "one of the same step", "all"])
+def test_a_removal_that_is_cut_short_leaves_no_part_under_a_checkpoints_name(
+    removing: str, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = scripts.checkpoints
+    checkpoints = module.Checkpoints(tmp_path / "checkpoints", 1)
+
+    def save(step: int) -> None:
+        checkpoints.begin(module.State([1.0] * step), lambda folder, save: save({"w": torch.ones(3)}, folder / "w"), {})
+        checkpoints.finish()
+
+    def cut_short(folder: Path, **options: bool) -> None:
+        if folder.exists():
+            next(path for path in folder.rglob("*") if path.is_file()).unlink()
+            raise KeyboardInterrupt
+
+    save(2)
+    remove = {"the others": lambda: save(4), "one of the same step": lambda: save(2), "all": checkpoints.clear}[removing]
+    with monkeypatch.context() as patched:
+        patched.setattr(module.shutil, "rmtree", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            remove()
+    for step in checkpoints.steps():
+        assert {path.name for path in checkpoints.path(step).rglob("*")} == {"w", module.STATE, module.OPTIMIZER}
+    checkpoints.drop_partial()
+    assert {path.name for path in checkpoints.folder.iterdir()} == {f"step-{step:06d}" for step in checkpoints.steps()}
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
