@@ -14,7 +14,6 @@ gradients to a norm of 1, and fetch the loss of every step. What only one side h
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.presets import Preset, build_config, load_example, load_model
+from benchmarks.processes import peak_resident_bytes
 
 IGNORED = -100
 ANSWERS = (0.12, 0.17, 0.23, 0.28)
@@ -92,10 +92,6 @@ class Turns:
         print(json.dumps(asdict(Step(seconds, loss, **self.peaks()))), file=self.answers, flush=True)
 
 
-def _own_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 # -- GT --------------------------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +126,11 @@ def _gt(job: Job, train: Any) -> None:
 
     def peaks() -> dict[str, int]:
         stats = gt.debug.stats()
-        return {"peak_rss": stats.peak_rss_bytes, "peak_tensors": stats.peak_tensor_bytes, "client_rss": _own_rss()}
+        return {
+            "peak_rss": stats.peak_rss_bytes,
+            "peak_tensors": stats.peak_tensor_bytes,
+            "client_rss": peak_resident_bytes(),
+        }
 
     def step(number: int) -> float:
         ids, labels = job.batch(number)
@@ -186,7 +186,7 @@ def plain(job: Job) -> None:
         optimizer.zero_grad()
         return float(loss.item())
 
-    _in_turns(step, lambda: {"peak_rss": _own_rss()})
+    _in_turns(step, lambda: {"peak_rss": peak_resident_bytes()})
 
 
 def sft(job: Job) -> None:
@@ -194,7 +194,7 @@ def sft(job: Job) -> None:
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTTrainer
 
-    turns = Turns(lambda: {"peak_rss": _own_rss()})
+    turns = Turns(lambda: {"peak_rss": peak_resident_bytes()})
 
     class Trainer(SFTTrainer):
         loss = 0.0

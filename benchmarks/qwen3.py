@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 
 import gt
 from benchmarks.presets import PRESETS, Preset, build_config, load_model
+from benchmarks.processes import peak_resident_bytes
 
 Row = tuple[str, float, float, float]
 Paired = Callable[[Callable[[], object], Callable[[], object], int], tuple[float, float]]
@@ -62,8 +62,7 @@ def main(name: str, device: str) -> None:
     steps = trainer(PRESETS[name], device)
     for _ in range(3):
         steps()
-    local = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(gt.debug.stats().peak_rss_bytes if device == "remote" else local)
+    print(gt.debug.stats().peak_rss_bytes if device == "remote" else peak_resident_bytes())
 
 
 if __name__ == "__main__":

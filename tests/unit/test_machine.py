@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,12 @@ def test_groups_of_version_1(system: Path) -> None:
     assert seen() == (10, 16)
     write(root / "job", memory__limit_in_bytes=4 * GIB, **figures)
     assert seen() == (2, 4)
+
+
+def test_the_most_memory_of_a_process_is_its_own_whoever_started_it() -> None:
+    large = torch.ones(1 << 30, dtype=torch.uint8)
+    code = "from gt.worker.machine import peak_resident_bytes\nprint(peak_resident_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "GT_ROLE": "worker"}, check=True
+    )
+    assert 10 << 20 < int(done.stdout) < large.nbytes < machine.peak_resident_bytes()

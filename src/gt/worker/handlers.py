@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from gt.worker.collectives import own_part, put
 from gt.worker.failures import failure_of
 from gt.worker.geometry import check_geometry, dtype_of
 from gt.worker.host import Host
-from gt.worker.machine import free_bytes, total_bytes
+from gt.worker.machine import free_bytes, peak_resident_bytes, total_bytes
 from gt.worker.memory import PoisonedError
 from gt.worker.query import query
 from gt.worker.saving import Saving
@@ -157,7 +156,7 @@ def _stats(host: Host, session: WorkerSession, item: wire.Stats, frames: Sequenc
         sessions=len(host.sessions),
         zero_fills=host.runner.zeroing.calls,
         threads=torch.get_num_threads(),
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=peak_resident_bytes(),
         device_bytes=torch.cuda.memory_allocated(host.device) if on_cuda else None,
         device_peak_bytes=torch.cuda.max_memory_allocated(host.device) if on_cuda else None,
         free_bytes=free_bytes(host.device),

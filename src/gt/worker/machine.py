@@ -1,4 +1,4 @@
-"""The memory of the device that a worker computes on."""
+"""The memory of the device that a worker computes on, and of its process."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + kept
     whole = _figures(PROC / "meminfo", "MemAvailable:") * 1024
     return max(0, min([whole, *(limit - used for limit, used in _groups())]))
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process had. `getrusage` also counts what its parent had when it was started."""
+    return _figures(PROC / "self" / "status", "VmHWM:") * 1024
 
 
 def _groups() -> Iterator[tuple[int, int]]:
@@ -58,6 +63,6 @@ def _limits(root: Path, path: str, limit: str, use: str, cached: str) -> Iterato
 def _figures(path: Path, name: str) -> int:
     """The number behind a name in a file of names and numbers; 0 where it is not there."""
     for line in path.read_text().splitlines():
-        if line.startswith(f"{name} "):
+        if line.split(maxsplit=1)[:1] == [name]:
             return int(line.split()[1])
     return 0
