@@ -66,10 +66,10 @@ def _compare(compared: Compared, learner: Learner, args: Any, kwargs: Any, key: 
         return
     pending = iter(resized)
     form = forms.form_of(op, args, kwargs, tuple([next(pending) if type(k) is TensorSpec else k for k in key]))
-    known = None if form is None else learner._forms.known(form)
-    foretold = None if form is None or known is None else known.foretell(form.sizes)
-    if foretold is None:
+    found_form = None if form is None else learner._forms.foretell(form)
+    if found_form is None:
         return
+    _, foretold = found_form
     name = op.name()
     compared.calls[name] = compared.calls.get(name, 0) + 1
     try:
@@ -83,7 +83,7 @@ def _compare(compared: Compared, learner: Learner, args: Any, kwargs: Any, key: 
 
 
 def _resized(spec: TensorSpec, other: dict[int, int]) -> TensorSpec | None:
-    """A tensor that lies in memory in the same way; None where there are gaps."""
+    """A tensor whose dims have the same order in memory; None where there are gaps."""
     order = geometry.dims_in_memory(spec.stride)
     if geometry.dense_stride(spec.size, order) != spec.stride:
         return None

@@ -131,9 +131,11 @@ class Forms:
     def __init__(self) -> None:
         self._table: dict[tuple[Any, ...], Known | None] = definitions.new_cache()
 
-    def known(self, form: Form) -> Known | None:
-        """What is known of a call's form, if anything."""
-        return self._table.get(form.key)
+    def foretell(self, form: Form) -> tuple[Known, Inferred] | None:
+        """What is known of a call's form, and what a call of it makes and returns; None where it has to be inferred."""
+        known = self._table.get(form.key)
+        found = None if known is None else known.foretell(form.sizes)
+        return None if known is None or found is None else (known, found)
 
     def learn(self, form: Form, found: Inferred) -> None:
         """Note what was inferred of a call."""
@@ -144,9 +146,10 @@ class Forms:
 
     def results(self, form: Form | None, infer: Callable[[], list[TensorSpec]]) -> list[TensorSpec | None]:
         """The geometries of a call's results: foretold, or else inferred by `infer`."""
-        known = None if form is None else self.known(form)
-        found = None if form is None or known is None else known.foretell(form.sizes)
-        if found is None:
+        foretold = None if form is None else self.foretell(form)
+        if foretold is not None:
+            found = foretold[1]
+        else:
             found = Inferred([*infer()], None)
             if form is not None:
                 self.learn(form, found)

@@ -92,10 +92,10 @@ class Learner:
     def _foretold(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> DefinedCall | None:
         """The call, defined, if it follows from one of its form; None where it has to be inferred."""
         form = form_of(self._op, args, kwargs, key)
-        known = None if form is None else self._forms.known(form)
-        found = None if form is None or known is None else known.foretell(form.sizes)
-        if form is None or known is None or found is None:
+        foretold = None if form is None else self._forms.foretell(form)
+        if form is None or foretold is None:
             return None
+        known, found = foretold
         described = known.described or templates.describe(self._op, args, kwargs, self._vary)
         if form.of_operands:
             known.described = described
