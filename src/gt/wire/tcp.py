@@ -24,6 +24,9 @@ HEARTBEAT_MS = 500
 LOST_AFTER_MS = 2500
 """A stopped peer is noticed within 3 s and reported by the next probe; 5 s in all are allowed."""
 COPY_BELOW_BYTES = 1 << 16
+NEVER_MS = 2**31 - 1
+"""After so long a DEALER reconnects, so it does not. With -1 it would not either, but libzmq 4.3.5 then discards the
+messages that had arrived before the connection was closed and were not read yet."""
 
 _NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -67,7 +70,7 @@ class TcpTransport:
         _reach(address, service, deadline - time.monotonic())
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         _options(self._socket)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         self._lost = False
@@ -131,9 +134,9 @@ class TcpTransport:
         """Does nothing: libzmq's threads are not in this process, and without them no socket may be touched."""
 
     def close(self) -> None:
-        """Close the connection; what was sent still goes out."""
+        """Close the connection; what was sent still goes out, if there is anybody to receive it."""
         self._socket.disable_monitor()
-        self._socket.close()
+        self._socket.close(linger=0 if self._lost else None)
 
 
 def _reach(address: str, service: str, timeout_s: float) -> None:
