@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from gt import collector
+
 __version__ = "0.1.0"
 
 
@@ -22,6 +24,7 @@ def _is_server() -> bool:
 
 
 if TYPE_CHECKING or not _is_server():
-    from gt._client import *  # noqa: F403
+    with collector.paused():
+        from gt._client import *  # noqa: F403
     from gt._client import lookup as __getattr__  # noqa: F401
     from gt._client import names as __dir__  # noqa: F401

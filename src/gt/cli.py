@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from gt import __version__, life
+from gt import __version__, collector, life
 from gt.config import TABLE, read, settings
 from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
@@ -183,7 +183,8 @@ def _folders(given: list[str] | None) -> list[str]:
 def _worker(given: argparse.Namespace) -> int:
     life.end_with_starter()
     openmp.leave_room(settings().worker_threads)
-    from gt.worker import server  # late import: torch, which no other command needs
+    with collector.paused():
+        from gt.worker import server  # late import: torch, which no other command needs
 
     threads = given.threads or settings().worker_threads
     server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data), threads)

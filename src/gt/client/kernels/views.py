@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,13 +17,8 @@ Tensor = torch.Tensor
 KERNELS = Kernels()
 
 
-def _view(op: OpOverload) -> Kernel:
-    redispatch, meta = op._handle.redispatch_boxed, operands.META
-    return lambda *args, **kwargs: redispatch(meta, *args, **kwargs)
-
-
 for _name in ("as_strided", "view", "unfold", "_reshape_alias", "view_as_real", "view_as_complex"):
-    KERNELS[_name] = _view(overload(_name))
+    KERNELS[_name] = functools.partial(overload(_name)._handle.redispatch_boxed, operands.META)
 
 
 def _geometry_in_place(op: OpOverload) -> Kernel:
