@@ -1,4 +1,7 @@
-"""The command `gt`: run, serve, worker, log, explain, check, config."""
+"""The command `gt`: run, serve, worker, log, explain, check, config.
+
+Each command imports what it needs: the processes of a service are started by this file, and a program waits for them.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,8 @@ from collections.abc import Callable, Sequence
 
 from gt import __version__, collector, life
 from gt.config import TABLE, read, settings
-from gt.dispatcher import log, service
 from gt.errors import ConfigError, GTError
-from gt.run.command import run
-from gt.tools.check import check
-from gt.tools.comparison import Limits
-from gt.tools.explain import explain
 from gt.tools.script import ScriptError
-from gt.worker import openmp
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,10 +157,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from gt.run.command import run  # late import: see above
+
     run(given.command_line, given.workers)
 
 
 def _serve(given: argparse.Namespace) -> int:
+    from gt.dispatcher import service  # late import: see above
+
     gpus = service.visible_gpus()
     count = given.workers if given.workers is not None else max(1, len(gpus))
     devices = [given.device or (f"cuda:{gpus[i % len(gpus)]}" if gpus else "cpu") for i in range(count)]
@@ -181,10 +182,12 @@ def _folders(given: list[str] | None) -> list[str]:
 
 
 def _worker(given: argparse.Namespace) -> int:
+    from gt.worker import openmp  # late import: see above
+
     life.end_with_starter()
     openmp.leave_room(settings().worker_threads)
     with collector.paused():
-        from gt.worker import server  # late import: torch, which no other command needs
+        from gt.worker import server  # late import: torch, whose threads are set up by now
 
     threads = given.threads or settings().worker_threads
     server.main(given.connect, given.device, given.name, None if given.any_file else _folders(given.data), threads)
@@ -192,16 +195,23 @@ def _worker(given: argparse.Namespace) -> int:
 
 
 def _log(given: argparse.Namespace) -> int:
+    from gt.dispatcher import log  # late import: see above
+
     wanted = log.Filter(given.session, given.worker, given.op, given.id, given.since, given.until)
     log.show(given.file, wanted, given.json)
     return 0
 
 
 def _explain(given: argparse.Namespace) -> int:
+    from gt.tools.explain import explain  # late import: see above
+
     return explain(given.config, given.command_line, given.steps, given.html)
 
 
 def _check(given: argparse.Namespace) -> int:
+    from gt.tools.check import check  # late import: see above
+    from gt.tools.comparison import Limits  # late import: see above
+
     return check(given.config, given.command_line, Limits(given.rtol, given.rtol_bf16))
 
 
