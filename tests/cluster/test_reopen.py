@@ -28,8 +28,9 @@ def begins(path):
     global lost, saving
     big = torch.full((30_000_000,), 2.0)
     lost = torch.ones(3)
-    print(lost.sum().item())
+    total = lost.sum().item()
     saving = torch.files.save_safetensors({"x": big}, path, background=True)
+    print(total)
 
 def is_lost(use):
     try:
@@ -63,14 +64,18 @@ def test_a_killed_worker_or_dispatcher_of_an_embedded_service_is_replaced_and_th
     saved.mkdir()
     path = saved / "x.safetensors"
     path.write_bytes(b"before")
-    client = start(GOES_ON, str(path), TMPDIR=str(own))
+    client, left = start(GOES_ON, str(path), TMPDIR=str(own)), {path.name}
     for role in ("worker", "serve"):
-        assert line(client) == "3.0"
-        eventually(lambda: any(name.endswith(".partial") for name in os.listdir(saved)))  # it is being written
-        (pid,) = embedded(own, role)
+        eventually(lambda left=left: set(os.listdir(saved)) - left)  # it is being written
+        (worker,), (pid,) = embedded(own, "worker"), embedded(own, role)
+        os.kill(worker, signal.SIGSTOP)
+        assert line(client) == "3.0"  # the client waits for nothing any more
         os.kill(pid, signal.SIGKILL)
+        if role == "serve":
+            os.kill(worker, signal.SIGCONT)
         eventually(lambda pid=pid: not alive(pid))
         assert path.read_bytes() == b"before"
+        left = {*os.listdir(saved)}
         go_on(client)
         assert line(client).endswith("LostError")
         assert line(client) == "True True True"
