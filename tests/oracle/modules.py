@@ -13,26 +13,23 @@ Run eagerly afterwards, results, buffers and gradients must be bit-equal to the 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import functools
-import random
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.testing._internal.common_modules import module_db
-from torch.testing._internal.common_optimizers import optim_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gt  # noqa: F401 - registers the device
 from gt.client.stream.definitions import definitions
+from tests.oracle.database import Case, Database, check_all, surprises, told
 from tests.oracle.modes import MODES
-from tests.oracle.operators import Outcome, compare, to_remote
+from tests.oracle.operators import compare, to_remote
+from tests.oracle.optimizers import OPTIMIZERS
 
 # -- modules -------------------------------------------------------------------------------------------------------------
 
@@ -84,9 +81,6 @@ def _gradients(module: torch.nn.Module, out: Any, inputs: Any) -> list[torch.Ten
     return list(torch.autograd.grad(outs, ins, given, allow_unused=True))
 
 
-Case = tuple[Any, ...]
-
-
 def _module_cases(entry: Any) -> list[Case]:
     """(dtype, training, input, way) for every case that the database has for a module."""
     modes = (True, False) if entry.train_and_eval_differ else (True,)
@@ -117,7 +111,7 @@ def _check_module(entry: Any, dtype: torch.dtype, training: bool, given: Any, wa
     except Exception:
         wanted = []
     where = f"{given.desc or 'default'}, {dtype}, training={training}, {way}"
-    with _told("forward", where):
+    with told("forward", where):
         there = WAYS[way](entry, given.constructor_input, dtype).train(training)
         found = _run(there, *tree_map(_sent, call))
         gradients = found.pop("gradients")
@@ -125,31 +119,9 @@ def _check_module(entry: Any, dtype: torch.dtype, training: bool, given: Any, wa
         compare(expected, found)
     if not any(g is not None for g in wanted):
         return {"forward"}
-    with _told("backward", where):
+    with told("backward", where):
         compare(wanted, gradients())
     return {"forward", "backward"}
-
-
-class _Failure(Exception):
-    def __init__(self, direction: str, where: str, error: Exception) -> None:
-        super().__init__(str(error))
-        self.direction, self.where, self.error = direction, where, error
-
-
-@contextlib.contextmanager
-def _told(direction: str, where: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _Failure(direction, where, error) from error
-
-
-def _failed(name: str, failure: _Failure) -> Outcome:
-    """The outcome of an entry with a failed case."""
-    error = failure.error
-    verdict = "wrong" if isinstance(error, AssertionError) else "refused"
-    reason = f"{failure.where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return Outcome(name, failure.direction, verdict, reason)
 
 
 # -- modules under modes -------------------------------------------------------------------------------------------------
@@ -186,11 +158,11 @@ def _check_under_mode(entry: Any, dtype: torch.dtype, training: bool, given: Any
     there = WAYS["moved"](entry, given.constructor_input, dtype).train(training)
     remote = tree_map(_sent, call)
     definitions.forget()  # so that the calls are learnt under the mode
-    with _told("inside", where):
+    with told("inside", where):
         found = _attempt(lambda: MODES[mode](there, remote, tree_map(_sent, others)))
         if not isinstance(expected, Exception):
             _raise_or_compare(expected, found)
-    with _told("afterwards", where):
+    with told("afterwards", where):
         found = _run(there, *remote)
         gradients = found.pop("gradients")()
         _identical((eagerly, wanted), (found, gradients))
@@ -217,164 +189,18 @@ def _identical(expected: Any, got: Any) -> None:
             torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=0, atol=0, equal_nan=True)
 
 
-# -- optimizers ----------------------------------------------------------------------------------------------------------
-
-STEPS = 5
-Parameters = list[torch.Tensor]
-
-
-def _shapes(entry: Any) -> list[tuple[int, ...]]:
-    return [(6, 4), (4, 3)] if entry.name == "Muon" else [(6, 4), (4,), (4, 3), (3,)]
-
-
-def _parameters(entry: Any, dtype: torch.dtype, device: str) -> Parameters:
-    generator = torch.Generator().manual_seed(2)
-    made = [torch.randn(shape, dtype=dtype, generator=generator) for shape in _shapes(entry)]
-    return [t.to(device).requires_grad_() for t in made]
-
-
-def _loss(parameters: Parameters) -> torch.Tensor:
-    """The loss of a small network whose parameters are matrices, or matrices and biases alternating."""
-    generator = torch.Generator().manual_seed(4)
-    value = torch.randn(5, 6, dtype=parameters[0].dtype, generator=generator).to(parameters[0].device)
-    for p in parameters:
-        value = (value @ p).tanh() if p.dim() == 2 else value + p
-    return (value - 1).abs().pow(2).mean()
-
-
-def _train(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> list[Any]:
-    """Parameters and state after some steps with the gradients of a loss."""
-    parameters = _parameters(entry, dtype, device)
-    optimizer = entry.optim_cls(parameters, **copy.deepcopy(kwargs))
-    closure = _closure(optimizer, parameters, _sparse if entry.only_supports_sparse_grads else None)
-    losses = [optimizer.step(closure) for _ in range(STEPS)]
-    return [losses, parameters, _state(optimizer)]
-
-
-def _closure(optimizer: Any, parameters: Parameters, convert: Callable[[torch.Tensor], torch.Tensor] | None) -> Any:
-    def run() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = _loss(parameters)
-        loss.backward()
-        for p in parameters if convert else []:
-            p.grad = convert(p.grad)
-        return loss
-
-    return run
-
-
-def _sparse(gradient: torch.Tensor) -> torch.Tensor:
-    """The positive part of a gradient as a sparse tensor, like that of an embedding."""
-    return (gradient * (gradient > 0)).to_sparse()
-
-
-def _state(optimizer: Any) -> list[Any]:
-    """The state's values, which must be the same on the CPU and the device, wherever they are stored."""
-    return [v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in tree_leaves(optimizer.state_dict()["state"])]
-
-
-def _differentiate(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype, device: str) -> list[Any]:
-    """Differentiable steps: gradients with respect to the initial parameters and to the gradients of the steps."""
-    first = _parameters(entry, dtype, device)
-    moved_by = [(p.detach() * 0.5 + 0.1).requires_grad_() for p in first]
-    parameters = [p.clone() for p in first]
-    optimizer = entry.optim_cls(parameters, **copy.deepcopy(kwargs))
-    for step in range(3):
-        for p, g in zip(parameters, moved_by, strict=True):
-            p.grad = g * (1 + step)
-        optimizer.step()
-    wanted = torch.autograd.grad(_loss(parameters), [*first, *moved_by], allow_unused=True)
-    return [parameters, list(wanted)]
-
-
-def _implementations(entry: Any) -> list[tuple[dict[str, bool], Callable[..., list[Any]]]]:
-    """The flags that select each implementation, and the function that runs it."""
-    flags = [f for f in entry.supported_impls if f != "fused" or "cpu" in entry.supports_fused_on]
-    off = dict.fromkeys(flags, False)
-    chosen = [({**off, f: True}, _differentiate if f == "differentiable" else _train) for f in flags]
-    return [({}, _train), (off, _train), *chosen] if flags else [({}, _train)]
-
-
-def _dtypes(entry: Any) -> list[torch.dtype]:
-    return [torch.float32, torch.float64, *([torch.complex64] if entry.supports_complex else [])]
-
-
-def _optimizer_cases(entry: Any) -> list[Case]:
-    """(arguments, function, dtype) for every case that the database has for an optimizer."""
-    return [
-        ({**given.kwargs, **flags}, run, dtype)
-        for given in entry.optim_inputs_func("cpu")
-        for flags, run in _implementations(entry)
-        for dtype in _dtypes(entry)
-    ]
-
-
-def _check_optimizer(entry: Any, kwargs: dict[str, Any], run: Callable[..., list[Any]], dtype: torch.dtype) -> set[str]:
-    """Compare one case. Nothing is compared if the CPU raises."""
-    try:
-        expected = run(entry, _as_on_a_device(entry, kwargs, dtype), dtype, "cpu")
-    except Exception:
-        return set()
-    with _told("steps", f"{kwargs}, {dtype}"):
-        compare(expected, run(entry, kwargs, dtype, "remote"))
-    return {"steps"}
-
-
-def _as_on_a_device(entry: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The arguments for the CPU, so that both use the same implementation. By default PyTorch uses `foreach` on every device
-    but the CPU (unless GT uses the loop), and for complex numbers `foreach` and the loop give different results."""
-    loops = entry.optim_cls.__name__ in ("ASGD", "NAdam", "RAdam")  # see `modules.looping`
-    chooses = dtype.is_complex and "foreach" in entry.supported_impls and "foreach" not in kwargs and not loops
-    return {**kwargs, "foreach": True} if chooses else kwargs
-
-
 # -- all of it -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Database:
-    """Its entries, the directions compared, an entry's cases, and the function that compares one case."""
-
-    entries: list[Any]
-    directions: tuple[str, ...]
-    cases: Callable[[Any], list[Case]]
-    check: Callable[..., set[str]]
 
 
 DATABASES = {
     "modules": Database(module_db, ("forward", "backward"), _module_cases, _check_module),
-    "optimizers": Database(optim_db, ("steps",), _optimizer_cases, _check_optimizer),
+    "optimizers": OPTIMIZERS,
 }
 
 
 def under(*modes: str) -> Database:
     """The module database under these modes."""
     return Database(module_db, ("inside", "afterwards"), functools.partial(_mode_cases, modes), _check_under_mode)
-
-
-def check_entry(database: Database, entry: Any, most: int | None = None) -> list[Outcome]:
-    """Check all cases of an entry, or a sample of `most` of them; returns one outcome per direction."""
-    cases, compared = database.cases(entry), set[str]()
-    for case in cases if most is None or len(cases) <= most else random.Random(0).sample(cases, most):
-        try:
-            compared |= database.check(entry, *case)
-        except _Failure as failure:
-            before = database.directions[: database.directions.index(failure.direction)]
-            return [*(Outcome(entry.name, d, "passed") for d in before), _failed(entry.name, failure)]
-    if not compared:
-        return [Outcome(entry.name, database.directions[0], "wrong", "nothing was compared: the CPU takes no case")]
-    return [Outcome(entry.name, d, "passed") for d in database.directions if d in compared]
-
-
-def check_all(database: Database, entries: Iterable[Any], most: int | None = None) -> list[Outcome]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [outcome for entry in entries for outcome in check_entry(database, entry, most)]
-
-
-def surprises(outcomes: list[Outcome]) -> list[str]:
-    """Wrong values and refusals."""
-    return [f"{o.direction} {o.entry}: {o.verdict}: {o.reason}" for o in outcomes if o.verdict != "passed"]
 
 
 def _chosen(modes: list[str] | None) -> dict[str, Database]:

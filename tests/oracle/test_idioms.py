@@ -14,7 +14,17 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import gt
-from tests.oracle.idioms import IDIOMS, autograd, modules, tensors  # noqa: F401 - they register their idioms
+from tests.oracle.idioms import (  # noqa: F401 - they register their idioms
+    IDIOMS,
+    autocasts,
+    autograd,
+    files,
+    hooks,
+    modules,
+    recurrent,
+    strides,
+    tensors,
+)
 
 
 def local(value: Any) -> Any:

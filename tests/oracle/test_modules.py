@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.oracle import modules
+from tests.oracle.database import check_all, surprises
 from tests.oracle.modes import MODES
 
 CASES = 6
@@ -21,9 +22,9 @@ FEWER = {"LBFGS": 1}
 def test_modules_and_optimizers_give_the_cpus_results(name: str, part: int) -> None:
     database = modules.DATABASES[name]
     chosen = database.entries[part::8]
-    outcomes = [o for e in chosen for o in modules.check_all(database, [e], FEWER.get(e.name, CASES))]
+    outcomes = [o for e in chosen for o in check_all(database, [e], FEWER.get(e.name, CASES))]
     assert {o.entry for o in outcomes} == {e.name for e in chosen}
-    assert modules.surprises(outcomes) == []
+    assert surprises(outcomes) == []
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -41,8 +42,8 @@ def test_what_runs_under_a_mode_or_a_transform_leaves_eager_code_as_it_was(part:
 
 def _check_under(mode: str, part: int, parts: int) -> None:
     database = modules.under(mode)
-    outcomes = modules.check_all(database, database.entries[part::parts], 1)
-    assert modules.surprises(outcomes) == []
+    outcomes = check_all(database, database.entries[part::parts], 1)
+    assert surprises(outcomes) == []
 
 
 def test_a_lazy_module_moves_before_it_knows_its_shapes() -> None:

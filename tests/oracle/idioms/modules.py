@@ -1,4 +1,4 @@
-"""Modules: layers, states, loaders, recurrent networks, schedules."""
+"""Modules: layers, states, loaders, schedules."""
 
 from __future__ import annotations
 
@@ -117,81 +117,6 @@ def channels_last(device: str) -> Any:
         F.conv2d(x, torch.ones(4, 1, 3, 3, device=device), groups=4), torch.linalg.svd(x[0, 0])[2],
     ]  # fmt: skip
     return made, [t.stride() for t in made], x.cpu().stride()
-
-
-def _recurrent(kind: type[nn.RNNBase], device: str, **options: Any) -> Any:
-    torch.manual_seed(0)
-    m = kind(4, 6, 2, **options).to(device)
-    x = data(device, 5, 3, 4).requires_grad_()
-    out, state = m(x)
-    out.pow(2).sum().backward()
-    return out, state, x.grad, grads(m)
-
-
-@idiom
-def rnn(device: str) -> Any:
-    return _recurrent(nn.RNN, device)
-
-
-@idiom
-def recurrent_networks_without_gradients(device: str) -> Any:
-    """Their weights still require gradients, on which the choice of kernel depends."""
-    torch.manual_seed(0)
-    found = []
-    for kind, layers in itertools.product((nn.RNN, nn.GRU, nn.LSTM), (1, 2)):
-        network = kind(4, 6, layers, batch_first=True, dropout=0.1 * (layers - 1)).eval().to(device)
-        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
-            with mode():
-                found.append(network(data(device, 3, 5, 4)))
-        found.append(network.requires_grad_(False)(data(device, 3, 5, 4)))
-    return found
-
-
-@idiom
-def lstm(device: str) -> Any:
-    return _recurrent(nn.LSTM, device, bidirectional=True)
-
-
-@idiom
-def gru(device: str) -> Any:
-    return _recurrent(nn.GRU, device)
-
-
-@idiom
-def recurrent_cells(device: str) -> Any:
-    torch.manual_seed(0)
-    cells = nn.LSTMCell(4, 6).to(device), nn.GRUCell(4, 6).to(device)
-    x = data(device, 3, 4)
-    h, c = cells[0](x)
-    g = cells[1](x)
-    (h.sum() + c.sum() + g.sum()).backward()
-    return h, c, g, grads(cells[0]), grads(cells[1])
-
-
-@idiom
-def recurrent_cells_in_double(device: str) -> Any:
-    """A product accumulated onto the bias rounds differently from one to which the bias is added."""
-    torch.manual_seed(0)
-    cells = (
-        nn.LSTMCell(1, 11).double().to(device),
-        nn.GRUCell(1, 11).double().to(device),
-        nn.RNNCell(1, 11).double().to(device),
-    )
-    h = c = g = r = torch.zeros(5, 11, dtype=torch.double, device=device)
-    for x in data(device, 5, 3).double().split(1, dim=1):
-        (h, c), g, r = cells[0](x, (h, c)), cells[1](x, g), cells[2](x, r)
-    (h.sum() + c.sum() + g.sum() + r.sum()).backward()
-    return h, c, g, r, [grads(cell) for cell in cells]
-
-
-@idiom
-def packed_sequences(device: str) -> Any:
-    torch.manual_seed(0)
-    m = nn.LSTM(4, 6).to(device)
-    packed = nn.utils.rnn.pack_padded_sequence(data(device, 5, 3, 4), torch.tensor([5, 3, 2]))
-    out, _ = m(packed)
-    padded, lengths = nn.utils.rnn.pad_packed_sequence(out)
-    return padded, lengths
 
 
 @idiom
@@ -355,68 +280,3 @@ def first_layers_that_normalize(device: str) -> Any:
         net(x).pow(2).sum().backward()
         found += [grads(net), [b.clone() for b in net.buffers()]]
     return found
-
-
-def _runs_under_autocast(kind: type[nn.Module]) -> bool:
-    """PyTorch has no bfloat16 LSTM for CPUs without AVX-512: there is nothing to compare with there."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            kind(4, 4)(torch.zeros(1, 1, 4))
-    except RuntimeError:
-        return False
-    return True
-
-
-@idiom
-def recurrent_modules_under_autocast(device: str) -> Any:
-    found: list[Any] = []
-    for kind in filter(_runs_under_autocast, (nn.LSTM, nn.GRU, nn.RNN)):
-        torch.manual_seed(0)
-        m = kind(4, 4, batch_first=True, bidirectional=True).to(device)
-        with torch.autocast(device, torch.bfloat16):
-            half, whole = (
-                m(nn.functional.linear(data(device, 2, 3, 4), torch.eye(4, device=device))),
-                m(data(device, 2, 3, 4)),
-            )
-            (half[0].float().sum() + whole[0].float().pow(2).sum()).backward()
-        found += [half, whole, half[0].dtype, [g.norm().round(decimals=1) for g in grads(m)]]
-    return found
-
-
-@idiom
-def cells_and_bilinear_under_autocast(device: str) -> Any:
-    found: list[Any] = []
-    for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Bilinear):
-        torch.manual_seed(0)
-        m, x = kind(*(8, 8, 5) if kind is nn.Bilinear else (8, 6)).to(device), data(device, 4, 8).requires_grad_()
-        with torch.autocast(device, torch.bfloat16):
-            made = m(x, x) if kind is nn.Bilinear else m(x)
-        outs = made if isinstance(made, tuple) else (made,)
-        sum(out.float().pow(2).sum() for out in outs).backward()
-        found += [outs, x.grad, grads(m)]
-    return found
-
-
-@idiom
-def gradients_lie_as_on_a_cpu(device: str) -> Any:
-    torch.manual_seed(0)
-    modules = (
-        nn.BatchNorm2d(4), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.LogSoftmax(1), nn.ELU(), nn.Softplus(),
-        nn.GLU(1), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear"),
-    )  # fmt: skip
-    found: list[Any] = []
-    for module in modules:
-        for last in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
-            x = data(device, 2, 4, 6, 6).contiguous(memory_format=last[0]).requires_grad_()
-            y = module.to(device)(x)
-            (gradient,) = torch.autograd.grad(y, x, data(device, *y.shape).contiguous(memory_format=last[1]))
-            found += [y, y.stride(), gradient, gradient.stride()]
-        module.to("cpu")
-    return found
-
-
-@idiom
-def prelu_under_autocast(device: str) -> Any:
-    with torch.autocast(device, torch.bfloat16):
-        y = nn.PReLU(3).to(device)(nn.functional.conv1d(data(device, 2, 3, 4), torch.ones(3, 3, 1, device=device)))
-    return y, y.dtype

@@ -1,10 +1,8 @@
-"""Tensors: views and writes, dtypes, saving, indexing, printing, seeds, threads."""
+"""Tensors: views and writes, dtypes, indexing, printing, seeds, threads."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import pickle
 import threading
 from typing import Any
 
@@ -13,65 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.oracle.idioms import data, idiom, message, net
-
-
-@idiom
-def save_and_load(device: str) -> Any:
-    file = io.BytesIO()
-    m = net(device)
-    torch.save({"model": m.state_dict(), "view": m[0].weight.detach()[1:, 2:]}, file)
-    file.seek(0)
-    there = torch.load(file)
-    file.seek(0)
-    here = torch.load(file, map_location="cpu")
-    return there["model"]["0.weight"], there["view"], here["model"]["2.bias"], here["model"]["0.weight"].device.type == "cpu"
-
-
-@idiom
-def pickled_and_saved_in_the_old_format(device: str) -> Any:
-    x, file = data(device, 6), io.BytesIO()
-    torch.save([x, x[::2], x.long()], file, _use_new_zipfile_serialization=False)
-    file.seek(0)
-    there = torch.load(file)
-    file.seek(0)
-    return there, torch.load(file, map_location="cpu"), pickle.loads(pickle.dumps({"x": x, "p": nn.Parameter(x[1:])}))
-
-
-@idiom
-def loaded_to_other_places(device: str) -> Any:
-    file, found = io.BytesIO(), []
-    x = data(device, 6)
-    torch.save([x, x[2:4]], file)
-    place = "cpu" if device == "cpu" else "remote:0"
-    seen: list[bool] = []
-    places = (
-        device, torch.device(device), "cpu", {place: "cpu"}, {"cuda:3": "cpu"}, {place: "meta"}, "cuda",
-        lambda storage, location: seen.append(location == place), lambda storage, location: storage,
-    )  # fmt: skip
-    for to in places:
-        file.seek(0)
-        try:
-            a, b = torch.load(file, map_location=to)
-        except RuntimeError as error:
-            found += [str(error).split(".")[0]]
-            continue
-        found += [a.shape if a.is_meta else a, b.stride()]
-    file.seek(0)
-    with torch.device("meta"):
-        found += torch.load(file)
-    return found, set(seen)
-
-
-@idiom
-def saved_views_share_a_storage(device: str) -> Any:
-    base = data(device, 6)
-    file = io.BytesIO()
-    torch.save([base, base[2:4]], file)
-    file.seek(0)
-    a, b = torch.load(file)
-    b.fill_(7)
-    return a, b
+from tests.oracle.idioms import data, idiom, message
 
 
 @idiom
@@ -103,19 +43,6 @@ def numbers_copied_in(device: str) -> Any:
     whole = torch.zeros(2, dtype=torch.int32, device=device)
     wide = torch.zeros(2, dtype=torch.float64, device=device)
     return whole.copy_(2**33 + 1), wide.copy_(0.1), wide.clone().copy_(True), wide.to(torch.complex128).copy_(1j)
-
-
-@idiom
-def element_wise_results_lie_as_on_a_cpu(device: str) -> Any:
-    a, b = data(device, 4, 5, 3).mT, data(device, 4, 3, 5)
-    c, three = data(device, 3, 5, 4).permute(2, 0, 1), torch.tensor(3.0, device=device)
-    found = [
-        f(x, y)
-        for f in (torch.floor_divide, torch.logical_and, torch.xlogy, torch.copysign)
-        for x, y in ((a, three), (b, c))
-    ]
-    rounded_down = torch.div(a, b, rounding_mode="floor")
-    return [(x, x.stride()) for x in (*found, rounded_down, F.logsigmoid(a), torch.isin(a, b), torch.pow(2.0, a))]
 
 
 @idiom
@@ -197,14 +124,6 @@ def writes_that_do_not_fit_raise_at_the_call(device: str) -> Any:
         message(lambda: x.as_strided((2, 3), (0, 1)).mul_(2)),
     ]
     return [m.split("\n")[0] for m in found], x
-
-
-@idiom
-def strides_of_empty_tensors(device: str) -> Any:
-    x = torch.ones(2, 0, 3, device=device)
-    return [
-        t.stride() for t in (x, x + 1, x.sum(2), x.transpose(0, 2).contiguous(), torch.empty(0, device=device), x[:, :, 0])
-    ]
 
 
 @idiom
@@ -367,67 +286,6 @@ def copied_attributes_do_not_carry_identity(device: str) -> Any:
     a + b
     b.__dict__.update(a.__dict__)
     return b + 1
-
-
-@idiom
-def transforms_and_factors_lie_in_memory_as_the_cpus_do(device: str) -> Any:
-    x = data(device, 3, 4, 6)
-    real = [x, x.mT.contiguous().mT, x.permute(2, 0, 1).contiguous().permute(1, 2, 0), x[:, ::2], data(device, 2, 1, 3)]
-    dims = ((0,), (1,), (2,), (0, 1), (1, 2), (2, 0), (2, 1, 0))
-    fft, found = torch.fft, []
-    for a, dim in itertools.product([*real, *(torch.complex(r, r + 1) for r in real)], dims):
-        found += [fft.fftn(a, dim=dim), fft.ifftn(a, dim=dim, norm="ortho"), fft.hfftn(a, s=[4] * len(dim), dim=dim)]
-        found += [fft.irfftn(a.conj(), s=[3] * len(dim), dim=dim), *([] if a.is_complex() else [fft.rfftn(a, dim=dim)])]
-    for a in (data(device, 3, 3), data(device, 2, 3, 3).mT, data(device, 0, 3, 3).mT):
-        found += [*torch.linalg.svd(a), *torch.linalg.eig(a), *torch.linalg.qr(a), *torch.linalg.lu(a), torch.svd(a).V]
-    return [(t.stride(), t.is_contiguous()) for t in found], found[:-30]
-
-
-@idiom
-def memory_that_is_filled_to_be_deterministic(device: str) -> Any:
-    torch.use_deterministic_algorithms(True)
-    try:
-        kinds = (torch.float32, torch.bfloat16, torch.complex64, torch.int64, torch.uint8, torch.bool)
-        made = [torch.empty(2, 2, dtype=kind, device=device) for kind in kinds]
-        x = data(device, 2, 3)
-        made += [
-            torch.empty_like(x),
-            x.new_empty(2),
-            torch.empty_strided((2, 2), (1, 2), device=device),
-            torch.empty_like(x.T),
-        ]
-        made += [x.mul(2), torch.zeros(3, device=device), torch.empty(0, 2, device=device)]
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return made, [t.stride() for t in made]
-
-
-@idiom
-def strides_of_results_with_dims_of_one_element(device: str) -> Any:
-    """A norm and a convolution choose their order of additions by them."""
-    layouts = [((1, 16, 4, 4), (16, 1, 64, 16)), ((1, 16, 4, 4), (7, 16, 4, 1)), ((1, 5), (1, 1)), ((5, 1), (1, 1))]
-    layouts += [((2, 1, 3, 3), (9, 1, 3, 1)), ((1, 3, 2, 2), (3, 1, 6, 3)), ((2, 3, 4), (1, 8, 2)), ((1, 1, 4), (1, 1, 1))]
-    sample = torch.arange(256, dtype=torch.int64).to(device)
-    tensors = [sample.as_strided(size, stride) for size, stride in layouts]
-    results = [
-        [
-            x + 1,
-            1 - x,
-            x * 2,
-            x / 2,
-            x.div(2, rounding_mode="floor"),
-            x == 1,
-            x >= 2,
-            5 % (x + 1),
-            x % 3,
-            x & 1,
-            x << 1,
-            x * x,
-        ]
-        for x in tensors
-    ]
-    h = data(device, 1, 16, 16).transpose(-1, -2).reshape(1, 16, 4, 4)
-    return [[r.stride() for r in rows] for rows in results], F.group_norm(h / 2 + 1, 4)
 
 
 @idiom
