@@ -21,7 +21,7 @@ from gt.client.patches.patch import Patch
 from gt.facade import table as facade
 
 ROOT = Path(__file__).parent.parent
-PATCHES = (*device.PATCHES, *facade.PATCHES)
+PATCHES = (*device.PATCHES, *device.SHARDED, *device.INSPECTED, *device.JOINED, *facade.PATCHES)
 TIMEOUT_S = 300
 WITHOUT = """
 import importlib.abc, importlib.util, os, sys
@@ -37,7 +37,9 @@ class Without(importlib.abc.MetaPathFinder):
         def exec_module(module):
             execute(module)
             left_out = os.environ["LEFT_OUT"]
-            module.PATCHES = tuple(p for p in module.PATCHES if f"{p.owners}: {p.names}" != left_out)
+            for kind in ("PATCHES", "SHARDED", "INSPECTED", "JOINED"):
+                rows = tuple(p for p in getattr(module, kind, ()) if f"{p.owners}: {p.names}: {p.why}" != left_out)
+                setattr(module, kind, rows)
         spec.loader.exec_module = exec_module
         return spec
 
@@ -46,7 +48,7 @@ sys.meta_path.insert(0, Without())
 HEAD = """# What GT changes in PyTorch
 
 A device written in Python must work with PyTorch's own Python code, which reads a CPU's memory, names devices, or calls
-C++ hooks that such a device cannot provide. These are all the changes that `import gt` makes; for tensors that are not
+C++ hooks that such a device cannot provide. These are all the changes that GT makes in a program; for tensors that are not
 remote, each behaves as PyTorch's original. The rows are in `src/gt/client/patches/rows/` and `src/gt/facade/table.py`.
 `python -m tests.patches` runs the test of each row without its patch, and expects it to fail.
 
@@ -72,7 +74,7 @@ def is_noticed(patch: Patch) -> bool:
         Path(folder, "sitecustomize.py").write_text(WITHOUT)
         path = os.pathsep.join([folder, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", str(TIMEOUT_S), patch.test]
-        environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "LEFT_OUT": name(patch)}
+        environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "LEFT_OUT": f"{name(patch)}: {patch.why}"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode > 1:  # such as a test that does not exist
         print(done.stdout[-2000:], done.stderr[-2000:])

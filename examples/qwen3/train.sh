@@ -10,7 +10,7 @@ source "$here/../../scripts/setup.sh" example
 export PYTHONUNBUFFERED=1
 
 if [ -n "${GT_CONFIG:-}" ] && [ "${USE_PYTORCH:-0}" = 1 ]; then
-    echo "train.sh: GT_CONFIG does nothing under USE_PYTORCH=1: plain PyTorch runs in this process alone" >&2
+    echo "train.sh: GT_CONFIG=$GT_CONFIG does nothing under USE_PYTORCH=1: plain PyTorch runs in this process alone" >&2
 fi
 
 tiny=yes

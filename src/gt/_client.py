@@ -23,8 +23,7 @@ early.start()
 import torch  # noqa: E402
 
 from gt.client import device  # noqa: E402
-from gt.client.patches import inspection  # noqa: E402
-from gt.client.patches.marks import marks  # noqa: E402
+from gt.client.patches import configuration, inspection  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
 from gt.client.session.random_sequence import sequence  # noqa: E402
 from gt.client.stream import interrupts  # noqa: E402
@@ -33,7 +32,7 @@ from gt.client.stream.scopes import scope  # noqa: E402
 device.install()
 inspection.install(settings().inspect)
 if configured.sharding is not None:
-    marks.install()
+    configuration.install()
 
 from gt import debug, files  # noqa: E402
 from gt.facade import mirror  # noqa: E402
@@ -101,7 +100,7 @@ def _configure(chosen: Sharding) -> None:
     except ConfigError:
         configured.sharding = before
         raise
-    marks.install()
+    configuration.install()
 
 
 def load_ipython_extension(shell: Any) -> None:

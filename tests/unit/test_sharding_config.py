@@ -186,6 +186,8 @@ def test_workers_by_name_and_by_number() -> None:
     message = "gt.sharding: workers: the service has no worker 'right'; legal: rigth; did you mean rigth?"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         chosen.worker_names(["rigth"])
+    with pytest.raises(ConfigError, match=r"^s\.yaml:3: workers: the service has no worker 'right'"):
+        parse("mesh: {dp: 2}\n\nworkers: [0, right]", "s.yaml").worker_names(["left"])
     with pytest.raises(ConfigError, match=r"the service has no worker 0; legal: none$"):
         sharding(mesh={"dp": 1}, workers=[0]).worker_names([])
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from gt.client.patches import default_generator
 from gt.client.patches.patch import apply
+from gt.client.patches.table import JOINED
+from gt.client.session.random_sequence import sequence
 from gt.facade import built_remotely, libraries, overrides
 from gt.facade.table import PATCHES
 
@@ -47,7 +49,7 @@ class Mirror(ModuleType):
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     """The value of `mirror.name`, where `mirror` stands for the torch module `real`. A program that asks is a ported one."""
     if hasattr(real, name) and not name.startswith("__"):
-        default_generator.join()
+        _join_generators()
     override = overrides.OVERRIDES.get(real.__name__, {})
     if name in override:
         return override[name]
@@ -57,6 +59,12 @@ def resolve(real: ModuleType, mirror: str, name: str) -> Any:
     if isinstance(value, ModuleType) and value.__name__ == f"{real.__name__}.{name}" and value.__name__ in sys.modules:
         return importlib.import_module(f"{mirror}.{name}")
     return built_remotely.of(value) if built_remotely.builds_remotely(value) else value
+
+
+def _join_generators() -> None:
+    if not sequence.joined:
+        default_generator.join()
+        apply(JOINED)
 
 
 def _has_submodules(module: ModuleType) -> bool:

@@ -11,7 +11,7 @@ from gt import regular
 from gt.errors import ConfigError
 from gt.placement.grammar import DEEPEST, read
 from gt.placement.layout import Sharding
-from gt.placement.written import Table, Written, fault, meant, quoted
+from gt.placement.written import Written, WrittenMapping, fault, meant, quoted
 
 MOST_BYTES = 256 * 1024
 MOST_VALUES = 20_000
@@ -142,7 +142,7 @@ class _Reader:
             return at._replace(value=[self.written(one, level + 1) for one in node.value], got="a list")
         if isinstance(node, yaml.MappingNode) and tag == "map":
             pairs = ((self.written(key, level + 1), self.written(value, level + 1)) for key, value in node.value)
-            return at._replace(value=Table(pairs), got="a mapping")
+            return at._replace(value=WrittenMapping(pairs), got="a mapping")
         legal = "legal: plain text, numbers, lists and mappings"
         raise fault(at, "", "<< merges nothing here; " + legal if tag == "merge" else f"got the tag {quoted(tag)}; {legal}")
 

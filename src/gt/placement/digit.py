@@ -30,14 +30,14 @@ OfStorage: TypeAlias = tuple[int | Partial | None, ...]
 """The placement of a storage, per axis of the mesh: the weight of its digit, a Partial, or None where it is replicated."""
 
 
-class Shard(NamedTuple):
+class ShardedDim(NamedTuple):
     """The digit of weight `weight` of a view's dim: `(index // weight) % n` is the rank that owns an index."""
 
     dim: int
     weight: int
 
 
-OfView: TypeAlias = tuple[Shard | Partial | None, ...]
+OfView: TypeAlias = tuple[ShardedDim | Partial | None, ...]
 """The placement of a view, per axis of the mesh."""
 
 
@@ -73,7 +73,7 @@ def row_major(size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | str:
+def without_digit(view: View, weight: int, count: int) -> tuple[View, ShardedDim] | str:
     """A rank's part of a view whose storage is sharded by the digit of `weight` over `count` ranks, and the dim's own digit.
 
     A reason instead if that part is not a view.
@@ -101,7 +101,7 @@ def without_digit(view: View, weight: int, count: int) -> tuple[View, Shard] | s
     high, low = divmod(view.offset, period)
     if low + reach >= step:
         return "its offset carries into the parts"
-    return View(tuple(size), tuple(stride), high * weight + low), Shard(found, weight // step)
+    return View(tuple(size), tuple(stride), high * weight + low), ShardedDim(found, weight // step)
 
 
 def digits(placed: OfStorage) -> list[tuple[int, int]]:
@@ -110,13 +110,13 @@ def digits(placed: OfStorage) -> list[tuple[int, int]]:
 
 
 def on_axis(placed: OfStorage, axis: int, one: int | Partial | None) -> OfStorage:
-    """A placement with another one along an axis."""
+    """The placement, with the one along an axis replaced."""
     return (*placed[:axis], one, *placed[axis + 1 :])
 
 
 def part(view: View, placed: OfStorage, sizes: tuple[int, ...]) -> tuple[View, OfView] | Underivable:
     """A rank's part of a view of a storage that is placed so, and the view's own placement. `sizes`: of the mesh's axes."""
-    seen: list[Shard | Partial | None] = [p if isinstance(p, Partial) else None for p in placed]
+    seen: list[ShardedDim | Partial | None] = [p if isinstance(p, Partial) else None for p in placed]
     above = 0
     for weight, axis in reversed(digits(placed)):
         if above % (weight * sizes[axis]):

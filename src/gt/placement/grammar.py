@@ -25,7 +25,7 @@ from gt.placement.layout import (
 )
 from gt.placement.mesh import Mesh
 from gt.placement.pattern import compiled
-from gt.placement.written import Table, Written, fault, meant, quoted
+from gt.placement.written import Written, WrittenMapping, fault, meant, quoted
 
 KEYS = ("mesh", "workers", "params", "inputs", "scopes")
 LATER = ("stages", "pipeline", "auto", "machines")
@@ -73,12 +73,13 @@ def read(written: Written, source: str) -> Sharding:
         inputs=_rules(InputRule, "inputs", keys["inputs"], mesh) if "inputs" in keys else (),
         scopes=_scopes(keys["scopes"], mesh) if "scopes" in keys else (),
         source=source,
+        workers_origin=keys["workers"].origin if "workers" in keys else "",
     )
 
 
 def _entries(written: Written, subject: str, example: str) -> _Entries:
     """The keys of a mapping, where each is written, and its value. Raises ConfigError, also for a key that comes twice."""
-    if not isinstance(written.value, Table):
+    if not isinstance(written.value, WrittenMapping):
         raise fault(written, subject, f"got {written.got}; legal: a mapping, such as {example}")
     seen: dict[str, Written] = {}
     for at, value in written.value:
@@ -107,7 +108,7 @@ def _mesh(written: Written) -> dict[str, int]:
 
 
 def _workers(written: Written, needed: int) -> tuple[str | int, ...]:
-    if not isinstance(written.value, list) or isinstance(written.value, Table):
+    if not isinstance(written.value, list) or isinstance(written.value, WrittenMapping):
         raise fault(written, "workers", f"got {written.got}; legal: a list of names or numbers, such as [worker0, worker1]")
     chosen: dict[str | int, Written] = {}
     for one in written.value:
@@ -199,7 +200,7 @@ def _from_python(value: object, source: str, level: int = 0) -> Written:
         raise ConfigError(f"{source}: more than {DEEPEST} levels of mappings and lists in each other")
     if isinstance(value, Mapping):
         pairs = ((_from_python(key, source, level + 1), _from_python(one, source, level + 1)) for key, one in value.items())
-        return Written(Table(pairs), source, "a mapping")
+        return Written(WrittenMapping(pairs), source, "a mapping")
     if isinstance(value, list | tuple):
         return Written([_from_python(one, source, level + 1) for one in value], source, "a list")
     if isinstance(value, str):

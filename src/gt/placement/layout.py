@@ -68,7 +68,7 @@ class _Written(msgspec.Struct, frozen=True):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        fields = (field for field in self.__struct_fields__ if field not in ("origin", "source"))
+        fields = (field for field in self.__struct_fields__ if field not in ("origin", "workers_origin", "source"))
         return all(getattr(self, field) == getattr(other, field) for field in fields)
 
     __hash__ = None  # type: ignore[assignment]
@@ -120,8 +120,8 @@ class ScopeRule(_Written, frozen=True):
 class Sharding(_Written, frozen=True):
     """A configuration: the mesh, and the rules in the order in which they are tried.
 
-    `workers` are those that the mesh consists of, by name or number, in the order of its ranks; empty: any. `source` is the
-    file's name. Raises ConfigError if the parts contradict each other.
+    `workers` are those that the mesh consists of, by name or number, in the order of its ranks; empty: any. They are written
+    at `workers_origin`; `source` is the file's name. Raises ConfigError if the parts contradict each other.
     """
 
     mesh: Mesh
@@ -130,6 +130,7 @@ class Sharding(_Written, frozen=True):
     inputs: Annotated[tuple[InputRule, ...], Meta(max_length=MOST_RULES)] = ()
     scopes: Annotated[tuple[ScopeRule, ...], Meta(max_length=MOST_RULES)] = ()
     source: str = ""
+    workers_origin: str = ""
 
     def __post_init__(self) -> None:
         axes, sizes = self.mesh.axes, self.mesh.sizes
@@ -180,11 +181,13 @@ class Sharding(_Written, frozen=True):
             if one not in (there if isinstance(one, str) else range(len(there))):
                 near = meant(one, there) if isinstance(one, str) else ""
                 known = ", ".join(there) or "none"
-                raise ConfigError(f"{self.source}: workers: the service has no worker {one!r}; legal: {known}{near}")
+                raise ConfigError(f"{self.workers_origin}: workers: the service has no worker {one!r}; legal: {known}{near}")
         chosen = tuple(one if isinstance(one, str) else there[one] for one in self.workers)
         if len(set(chosen)) < len(chosen):
             twice = next(name for name in chosen if chosen.count(name) > 1)
-            raise ConfigError(f"{self.source}: workers: {twice!r} is there twice, by its name or number; legal: once")
+            raise ConfigError(
+                f"{self.workers_origin}: workers: {twice!r} is there twice, by its name or number; legal: once"
+            )
         return chosen
 
     def param(self, name: str) -> ParamRule | None:

@@ -52,8 +52,10 @@ def _dim(view: View, dim: int, axis: str, optional: bool) -> int:
         return dim % dims
     if optional:
         return -1
-    raise ConfigError(f"{axis}: shard({dim}) of a tensor of {dims} dims, {list(view.size)}")
+    legal = f"legal: {-dims} to {dims - 1}" if dims else "legal: replicate"
+    raise ConfigError(f"{axis}: dim {dim} of a tensor of {dims} dims, {list(view.size)}; {legal}")
 
 
 def _undivided(view: View, dim: int, divisor: int, axis: str) -> str:
-    return f"{axis}: dim {dim} of {list(view.size)} does not divide by {divisor}"
+    legal = f"legal: a dim that does, replicate, or fully_shard({dim}), which leaves whole what does not divide"
+    return f"{axis}: dim {dim} of {list(view.size)} does not divide by {divisor}; {legal}"

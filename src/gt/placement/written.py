@@ -14,7 +14,8 @@ LONGEST_SHOWN = 60
 class Written(NamedTuple):
     """A value, where it is written (`sharding.yaml:4`), and how a message calls it.
 
-    The value is a str, an int, a placement, a list of values, or a `Table`; None stands for all that no setting can be.
+    The value is a str, an int, a placement, a list of values, or a `WrittenMapping`; None stands for all that no setting
+    can be.
     """
 
     value: object
@@ -22,7 +23,7 @@ class Written(NamedTuple):
     got: str
 
 
-class Table(list[tuple[Written, Written]]):
+class WrittenMapping(list[tuple[Written, Written]]):
     """A mapping as it is written, keys and values in order: a key may be there twice."""
 
 

@@ -44,6 +44,14 @@ def test_a_preview_is_not_a_training(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_configuration_beside_plain_pytorch_is_one_warning() -> None:
+    done = run("train.sh", "--help", USE_PYTORCH="1", GT_CONFIG="sharding/dp2.yaml")
+    said = (
+        "train.sh: GT_CONFIG=sharding/dp2.yaml does nothing under USE_PYTORCH=1: plain PyTorch runs in this process alone\n"
+    )
+    assert (done.returncode, done.stderr) == (0, said)
+
+
 @pytest.mark.parametrize(("program", "said"), [(ROOT / "run", "./run"), (EXAMPLE / "train.sh", "./train.sh")])
 def test_help_speaks_of_what_was_called_and_shows_every_default(program: Path, said: str, scripts: ModuleType) -> None:
     done = run(program.name, "--help", folder=program.parent)

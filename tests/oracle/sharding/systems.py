@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gt.fakes
-from gt.client.patches.marks import marks
+from gt.client.patches import configuration
 from gt.client.session.configured import configured
 from gt.client.session.process import process
 from gt.placement import config_file
@@ -53,7 +53,7 @@ def sharded(sharding: Sharding | str | None, worker_batch_size: int = 512) -> It
     before = configured.sharding
     configured.sharding = config_file.parse(sharding, "test.yaml") if isinstance(sharding, str) else sharding
     if configured.sharding is not None:
-        marks.install()
+        configuration.install()
     try:
         with gt.fakes.System(configured.workers_needed, worker_batch_size) as system:
             yield _tapped(system)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+import gt
 from gt.client.stream.operands import operand
 from gt.errors import ConfigError
 from gt.placement.digit import OfStorage
@@ -26,6 +31,18 @@ class Net(torch.nn.Module):
         down = self.down(up)
         self.kept = [up, down]
         return down
+
+
+class Alone(torch.nn.Module):
+    """A root module of one layer."""
+
+    def __init__(self, up: torch.nn.Module) -> None:
+        super().__init__()
+        self.up = up
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.up(x)
+        return result
 
 
 def step(text: str) -> list[OfStorage]:
@@ -51,6 +68,93 @@ def step(text: str) -> list[OfStorage]:
 def test_a_pattern_that_matches_nothing_is_refused_after_the_first_step(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         step(f"mesh: {{x: 2}}\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            "up.weight: {x: shard(0)}",
+            r"x: dim 0 of \[3, 8\] does not divide by 2; legal: a dim that does, replicate, or fully_shard",
+        ),
+        ("up.bias: {x: shard(1)}", r"x: dim 1 of a tensor of 1 dims, \[3\]; legal: -1 to 0"),
+    ],
+)
+def test_a_shard_that_a_parameter_cannot_have_is_refused_where_it_is_named(rule: str, message: str) -> None:
+    with sharded(f"mesh: {{x: 2}}\nparams:\n  {rule}"), pytest.raises(ConfigError) as refused:
+        Alone(torch.nn.Linear(8, 3)).to("remote")(torch.ones(4, 8, device="remote"))
+    assert re.search(rf"^test\.yaml:3: '(up\.\w+)' matches '\1': {message}", str(refused.value))
+
+
+def test_two_root_modules_that_want_one_name_are_refused_until_one_of_them_is_gone() -> None:
+    x = torch.ones(4, 8)
+    with sharded('mesh: {x: 2}\nparams:\n  "up.*": {x: fully_shard}'):
+        one, other = (Alone(torch.nn.Linear(8, 8)).to("remote") for _ in range(2))
+        one(x.to("remote")).sum().backward()
+        with pytest.raises(
+            ConfigError, match=r"^test\.yaml:3: two root modules have a parameter 'up\.weight', Alone and Alone"
+        ):
+            other(x.to("remote"))
+        del one
+        other(x.to("remote")).sum().backward()
+
+
+class Summed(torch.nn.Module):
+    """Adds up what it is given in every way."""
+
+    def forward(self, x: torch.Tensor, batch: dict[str, Any], *more: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        return x + batch["rows"] + batch["pair"][1] + more[0] + named["mask"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "sharded_ones"),
+    [
+        ('"*": {x: shard(0)}', "x more mask"),
+        ('"**": {x: shard(0)}', "x rows pair more mask"),
+        ('0: {x: shard(0)}, "1.rows": {x: shard(0)}', "x rows"),
+        ('"batch.pair.1": {x: shard(0)}, 2: {x: shard(0)}', "pair more"),
+        ('x: {x: replicate}, mask: {x: shard(0)}, "*": {x: shard(0)}', "more mask"),
+    ],
+)
+def test_arguments_are_placed_by_name_or_position(patterns: str, sharded_ones: str) -> None:
+    with sharded(f"mesh: {{x: 2}}\ninputs: {{{patterns}}}") as running:
+        given = {name: torch.ones(4, device="remote") for name in ["x", "rows", "pair", "more", "mask"]}
+        batch = {"rows": given["rows"], "pair": (None, given["pair"])}
+        Summed()(given["x"], batch, given["more"], mask=given["mask"])
+        running.collectives()
+        assert running.planner is not None
+        held = running.planner.storages
+        places = {name: held.state(held.by_id[operand(tensor)[0]]).placed for name, tensor in given.items()}
+        assert [name for name, placed in places.items() if placed == (2,)] == sharded_ones.split()
+
+
+def test_a_module_may_be_called_under_transforms_and_tracers() -> None:
+    def both(device: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = Alone(torch.nn.Linear(8, 3)).to(device)
+        x, parameters = torch.randn(4, 8).to(device), dict(net.named_parameters())
+
+        def loss(given: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(net, given, (rows,)).square().mean()
+
+        whole = torch.func.grad(loss)(parameters, x)
+        of_rows = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+        moved = torch.func.jvp(net, (x,), (x,))[1]
+        exported = torch.export.export(net, (x,)).module()(x)
+        return [t.detach().cpu() for t in (*whole.values(), *of_rows.values(), moved, exported, net(x))]
+
+    with sharded('mesh: {x: 2}\nparams: {"**": {x: fully_shard}}\ninputs: {"*": {x: shard(0)}}\nscopes: {up: {out: {}}}'):
+        for got, wanted in zip(both("remote"), both("cpu"), strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+def test_a_configuration_is_refused_once_there_are_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "dp2.yaml"
+    path.write_text("mesh: {dp: 2}")
+    with sharded(None):
+        torch.ones(2, device="remote")
+        with pytest.raises(ConfigError, match=r"dp2\.yaml: loaded after tensors were made on workers; load it before"):
+            gt.load_config(path)
 
 
 def test_a_pattern_may_match_either_name_of_a_tied_parameter_a_buffer_or_nothing_first() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -64,12 +65,15 @@ NEVER_DRAW = ("aten::_fused_sdp_choice", "aten::_scaled_dot_product_flash_attent
 _libraries: list[torch.library.Library] = []
 
 
+@functools.cache
+def of_both(own: torch.Generator) -> DefaultGenerator:
+    """The patch of torch's default generator, under each of its names."""
+    return DefaultGenerator()
+
+
 def join() -> None:
     """From now on draws in this process and on the worker form one sequence."""
-    if sequence.joined:
-        return
     sequence.joined = True
-    torch.default_generator = torch.random.default_generator = DefaultGenerator()
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about kernels that override PyTorch's own

@@ -1,6 +1,6 @@
 """A program that `gt explain` or `gt check` runs: what becomes of its training steps, and its end after the last of them.
 
-By hooks of PyTorch's, installed in such a program only. It ends without running anything after the step, lest it write a
+By hooks of PyTorch's and patches, in such a program only. It ends without running anything after the step, lest it write a
 checkpoint of it.
 """
 
@@ -41,7 +41,7 @@ class Inspector(Protocol):
         """A training step has ended. Returns whether the program is to end with it."""
 
 
-class Depth(threading.local):
+class OpenCalls(threading.local):
     """How many calls of modules, and passes of autograd, are open on this thread."""
 
     modules = 0
@@ -54,25 +54,25 @@ class Steps:
     Where some have none that steps, at the next call of a root module that computes gradients, or with the program.
     """
 
-    def __init__(self, inspector: Inspector) -> None:
-        self._inspector = inspector
-        self._depth = Depth()
+    def __init__(self) -> None:
+        self._inspector: Inspector
+        self._depth = OpenCalls()
         self._roots: weakref.WeakSet[Module] = weakref.WeakSet()
         self._stepped: set[int] = set()
         """The parameters that were stepped, by the ids of the objects."""
         self._steps_now = False
 
-    def install(self) -> None:
-        """Install the hooks."""
-        Module._call_impl = self._calling(Module._call_impl)  # type: ignore[method-assign, assignment]
-        for owner in (torch.autograd.graph, torch.autograd):
-            owner._engine_run_backward = self._passing(owner._engine_run_backward)  # type: ignore[attr-defined]
+    def install(self, inspector: Inspector) -> None:
+        """Tell the inspector from now on, by PyTorch's hooks of optimizers, and one for the program's end."""
+        self._inspector = inspector
         optimizers.register_optimizer_step_pre_hook(self._before)
         optimizers.register_optimizer_step_post_hook(self._after)
         # last in, first out: before the session's end
         threading._register_atexit(self._end_if_stepped)  # type: ignore[attr-defined]
 
-    def _calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The patch of what every call of a module goes through."""
+
         @functools.wraps(call)
         def called(module: Module, *args: Any, **kwargs: Any) -> Any:
             if self._depth.modules == 0:
@@ -94,7 +94,9 @@ class Steps:
         self._roots.add(root)
         self._inspector.forward(root)
 
-    def _passing(self, run: Callable[..., Any]) -> Callable[..., Any]:
+    def passing(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The patch of the function by which Python enters the autograd engine."""
+
         @functools.wraps(run)
         def passes(*args: Any, **kwargs: Any) -> Any:
             outermost = self._depth.passes == 0
@@ -128,6 +130,9 @@ class Steps:
             self._stepped.clear()
             if self._inspector.end():
                 leave()
+
+
+steps = Steps()
 
 
 def leave() -> None:

@@ -1,7 +1,8 @@
 """What sharding has to know of a program and cannot see in its instructions: names of parameters, arguments of the root
 module, results of named modules, and whose gradient a tensor is.
 
-Everything comes from the module tree, by PyTorch's global hooks, which are installed only where a configuration is in force.
+Everything comes from the module tree, by patches that are made only where a configuration is in force
+(`configuration.install`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,10 +21,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from gt.client.session import recording
 from gt.client.session.configured import configured
-from gt.client.session.process import process
 from gt.client.stream import scopes
 from gt.client.stream.operands import operand
-from gt.client.stream.watched import watch
 from gt.errors import ConfigError
 from gt.placement.digit import View
 from gt.placement.layout import InputRule, ParamRule, ScopeRule
@@ -55,7 +54,6 @@ class Marks:
     def __init__(self) -> None:
         self._depth = Depth()
         self._moved = Moved()
-        self._installed = False
         self._watched = WeakIdKeyDictionary()
         """The parameters whose gradients are recorded."""
         self.forget()
@@ -85,15 +83,10 @@ class Marks:
         finally:
             self._depth.paused = before
 
-    def install(self) -> None:
-        """Watch the program's modules: every call of one goes through here. And its scopes, where they are placed."""
-        if configured.sharding is not None and configured.sharding.scopes:
-            watch()
-        if self._installed:
-            return
-        self._installed = True
-        process.when_closed.append(self.forget)
-        call = Module._call_impl
+    # -- the patches -------------------------------------------------------------------------------------------------------
+
+    def calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The patch of what every call of a module goes through."""
 
         @functools.wraps(call)
         def marked(module: Module, *args: Any, **kwargs: Any) -> Any:
@@ -108,17 +101,20 @@ class Marks:
             self._leave_scope(module, result)
             return result
 
-        torch.nn.Module._call_impl = marked  # type: ignore[method-assign, assignment]
-        self._install_provisional()
+        return marked
 
-    def _install_provisional(self) -> None:
-        """Give names to parameters as they come to the workers, so that none has to hold a whole model even then."""
-        register, apply = Module.register_parameter, Module._apply
+    def registering(self, register: Callable[..., None]) -> Callable[..., None]:
+        """The patch of what gives a module a parameter, which gets a name of its own at once."""
 
         @functools.wraps(register)
         def registered(module: Module, name: str, param: torch.nn.Parameter | None) -> None:
             register(module, name, param)
             self._provisional(name, param)
+
+        return registered
+
+    def moving(self, apply: Callable[..., Module]) -> Callable[..., Module]:
+        """The patch of what moves a module to the workers, parameter by parameter."""
 
         @functools.wraps(apply)
         def applied(module: Module, *args: Any, **kwargs: Any) -> Module:
@@ -133,8 +129,9 @@ class Marks:
                 if outermost:
                     self._moved.paths = None
 
-        torch.nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
-        torch.nn.Module._apply = applied  # type: ignore[method-assign, assignment]
+        return applied
+
+    # -- modules -----------------------------------------------------------------------------------------------------------
 
     def _provisional(self, name: str, param: torch.nn.Parameter | None) -> None:
         if configured.sharding is None or self._depth.paused or param is None or torch.nn.parameter.is_lazy(param):
@@ -148,15 +145,13 @@ class Marks:
         """The path of a module in the root module that was called; empty for that, and for one that is not known."""
         return self._paths.get(module, "")
 
-    # -- modules -----------------------------------------------------------------------------------------------------------
-
     def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._name(root)
-        for name, tensor in _arguments(root, args, kwargs):
-            self._inputs.add(name)
+        for names, tensor in _arguments(root, args, kwargs):
+            self._inputs.update(names)
             if _is_remote(tensor) and operand(tensor)[0] not in self._named:
                 number, spec, _ = operand(tensor)
-                recording.record(wire.Argument(number, spec.to_wire(), name))
+                recording.record(wire.Argument(number, spec.to_wire(), _matched(names)))
 
     def _scope_of(self, module: Module) -> tuple[ScopeRule, str] | None:
         """The rule of a named module, and its path."""
@@ -206,8 +201,8 @@ class Marks:
         other = owner() if owner is not None else None
         if other is not None and other is not root and other not in set(root.modules()):
             raise ConfigError(
-                f"two root modules have a parameter {name!r} ({type(other).__name__} and {type(root).__name__}): a sharding"
-                " file could not tell them apart. Put both into one module, or leave one out"
+                f"{_origin(name)}: two root modules have a parameter {name!r}, {type(other).__name__} and"
+                f" {type(root).__name__}, which rules cannot tell apart; legal: both in one module, or one of them gone"
             )
         self._owners[name] = weakref.ref(root)
 
@@ -242,7 +237,7 @@ class Marks:
 def _refuse_unmatched(
     section: str, rules: Sequence[ParamRule | InputRule | ScopeRule], names: Iterable[str], what: str
 ) -> None:
-    known = sorted(name for name in names if name)
+    known = sorted((name for name in names if name), key=lambda name: (name[0].isdigit(), name))  # positions last
     for rule in rules:
         if not any(map(compiled(rule.pattern).matches, known)):
             problem = f"{section} {rule.pattern!r} matched nothing by the end of the first step"
@@ -277,19 +272,60 @@ def _check(name: str, view: View) -> None:
         raise ConfigError(f"{rule.origin}: {rule.pattern!r} matches {name!r}: {error}") from None
 
 
+def _matched(names: tuple[str, ...]) -> str:
+    """That of an argument's names which the rule for it matches; the first, if there is none."""
+    sharding = configured.sharding
+    rule = sharding.input(*names) if sharding is not None else None
+    return next((name for name in names if rule is not None and compiled(rule.pattern).matches(name)), names[0])
+
+
+def _origin(name: str) -> str:
+    """Where the configuration says something of a parameter: the line of its rule, or the file."""
+    sharding = configured.sharding
+    assert sharding is not None
+    rule = sharding.param(name)
+    return rule.origin if rule is not None else sharding.source
+
+
 def _is_remote(tensor: Tensor) -> bool:
-    return tensor.device.type == "remote" and tensor.layout is torch.strided
-
-
-def _arguments(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors among the arguments of a call, by the names that `forward` has for them."""
+    """Whether workers have its elements: not those of what `torch.func` and tracers pass through a program."""
+    if tensor.device.type != "remote" or tensor.layout is not torch.strided:
+        return False
     try:
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        operand(tensor)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _arguments(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """The tensors among the arguments of a call, each by its name and its position, or by the one of them that it has.
+
+    What is inside a tuple, a list or a dict has names of several components: `batch.input_ids`, `0.input_ids`.
+    """
+    for names, value in _given(module, args, kwargs):
+        for path, tensor in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(tensor, Tensor):
+                inside = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
+                yield tuple(".".join((name, *inside)) for name in names), tensor
+
+
+def _given(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The arguments as `forward` takes them. Of those in its `*args` only the position is known, of `**kwargs` the name."""
+    try:
+        taken = inspect.signature(module.forward).bind(*args, **kwargs)
     except (TypeError, ValueError):  # the call itself will say so
-        given = {str(i): a for i, a in enumerate(args)} | kwargs
-    for path, value in pytree.tree_flatten_with_path(dict(given))[0]:
-        if isinstance(value, Tensor):
-            yield ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path), value
+        return
+    kinds = {name: parameter.kind for name, parameter in taken.signature.parameters.items()}
+    for position, (name, kind) in enumerate(kinds.items()):
+        if name in taken.arguments:
+            value = taken.arguments[name]
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                yield from (((str(n),), one) for n, one in enumerate(value, position))
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                yield from (((own,), one) for own, one in value.items())
+            else:
+                yield (name, str(position)), value
 
 
 marks = Marks()

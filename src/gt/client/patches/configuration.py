@@ -1,0 +1,23 @@
+"""What a configuration of sharding needs of the program: its patches, and the scopes of its backward passes."""
+
+from __future__ import annotations
+
+from gt.client.patches.marks import marks
+from gt.client.patches.patch import apply
+from gt.client.patches.table import SHARDED
+from gt.client.session.configured import configured
+from gt.client.session.process import process
+from gt.client.stream.watched import watch
+
+_patched: list[bool] = []
+"""Not empty once the patches were made."""
+
+
+def install() -> None:
+    """Observe the program from now on, as the configuration in force needs it."""
+    if configured.sharding is not None and configured.sharding.scopes:
+        watch()
+    if not _patched:
+        _patched.append(True)
+        process.when_closed.append(marks.forget)
+        apply(SHARDED)
