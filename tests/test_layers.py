@@ -1,10 +1,11 @@
-"""Import rules (the README's tree, enforced): downwards only, and no cycles; and that functions are short."""
+"""Imports go down, as in the README's tree, and in no circle. Functions are short, and no two classes share a name."""
 
 from __future__ import annotations
 
 import ast
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,12 @@ def test_functions_are_short() -> None:
     lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for node in nodes)
     assert lengths[-1] <= 60
     assert lengths[len(lengths) * 9 // 10] < 20
+
+
+def test_a_class_has_its_name_to_itself() -> None:
+    nodes = [node for path in FILES for node in ast.parse(path.read_text()).body]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_every_module_can_be_imported_first() -> None:

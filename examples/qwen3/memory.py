@@ -268,7 +268,7 @@ class _Step:
 
     @property
     def cast(self) -> int:
-        """Autocast's copies of the weights: of trained ones they are held until the loss is there, whatever layers keep."""
+        """Autocast's copies of the weights. Those of trained weights are held until the loss has been computed."""
         if self.given.lora or not self.given.activation_checkpointing:
             return 0  # counted with the layers
         return self.sizes.layers * self.cast_of_layer

@@ -276,7 +276,7 @@ def first_state(run: Run, checkpoints: Checkpoints) -> State:
 
 
 def difference(run: Run, state: State) -> str:
-    """The first option, or the model or data, that a state's run had otherwise."""
+    """The first option that another run's state was made with and this run has otherwise; or its model, or its data."""
     pairs = [(name, state.made_of.get(name), value) for name, value in run.made_of.items()]
     pairs += [(f"--{name}", state.options.get(name), value) for name, value in deciding(run.given).items()]
     name, theirs, ours = next(pair for pair in pairs if pair[1] != pair[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gt.dispatcher.core import Dispatcher
 from gt.dispatcher.events import Expect
 from gt.dispatcher.schedule import OVERDRAFT
-from gt.dispatcher.state import SessionState, State
+from gt.dispatcher.state import DispatcherState, SessionState
 from gt.dispatcher.turns import WINDOW
 
 
@@ -32,12 +32,12 @@ def check(dispatcher: Dispatcher) -> None:
     assert dispatcher.step(Expect(state.expected_workers)) == [], "a session waits for nobody"
 
 
-def _could_go_on(state: State, number: int) -> bool:
+def _could_go_on(state: DispatcherState, number: int) -> bool:
     workers = [state.workers[peer] for peer in state.sessions[number].workers]
     return all(worker.turns[0] == number and len(worker.underway) < WINDOW for worker in workers)
 
 
-def _check_placed(state: State, session: SessionState) -> None:
+def _check_placed(state: DispatcherState, session: SessionState) -> None:
     assert session.underway <= state.credit + OVERDRAFT
     waiting = sum(piece.ends > 0 for piece in session.queue)
     underway = {

@@ -49,7 +49,7 @@ class Junk:
         kinds: list[Any] = [
             wire.In(self.pick.choice([0, 0, 0, 1, 99, -1])), wire.Number(self.pick.choice([0, 1, -5])), None, "cpu", "meta",
             "/etc/passwd", True, self.pick.choice(SIZES), 0.5, wire.Dtype(self.pick.choice(DTYPES)), wire.Layout("jagged"),
-            wire.MemoryFormat("none"), wire.Device(), wire.Generator(self.pick.choice([0, 7, -1])), wire.Complex(0.0, 1.0),
+            wire.MemoryFormat("none"), wire.Device(), wire.GeneratorIn(self.pick.choice([0, 7, -1])), wire.Complex(0.0, 1.0),
         ]  # fmt: skip
         if deep and self.pick.random() < 0.3:
             return [self.arg(False) for _ in range(self.pick.randrange(3))]  # type: ignore[misc]

@@ -22,7 +22,7 @@ from gt.dispatcher.events import (
     Peer,
     WorkerGone,
 )
-from gt.dispatcher.state import DispatcherStats, State
+from gt.dispatcher.state import DispatcherState, DispatcherStats
 from gt.wire import messages
 from gt.wire.messages import FromClient, FromWorker
 
@@ -33,7 +33,7 @@ class Dispatcher:
     """The state and the one way to change it, `step`."""
 
     def __init__(self, worker_batch_size: int, credit: int, expected_workers: int = 0, folder: str = "") -> None:
-        self.state = State(worker_batch_size, credit, expected_workers, folder)
+        self.state = DispatcherState(worker_batch_size, credit, expected_workers, folder)
 
     def stats(self) -> DispatcherStats:
         """A snapshot of the counters."""
@@ -60,7 +60,7 @@ class Dispatcher:
         return state.take_actions()
 
 
-def _from_client(state: State, peer: Peer, message: FromClient, frames: Frames) -> None:
+def _from_client(state: DispatcherState, peer: Peer, message: FromClient, frames: Frames) -> None:
     match message:
         case messages.Hello():
             sessions.open_session(state, peer, message)
@@ -75,7 +75,7 @@ def _from_client(state: State, peer: Peer, message: FromClient, frames: Frames) 
             state.tell_client(peer, messages.Rejected(OTHER_SIDE.format("clients", "a worker")))
 
 
-def _from_worker(state: State, peer: Peer, message: FromWorker, frames: Frames) -> None:
+def _from_worker(state: DispatcherState, peer: Peer, message: FromWorker, frames: Frames) -> None:
     match message:
         case messages.Register():
             sessions.register(state, peer, message)
@@ -90,7 +90,7 @@ def _from_worker(state: State, peer: Peer, message: FromWorker, frames: Frames) 
             state.tell_worker(peer, messages.Pong())
 
 
-def _fail(state: State, cause: Event, reason: str) -> None:
+def _fail(state: DispatcherState, cause: Event, reason: str) -> None:
     """End everything that a peer has here, relying on nothing in the state but its three tables."""
     state.failed += 1
     match cause:

@@ -7,8 +7,8 @@ import msgspec
 from gt.dispatcher import turns
 from gt.dispatcher.events import Frames, Peer
 from gt.dispatcher.sessions import end_session, too_few
-from gt.dispatcher.slices import Slice, cut, cut_items
-from gt.dispatcher.state import SessionState, State, Underway
+from gt.dispatcher.slices import BatchSlice, cut, cut_items
+from gt.dispatcher.state import DispatcherState, SessionState, Underway
 from gt.errors import ConfigError, PeerError, ProtocolError
 from gt.wire import codec, messages
 from gt.wire.messages import Answer, Failure, WorkerStats
@@ -18,7 +18,7 @@ OVERDRAFT = 256
 and the next batch is sent."""
 
 
-def run(state: State, peer: Peer, batch: messages.Run, frames: Frames) -> None:
+def run(state: DispatcherState, peer: Peer, batch: messages.Run, frames: Frames) -> None:
     """A client sent a batch: queue it, unless it is out of order or its epoch is over."""
     session = state.session_of(peer)
     if session is None:
@@ -44,20 +44,20 @@ def _is_out_of_order(session: SessionState, batch: messages.Run) -> bool:
     return early or batch.seq != session.seq + 1 or batch.epoch > session.epoch
 
 
-def _lose(state: State, session: SessionState) -> None:
+def _lose(state: DispatcherState, session: SessionState) -> None:
     """There is no worker for a batch. What the client sends before it hears of that is lost with it."""
     session.epoch += 1
     reason = f"the session's worker died, and {too_few(session.sharding, len(state.workers))}"
     state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
 
 
-def _send_away(state: State, session: SessionState) -> None:
+def _send_away(state: DispatcherState, session: SessionState) -> None:
     state.malformed += 1
     state.tell_client(session.peer, messages.Rejected(f"the client sent {session.underway} batches ahead"))
     end_session(state, session.peer)
 
 
-def _queue(state: State, session: SessionState, batch: messages.Run, frames: Frames) -> None:
+def _queue(state: DispatcherState, session: SessionState, batch: messages.Run, frames: Frames) -> None:
     try:
         slices = _slices(state, session, batch, frames)
     except ProtocolError:
@@ -76,14 +76,14 @@ def _queue(state: State, session: SessionState, batch: messages.Run, frames: Fra
     turns.feed(state, session.workers)
 
 
-def _slices(state: State, session: SessionState, batch: messages.Run, frames: Frames) -> list[Slice]:
+def _slices(state: DispatcherState, session: SessionState, batch: messages.Run, frames: Frames) -> list[BatchSlice]:
     if session.planner is None:
         return cut(batch, frames, state.worker_batch_size)
     planned = session.planner.rewrite(codec.unpack_from_client(batch.items))
     return cut_items(planned, frames, state.worker_batch_size, batch.seq)
 
 
-def done(state: State, peer: Peer, report: messages.Done, frames: Frames) -> None:
+def done(state: DispatcherState, peer: Peer, report: messages.Done, frames: Frames) -> None:
     """A worker reports a slice; it reports them in the order in which it got them."""
     worker = state.workers.get(peer)
     if worker is None or not worker.underway or not _is_about(report, worker.underway[0]):
@@ -98,7 +98,7 @@ def done(state: State, peer: Peer, report: messages.Done, frames: Frames) -> Non
     turns.feed(state, (peer,))
 
 
-def late(state: State, peer: Peer, message: messages.Late) -> None:
+def late(state: DispatcherState, peer: Peer, message: messages.Late) -> None:
     """A worker has done in the background what a client asked for; the client may have left, or have lost that worker."""
     session = state.sessions.get(message.session)
     if session is not None and peer in session.workers:
@@ -137,7 +137,7 @@ def _says_more(failure: Failure, than: Failure | None) -> bool:
     return than is None or (than.kind == PeerError.__name__ and failure.kind != PeerError.__name__)
 
 
-def _pass_on(state: State, session: SessionState, report: messages.Done, frames: Frames) -> None:
+def _pass_on(state: DispatcherState, session: SessionState, report: messages.Done, frames: Frames) -> None:
     """Tell a client what it waits for: the end of a batch, answers, warnings."""
     session.underway -= report.seq > 0
     answers = [_checked(state, answer, len(frames)) for answer in report.answers]
@@ -148,7 +148,7 @@ def _pass_on(state: State, session: SessionState, report: messages.Done, frames:
         state.tell_client(session.peer, told, frames)
 
 
-def _checked(state: State, answer: Answer, frames: int) -> Answer:
+def _checked(state: DispatcherState, answer: Answer, frames: int) -> Answer:
     """An answer whose bytes are missing becomes a failure: its client is waiting."""
     if -1 <= answer.frame < frames:
         return answer

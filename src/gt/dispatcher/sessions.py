@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gt.dispatcher import turns
 from gt.dispatcher.events import Peer
-from gt.dispatcher.state import SessionState, State, WorkerState
+from gt.dispatcher.state import DispatcherState, SessionState, WorkerState
 from gt.errors import ConfigError
 from gt.placement.layout import Sharding
 from gt.wire import messages
@@ -19,7 +19,7 @@ MAX_FOLDERS = 1 << 16
 NO_WORKER = "the service has no worker: add one with `gt worker --connect ADDRESS`"
 
 
-def open_session(state: State, peer: Peer, hello: messages.Hello) -> None:
+def open_session(state: DispatcherState, peer: Peer, hello: messages.Hello) -> None:
     """Open a client's session, or say why not."""
     if hello.protocol != messages.PROTOCOL:
         reason = f"the client speaks protocol {hello.protocol}, this dispatcher {messages.PROTOCOL}: install one version"
@@ -40,7 +40,7 @@ def too_few(sharding: Sharding | None, have: int) -> str:
     return f"{sharding.need}, the service has {have}: {add}"
 
 
-def _unservable(state: State, sharding: Sharding | None) -> str:
+def _unservable(state: DispatcherState, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
     if state.all_workers < (sharding.workers_needed if sharding else 1):
         return too_few(sharding, state.all_workers)
@@ -52,11 +52,11 @@ def _unservable(state: State, sharding: Sharding | None) -> str:
     return ""
 
 
-def _names(state: State) -> tuple[str, ...]:
+def _names(state: DispatcherState) -> tuple[str, ...]:
     return tuple(sorted({worker.info.name for worker in state.workers.values()}))
 
 
-def place(state: State, session: SessionState) -> None:
+def place(state: DispatcherState, session: SessionState) -> None:
     """Put a session on workers and tell its client; without enough of them it waits for more to register."""
     chosen = _choose(state, session)
     if not chosen:
@@ -71,7 +71,7 @@ def place(state: State, session: SessionState) -> None:
     state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit, state.all_workers))
 
 
-def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:
+def _choose(state: DispatcherState, session: SessionState) -> tuple[Peer, ...]:
     """The workers with the fewest sessions, in the order of their names; none if there are not enough."""
     by_name = sorted(state.workers, key=lambda p: state.workers[p].info.name)
     if session.sharding is not None and session.sharding.workers:
@@ -84,13 +84,13 @@ def _choose(state: State, session: SessionState) -> tuple[Peer, ...]:
     return tuple(p for p in by_name if p in free) if len(free) == session.workers_needed else ()
 
 
-def expect(state: State, workers: int) -> None:
+def expect(state: DispatcherState, workers: int) -> None:
     """Once workers that were expected have died, nobody waits for them any longer."""
     state.expected_workers = workers
     _dismiss(state)
 
 
-def _dismiss(state: State) -> None:
+def _dismiss(state: DispatcherState) -> None:
     """Send those away who wait for workers that will not come."""
     for session in [s for s in state.sessions.values() if not s.workers and not s.epoch]:
         if unfit := _unservable(state, session.sharding):
@@ -98,7 +98,7 @@ def _dismiss(state: State) -> None:
             state.tell_client(session.peer, messages.Rejected(f"its workers ended before they were ready; {unfit}"))
 
 
-def end_session(state: State, peer: Peer) -> bool:
+def end_session(state: DispatcherState, peer: Peer) -> bool:
     """End a client's session; False if it has none."""
     session = state.remove_session(peer)
     if session is None:
@@ -110,7 +110,7 @@ def end_session(state: State, peer: Peer) -> bool:
     return True
 
 
-def register(state: State, peer: Peer, message: messages.Register) -> None:
+def register(state: DispatcherState, peer: Peer, message: messages.Register) -> None:
     """Add a worker and give it the sessions that wait for one, or say why not."""
     if message.protocol != messages.PROTOCOL:
         reason = f"the worker speaks protocol {message.protocol}, this dispatcher {messages.PROTOCOL}"
@@ -129,7 +129,7 @@ def register(state: State, peer: Peer, message: messages.Register) -> None:
         _dismiss(state)
 
 
-def lose_worker(state: State, peer: Peer) -> None:
+def lose_worker(state: DispatcherState, peer: Peer) -> None:
     """A worker is gone with all it held: its sessions begin anew on another one."""
     worker = state.workers.pop(peer, None)
     if worker is None:

@@ -11,7 +11,7 @@ from gt.wire.messages import Run
 from gt.wire.shared import Frame
 
 
-class Slice(msgspec.Struct, frozen=True):
+class BatchSlice(msgspec.Struct, frozen=True):
     """A part of a batch, packed, with the frames it needs. `ends`: the number of the batch that it completes, or 0."""
 
     items: msgspec.Raw
@@ -19,17 +19,17 @@ class Slice(msgspec.Struct, frozen=True):
     ends: int
 
 
-def cut(run: Run, frames: list[Frame], size: int) -> list[Slice]:
+def cut(run: Run, frames: list[Frame], size: int) -> list[BatchSlice]:
     """Slices of at most `size` instructions; a batch that fits into one is not decoded.
 
     Raises ProtocolError if a batch that must be cut is malformed.
     """
     if codec.count(run.items) <= size:
-        return [Slice(run.items, frames, run.seq)]
+        return [BatchSlice(run.items, frames, run.seq)]
     return cut_items(codec.unpack(run.items), frames, size, run.seq)
 
 
-def cut_items(items: list[wire.Instruction], frames: list[Frame], size: int, ends: int) -> list[Slice]:
+def cut_items(items: list[wire.Instruction], frames: list[Frame], size: int, ends: int) -> list[BatchSlice]:
     """Slices of at most `size` instructions, of which the last ends batch `ends`.
 
     Raises ProtocolError where an instruction names a frame that is not there.
@@ -38,7 +38,7 @@ def cut_items(items: list[wire.Instruction], frames: list[Frame], size: int, end
     return [_slice(items[i : i + size], frames, ends if i == last else 0) for i in range(0, last + 1, size)]
 
 
-def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> Slice:
+def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> BatchSlice:
     numbers: dict[int, int] = {}
     renumbered: list[wire.Instruction] = []
     for item in items:
@@ -47,4 +47,4 @@ def _slice(items: list[wire.Instruction], frames: list[Frame], ends: int) -> Sli
                 raise ProtocolError(f"an instruction names frame {item.frame} of {len(frames)}")
             item = msgspec.structs.replace(item, frame=numbers.setdefault(item.frame, len(numbers)))
         renumbered.append(item)
-    return Slice(codec.pack(renumbered), [frames[f] for f in numbers], ends)
+    return BatchSlice(codec.pack(renumbered), [frames[f] for f in numbers], ends)

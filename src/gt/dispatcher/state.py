@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from gt.dispatcher.events import Action, Frames, Peer, SessionEnded, TellClient, TellWorker
-from gt.dispatcher.slices import Slice
+from gt.dispatcher.slices import BatchSlice
 from gt.placement.layout import Sharding
 from gt.planning.planner import Planner
 from gt.wire.messages import Done, ToClient, ToWorker, WorkerInfo
@@ -33,7 +33,7 @@ class SessionState:
     epoch: int = 0
     underway: int = 0
     known: bool = False
-    queue: deque[Slice] = field(default_factory=deque)
+    queue: deque[BatchSlice] = field(default_factory=deque)
 
     @property
     def workers_needed(self) -> int:
@@ -85,7 +85,7 @@ class DispatcherStats:
     failed: int
 
 
-class State:
+class DispatcherState:
     """The sessions by number, their numbers by client, the workers, and the counters of `DispatcherStats`."""
 
     def __init__(self, worker_batch_size: int, credit: int, expected_workers: int, folder: str) -> None:

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gt.dispatcher.events import Peer
-from gt.dispatcher.state import SessionState, State, Underway
+from gt.dispatcher.state import DispatcherState, SessionState, Underway
 from gt.wire import messages
 
 WINDOW = 4
 
 
-def join(state: State, session: SessionState) -> None:
+def join(state: DispatcherState, session: SessionState) -> None:
     """A session has slices again: it waits for its turn."""
     for peer in session.workers:
         state.workers[peer].turns.append(session.number)
 
 
-def feed(state: State, peers: Iterable[Peer]) -> None:
+def feed(state: DispatcherState, peers: Iterable[Peer]) -> None:
     """Give workers slices until their windows are full, or the first session of each waits for another worker."""
     waiting = list(dict.fromkeys(peers))
     while waiting:
@@ -36,7 +36,7 @@ def feed(state: State, peers: Iterable[Peer]) -> None:
         waiting += [peer for peer in session.workers if peer not in waiting]
 
 
-def _next(state: State, number: int) -> SessionState | None:
+def _next(state: DispatcherState, number: int) -> SessionState | None:
     """The session, if it is its turn at all its workers and each has room."""
     session = state.sessions[number]
     for peer in session.workers:
@@ -46,7 +46,7 @@ def _next(state: State, number: int) -> SessionState | None:
     return session
 
 
-def _send(state: State, session: SessionState) -> None:
+def _send(state: DispatcherState, session: SessionState) -> None:
     piece = session.queue.popleft()
     session.known = True
     underway = Underway(session.number, session.epoch, piece.ends, session.workers)

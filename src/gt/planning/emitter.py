@@ -29,7 +29,7 @@ from gt.planning.state import State, Stored
 from gt.wire import instructions as wire
 
 
-class Known:
+class KnownPlan:
     """A plan, and what is looked up of it in each run.
 
     `number`: of the local call, 0 for a lowering. `reduces`: operands to reduce. `adds`: whether it writes a storage and
@@ -79,7 +79,7 @@ class Emitter:
             self._numbers.clear()
             self.operands.clear()
 
-    def run(self, known: Known, item: wire.Op, operands: list[Stored]) -> None:
+    def run(self, known: KnownPlan, item: wire.Op, operands: list[Stored]) -> None:
         """Run a call that takes more than itself: conversions, or the steps of a lowering."""
         plan, ids = known.plan, [stored.id for stored in operands]
         for conversion in plan.conversions:

@@ -16,7 +16,7 @@ from gt.wire import instructions as wire
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldBytes:
     """Bytes on each worker, by what they are for: at the end of the step, and when they were most in all."""
 
     at_end: Mapping[str, int]
@@ -129,7 +129,7 @@ class Footprint:
 
     # -- reading -----------------------------------------------------------------------------------------------------------
 
-    def held(self, kinds: Mapping[int, str]) -> Held:
+    def held(self, kinds: Mapping[int, str]) -> HeldBytes:
         """What was held during the step, by kind; `kinds` are those of storages, by id on the workers."""
         known: dict[int, str] = {}
 
@@ -149,7 +149,7 @@ class Footprint:
             total += more
             if counts and total > most:
                 most, at_peak = total, dict(now)
-        return Held(dict(now), at_peak)
+        return HeldBytes(dict(now), at_peak)
 
     def _kind(self, id: int, kinds: Mapping[int, str]) -> str:
         if id in kinds:

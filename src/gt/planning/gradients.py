@@ -31,7 +31,7 @@ class _Due:
         return taken
 
 
-class Gradients:
+class PendingGradients:
     """The gradients of one session; a storage's id each.
 
     Those of which a worker needs only a part are due as soon as they fill a bucket of `part_bytes`, so that no worker holds

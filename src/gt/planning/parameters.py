@@ -11,7 +11,7 @@ from gt.placement.pins import Pin, pin
 from gt.planning import storages
 from gt.planning.gathered import KEPT_BUCKETS, Gathered
 from gt.planning.geometry import item_bytes, view_of
-from gt.planning.gradients import Gradients
+from gt.planning.gradients import PendingGradients
 from gt.planning.state import State, Stored
 from gt.planning.storages import Storages
 from gt.wire import instructions as wire
@@ -36,7 +36,7 @@ class Parameters:
         """Those whose names may become longer."""
         self._version = 0
         """How often a storage has got a place or lost it."""
-        self.pending = Gradients(storages.BUCKET_BYTES, storages.BUCKET_BYTES // WHOLE_AT_ONCE)
+        self.pending = PendingGradients(storages.BUCKET_BYTES, storages.BUCKET_BYTES // WHOLE_AT_ONCE)
         self._ahead: tuple[Sequence[Stored], int] | None = None
         """What to gather, and along which axis, besides the operands of the call that is planned now."""
 

@@ -13,7 +13,7 @@ from gt.placement.digit import Underivable, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import pin
 from gt.planning.blocks import Blocks
-from gt.planning.emitter import Emitter, Known
+from gt.planning.emitter import Emitter, KnownPlan
 from gt.planning.geometry import view_of
 from gt.planning.parameters import Parameters
 from gt.planning.repeats import Repeats
@@ -32,7 +32,7 @@ class _Call:
     def __init__(self, define: wire.Define) -> None:
         self.define = define
         self.count = len(define.ins)
-        self.plans: dict[tuple[int, ...], Known] = {}
+        self.plans: dict[tuple[int, ...], KnownPlan] = {}
 
 
 class Planner:
@@ -236,16 +236,16 @@ class Planner:
             if id in self.parameters.pins:
                 self.parameters.restore(id)  # type: ignore[arg-type]
 
-    def _plan(self, define: wire.Define, operands: list[Stored]) -> Known:
+    def _plan(self, define: wire.Define, operands: list[Stored]) -> KnownPlan:
         """Plan a call for operands in these states."""
         states = [self.storages.state(stored) for stored in operands]
         rule = find(define) if define.op != "gt::backward" else None
         plan = self.solver.solve(define, states, rule)
         if rule is None and define.op != "gt::backward" and any(state.placed != self.storages.whole for state in states):
             self.unruled[define.op] = self.unruled.get(define.op, 0) + 1
-        return Known(plan, 0 if plan.lowered is not None else self._emitter.number(plan.local), states)
+        return KnownPlan(plan, 0 if plan.lowered is not None else self._emitter.number(plan.local), states)
 
-    def _after(self, known: Known, item: wire.Op, operands: list[Stored]) -> None:
+    def _after(self, known: KnownPlan, item: wire.Op, operands: list[Stored]) -> None:
         plan = known.plan
         if plan.cuts:
             results = [o for o, state in enumerate(plan.results) if state is not None]

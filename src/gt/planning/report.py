@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gt.placement.digit import OfStorage, Partial, Underivable, digits, part
 from gt.placement.layout import FullyShard, Placement, Placements, Shard
-from gt.planning.footprint import GRADIENTS, OPTIMIZER, PARAMETERS, Footprint, Held, part_bytes, storage_bytes
+from gt.planning.footprint import GRADIENTS, OPTIMIZER, PARAMETERS, Footprint, HeldBytes, part_bytes, storage_bytes
 from gt.planning.geometry import view_of
 from gt.planning.planner import Planner
 from gt.planning.rules import find
@@ -61,7 +61,7 @@ class Route(NamedTuple):
 
 
 @dataclass
-class Moved:
+class Traffic:
     """How many collectives, of how many tensors, and their bytes: of what is reduced, or of what gathering makes."""
 
     count: int = 0
@@ -226,20 +226,20 @@ class Report:
         """What rules for inputs and scopes have placed."""
         return list(self._laid)
 
-    def moved(self) -> dict[Route, Moved]:
+    def moved(self) -> dict[Route, Traffic]:
         """The collectives of the step, alike ones together, in the order of the first."""
-        found: dict[Route, Moved] = {}
+        found: dict[Route, Traffic] = {}
         kinds = self._kinds_on_workers()
         for phase, scope, op, item in self._step.collectives:
             what = " and ".join(sorted({kinds.get(part.id, "activations") for part in item.parts}))
             route = Route(phase, scope, COLLECTIVES[type(item)], self._mesh.axes[item.axis], what, op)
-            one = found.setdefault(route, Moved())
+            one = found.setdefault(route, Traffic())
             one.count += 1
             one.tensors += len(item.parts)
             one.size_bytes += self._bytes(item)
         return found
 
-    def held(self) -> Held:
+    def held(self) -> HeldBytes:
         """The memory of each worker."""
         return self._footprint.held(self._kinds_on_workers())
 

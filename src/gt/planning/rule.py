@@ -24,7 +24,7 @@ NOTHING: frozenset[Label] = frozenset()
 
 
 @dataclass(frozen=True)
-class Group:
+class LabelGroup:
     """Operands and results (by index) that share labels. Most calls have one group; those over lists one for each entry."""
 
     ins: Mapping[int, Labels]
@@ -54,7 +54,7 @@ class Group:
 class Rule:
     """How a call may be sharded. Every operand and every result is in exactly one group."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[LabelGroup, ...]
     localise: Localise | None = None
     """Where arguments of the local call differ, such as sizes."""
     reads: bool = True

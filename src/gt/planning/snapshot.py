@@ -97,9 +97,9 @@ class Changes:
 
 
 def changes(before: Snapshot, after: Snapshot, slot: Slot, worker_slot: Slot) -> Changes:
-    """What led from one snapshot to the other. `slot` of an id of the client's, `worker_slot` of the workers'.
+    """What changed between two snapshots. `slot`: where an id of the client's is found, `worker_slot`: one of the workers'.
 
-    Both raise KeyError for one that has none.
+    Both raise KeyError for an id that is found nowhere.
     """
     met = before.storages.keys() | after.storages.keys()
     changed = [id for id in met if before.storages.get(id) != after.storages.get(id)]

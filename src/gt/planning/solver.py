@@ -12,7 +12,7 @@ from gt.placement.mesh import Mesh
 from gt.planning import lowerings
 from gt.planning.geometry import item_bytes, view_of
 from gt.planning.plan import Choice, Lowered, Plan, Reduce
-from gt.planning.rule import Group, Labels, Rule
+from gt.planning.rule import LabelGroup, Labels, Rule
 from gt.planning.solving.choice import choose, passing
 from gt.planning.solving.conversions import bring
 from gt.planning.solving.operand import Operand
@@ -28,7 +28,7 @@ class Solver:
     def __init__(self, mesh: Mesh, states: States) -> None:
         self.mesh = mesh
         self.states = states
-        self._graphs: dict[Any, tuple[Group, Choice]] = {}
+        self._graphs: dict[Any, tuple[LabelGroup, Choice]] = {}
         self.underivable: dict[str, str] = {}
         """Operators that had to gather a view, and why."""
 
@@ -44,7 +44,7 @@ class Solver:
             self._solve_group(solved, group, fixed)
         return self._plan(solved, rule is None)
 
-    def _solve_group(self, solved: Solved, group: Group, fixed: Choice | None) -> None:
+    def _solve_group(self, solved: Solved, group: LabelGroup, fixed: Choice | None) -> None:
         operands = [self._operand(solved, group, i) for i in group.ins if solved.operands[i].graph is None]
         for i in group.ins:
             if solved.operands[i].graph is not None:
@@ -59,7 +59,7 @@ class Solver:
             bring(solved, group, operand, choice)
         cut_back(solved, group, operands, choice)
 
-    def _operand(self, solved: Solved, group: Group, index: int) -> Operand:
+    def _operand(self, solved: Solved, group: LabelGroup, index: int) -> Operand:
         geometry, state, written = solved.define.ins[index], solved.operands[index], index in group.written
         computed = state.computed if state.computed is not None and not written and solved.rule.reads else state.placed
         placed: list[Any] = list(computed)
@@ -123,11 +123,11 @@ class Solver:
         assert isinstance(wanted, list)
         outs = {n: group.ins[i] for n, i in enumerate(wanted)}  # type: ignore[index]
         sums = {n: group.may_shard - set(labels) for n, labels in outs.items()}
-        return Rule((Group(ins, outs, group.may_shard, sums),)), choice
+        return Rule((LabelGroup(ins, outs, group.may_shard, sums),)), choice
 
 
 def _unruled(define: Define) -> Rule:
     """The rule of a call that has none: nothing is sharded."""
     ins: Mapping[int, Labels] = {i: (None,) * len(g.size) for i, g in enumerate(define.ins)}
     outs: Mapping[int, Labels] = {o: (None,) * len(g.size) for o, g in enumerate(define.outs) if g is not None}
-    return Rule((Group(ins, outs, frozenset(), written=frozenset(define.writes)),))
+    return Rule((LabelGroup(ins, outs, frozenset(), written=frozenset(define.writes)),))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gt.placement import config_file
 from gt.tools.comparison import Compared, Limits, compare
-from gt.tools.explain_tables import Row, Table, count
+from gt.tools.explain_tables import PrintedTable, Row, count
 from gt.tools.explain_text import lines
 from gt.tools.script import never_trained, running, shown, status_of
 from gt.tools.tensor_file import TensorFile
@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Run:
+class ProgramRun:
     """A run of the program: what messages call it, and its settings."""
 
     name: str
@@ -35,8 +35,8 @@ def check(config: str, command: Sequence[str], limits: Limits) -> int:
     Raises ConfigError for a wrong file, ScriptError for a program that failed or made no step.
     """
     sharding = config_file.load(config)
-    many = Run(f"on {sharding.workers_needed} workers", {"GT_CONFIG": config})
-    one = Run("on one worker", {"GT_CONFIG": None, "GT_WORKERS": "1"})
+    many = ProgramRun(f"on {sharding.workers_needed} workers", {"GT_CONFIG": config})
+    one = ProgramRun("on one worker", {"GT_CONFIG": None, "GT_WORKERS": "1"})
     with tempfile.TemporaryDirectory(prefix="gt-") as folder:
         got, wanted = (_step(run, command, Path(folder, str(i))) for i, run in enumerate((many, one)))
         found = compare(got, wanted, limits)
@@ -49,7 +49,7 @@ def check(config: str, command: Sequence[str], limits: Limits) -> int:
     return 1
 
 
-def _step(run: Run, command: Sequence[str], folder: Path) -> TensorFile:
+def _step(run: ProgramRun, command: Sequence[str], folder: Path) -> TensorFile:
     """Run the program to the end of its first step; returns the tensors that it wrote."""
     folder.mkdir()
     print(f"gt check: {run.name}", file=sys.stderr, flush=True)
@@ -60,12 +60,12 @@ def _step(run: Run, command: Sequence[str], folder: Path) -> TensorFile:
     return TensorFile(folder / FILE)
 
 
-def _table(found: Sequence[Compared]) -> Table:
+def _table(found: Sequence[Compared]) -> PrintedTable:
     worst = sorted(found, key=lambda row: -row.severity)[:SHOWN]
     far = sum(row.differs for row in found)
     rows = [_row(one) for one in worst]
     title = f"The worst of {count(len(found))} tensors, of which {count(far) if far else 'none'} differ{'s' * (far == 1)}"
-    return Table(title, ("tensor", "dtype", "size", "relative difference", "allowed", ""), rows, frozenset({3, 4}))
+    return PrintedTable(title, ("tensor", "dtype", "size", "relative difference", "allowed", ""), rows, frozenset({3, 4}))
 
 
 def _row(one: Compared) -> Row:

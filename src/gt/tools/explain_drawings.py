@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from html import escape
 
 from gt.placement.mesh import Mesh
-from gt.planning.footprint import KINDS, Held
+from gt.planning.footprint import KINDS, HeldBytes
 from gt.tools.explain_tables import human
 
 MOST = 64
@@ -55,7 +55,7 @@ def _name(axis: str, index: int, x: float, y: float, anchor: str) -> str:
     return _text(f"{axis}={index}", x, y, "faint", anchor)
 
 
-def memory(mesh: Mesh, held: Held) -> str:
+def memory(mesh: Mesh, held: HeldBytes) -> str:
     """Bars for what each worker holds, by kind: at the step's peak and at its end, to one scale."""
     scale = BAR / (sum(held.at_peak.values()) or 1)
     shown = min(mesh.ranks, MOST)

@@ -6,7 +6,7 @@ from html import escape
 
 from gt.planning.report import Report
 from gt.tools import explain_drawings as drawings
-from gt.tools.explain_tables import Row, Table, tables
+from gt.tools.explain_tables import PrintedTable, Row, tables
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --faint: #68707f; --line: #dfe3ea; --page: #fff; --band: #f5f7fa; }
@@ -55,7 +55,7 @@ def page(report: Report, title: str) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: PrintedTable) -> str:
     title = f"<h2>{escape(table.title)}</h2>\n"
     if not table.rows:
         return f"{title}<p>{escape(table.without)}</p>"
@@ -67,7 +67,7 @@ def _table(table: Table) -> str:
     return f'{title}<div class="wide"><table>\n{rows}</table></div>{note}'
 
 
-def _row(cells: Row, table: Table, tag: str) -> str:
+def _row(cells: Row, table: PrintedTable, tag: str) -> str:
     def cell(index: int, text: str) -> str:
         kind = ' class="number"' if index in table.numbers else ""
         return f"<{tag}{kind}>{escape(text)}</{tag}>"

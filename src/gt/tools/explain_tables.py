@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gt.planning.footprint import KINDS
-from gt.planning.report import Moved, Placed, Report, Route
+from gt.planning.report import Placed, Report, Route, Traffic
 
 Row = tuple[str, ...]
 ROOT = "(root)"
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?<![^./])[0-9]+(?![^./])")
 
 
 @dataclass(frozen=True)
-class Table:
+class PrintedTable:
     """`numbers` are the columns that are aligned to the right; `without` is said where there are no rows."""
 
     title: str
@@ -31,7 +31,7 @@ class Table:
     note: str = ""
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: Report) -> list[PrintedTable]:
     """All tables of a report."""
     return [placements(report), laid(report), collectives(report), memory(report), unruled(report), underivable(report)]
 
@@ -50,11 +50,11 @@ def human(size_bytes: int) -> str:
     return f"{size:.4g} {units[0]}" if size < 1024 else f"{size:,.0f} {units[0]}"
 
 
-def placements(report: Report) -> Table:
+def placements(report: Report) -> PrintedTable:
     """Named tensors by scope: their placements, and the lines that cause these."""
     rows = [_placement(names, one) for names, one in _alike(report.placed(), _placed_key)]
     whole, local = sum(p.size_bytes for p in report.placed()), sum(p.local_bytes for p in report.placed())
-    return Table(
+    return PrintedTable(
         f"Parameters and buffers: {count(whole)} bytes, {count(local)} on each worker",
         ("scope", "tensor", "dtype", "size", "placement", "on a worker", "bytes there", "because of"),
         rows,
@@ -83,39 +83,41 @@ def _placed_key(one: Placed) -> tuple[str, Hashable]:
     return one.name, (one.size, one.dtype, one.placement, one.origin)
 
 
-def laid(report: Report) -> Table:
+def laid(report: Report) -> PrintedTable:
     """Inputs, and what enters and leaves scopes."""
     rows = [
         (_together(names), one.dtype, _size(one.size), one.placement, _line(one.origin))
         for names, one in _alike(report.laid(), lambda one: (one.name, (one.size, one.dtype, one.placement, one.origin)))
     ]
-    return Table("Placed by rules for inputs and scopes", ("tensor", "dtype", "size", "placement", "because of"), rows)
+    return PrintedTable(
+        "Placed by rules for inputs and scopes", ("tensor", "dtype", "size", "placement", "because of"), rows
+    )
 
 
-def collectives(report: Report) -> Table:
+def collectives(report: Report) -> PrintedTable:
     """The collectives of the step."""
     moved = report.moved()
     rows = [_collective(names, *entry) for names, entry in _alike(list(moved.items()), _moved_key)]
     columns = ("phase", "scope", "collective", "axis", "of", "times", "tensors", "bytes", "for")
     sums = (count(sum(getattr(one, which) for one in moved.values())) for which in ("count", "tensors", "size_bytes"))
     total = ("in all", "", "", "", "", *sums, "") if rows else None
-    return Table("Collectives of the step", columns, rows, frozenset({5, 6, 7}), "none", total)
+    return PrintedTable("Collectives of the step", columns, rows, frozenset({5, 6, 7}), "none", total)
 
 
-def _collective(names: Sequence[str], route: Route, one: Moved) -> Row:
+def _collective(names: Sequence[str], route: Route, one: Traffic) -> Row:
     sums = (count(len(names) * n) for n in (one.count, one.tensors, one.size_bytes))
     return route.phase, _together(names) or ROOT, route.kind, route.axis, route.what, *sums, route.op
 
 
-def _moved_key(entry: tuple[Route, Moved]) -> tuple[str, Hashable]:
+def _moved_key(entry: tuple[Route, Traffic]) -> tuple[str, Hashable]:
     route, moved = entry
     return route.scope, (route._replace(scope=""), moved.count, moved.tensors, moved.size_bytes)
 
 
-def memory(report: Report) -> Table:
+def memory(report: Report) -> PrintedTable:
     """What each worker holds."""
     held = report.held()
-    return Table(
+    return PrintedTable(
         f"Memory of each of the {report.sharding.workers_needed} workers, which hold equally much",
         ("bytes of", "at the step's end", "", "at its peak", ""),
         [_memory(kind, held.at_end.get(kind, 0), held.at_peak.get(kind, 0)) for kind in KINDS],
@@ -129,25 +131,25 @@ def _memory(kind: str, end: int, peak: int) -> Row:
     return kind, count(end), human(end), count(peak), human(peak)
 
 
-def unruled(report: Report) -> Table:
+def unruled(report: Report) -> PrintedTable:
     """What was gathered because no rule exists."""
     entries = [(op, one) for (op, _), one in report.unruled().items()]
     rows = [
         (op, _together(names) or ROOT, count(len(names) * one.count), count(len(names) * one.size_bytes))
         for names, (op, one) in _alike(entries, lambda e: (e[1].scope, (e[0], e[1].count, e[1].size_bytes)))
     ]
-    return Table(
-        "Gathered since the operator has no rule, and computed whole by every worker",
+    return PrintedTable(
+        "Gathered because the operator has no rule, and computed whole by every worker",
         ("operator", "scope", "times", "bytes"),
         rows,
         frozenset({2, 3}),
     )
 
 
-def underivable(report: Report) -> Table:
+def underivable(report: Report) -> PrintedTable:
     """Which views could not be derived."""
     rows = sorted(report.underivable().items())
-    return Table("Gathered since the workers' parts of a view are no views", ("operator", "why"), rows)
+    return PrintedTable("Gathered because a worker's part of a view is not a view", ("operator", "why"), rows)
 
 
 # -- layers that are alike are one row -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gt.planning.report import Report
-from gt.tools.explain_tables import Table, tables
+from gt.tools.explain_tables import PrintedTable, tables
 
 
 def text(report: Report, title: str) -> str:
@@ -16,7 +16,7 @@ def text(report: Report, title: str) -> str:
     return "\n".join([*head, *body]).rstrip("\n") + "\n"
 
 
-def lines(table: Table) -> Iterable[str]:
+def lines(table: PrintedTable) -> Iterable[str]:
     """The lines of a table."""
     yield table.title
     if not table.rows:

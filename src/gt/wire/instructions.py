@@ -61,7 +61,7 @@ class Device(msgspec.Struct, frozen=True, tag="device"):
     """The device of the worker that executes the call."""
 
 
-class Generator(msgspec.Struct, frozen=True, tag="generator"):
+class GeneratorIn(msgspec.Struct, frozen=True, tag="generator"):
     """A generator whose state is operand n (uint8); the call reads it and leaves the advanced state there."""
 
     index: int
@@ -89,7 +89,7 @@ class Complex(msgspec.Struct, frozen=True, tag="complex"):
 
 Scalar: TypeAlias = bool | int | float | Complex
 Plain: TypeAlias = (
-    None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | Generator | Sparse | Complex
+    None | bool | int | float | str | In | Number | Dtype | Layout | MemoryFormat | Device | GeneratorIn | Sparse | Complex
 )
 Arg: TypeAlias = Plain | list[Plain]
 

@@ -25,8 +25,8 @@ LOST_AFTER_MS = 2500
 """A stopped peer is noticed within 3 s and reported by the next probe; 5 s in all are allowed."""
 COPY_BELOW_BYTES = 1 << 16
 NEVER_MS = 2**31 - 1
-"""After so long a DEALER reconnects, so it does not. With -1 it would not either, but libzmq 4.3.5 then discards the
-messages that had arrived before the connection was closed and were not read yet."""
+"""A DEALER reconnects after so long, which means never. -1 means that too, but with it libzmq 4.3.5 discards the messages
+that had arrived before the connection was closed and had not been read."""
 
 _NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)

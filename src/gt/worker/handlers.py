@@ -20,7 +20,7 @@ from gt.worker.host import Host
 from gt.worker.machine import free_bytes, peak_resident_bytes, total_bytes
 from gt.worker.memory import PoisonedError
 from gt.worker.query import query
-from gt.worker.saving import Saving
+from gt.worker.saving import FileUnderWay
 from gt.worker.session import Reply, WorkerSession
 from gt.worker.tensor_bytes import bytes_of, tensor_from
 
@@ -79,14 +79,14 @@ def _save_file(host: Host, session: WorkerSession, item: wire.SaveFile, frames: 
             session.memory.tensor(id, geometry)  # what is wrong with a tensor is said before what is with the file
         return files.Writer(item.path, geometries, item.metadata, host.data_dirs)
 
-    saving = Saving(background=item.background)
+    saving = FileUnderWay(background=item.background)
     saving.begin(writer)
     for name, (id, geometry) in item.tensors.items():
         saving.write(session.memory, name, id, geometry)
     return _saved(session, item.request, saving)
 
 
-def _saved(session: WorkerSession, request: int, saving: Saving) -> Reply:
+def _saved(session: WorkerSession, request: int, saving: FileUnderWay) -> Reply:
     if saving.background and saving.is_written_here:
         session.background.add(request, saving)
         return Answer(request), []
@@ -97,7 +97,7 @@ def _saved(session: WorkerSession, request: int, saving: Saving) -> Reply:
 def _begin_file(host: Host, session: WorkerSession, item: wire.BeginFile, frames: Sequence[Frame]) -> None:
     if session.group is None:
         raise ProtocolError("a file of several workers in a session of one worker")
-    saving = session.saving[item.file] = Saving(session.failed_check, item.background)
+    saving = session.saving[item.file] = FileUnderWay(session.failed_check, item.background)
     if session.group.rank == 0:
         saving.begin(lambda: _writer(host, session, item))
 

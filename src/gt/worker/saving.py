@@ -15,7 +15,7 @@ from gt.worker.files import Writer
 from gt.worker.memory import Memory, PoisonedError
 
 
-class Saving:
+class FileUnderWay:
     """A file under way. `failure`: the first error, after which nothing more is written. Without a writer another worker
     writes it, and this one only notices whether it has the tensors.
 
@@ -89,7 +89,7 @@ class Background:
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: deque[tuple[int, Future[Failure | None]]] = deque()
 
-    def add(self, request: int, saving: Saving) -> None:
+    def add(self, request: int, saving: FileUnderWay) -> None:
         """Finish a file; the answer to `request` will be among those that `answers` returns."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "gt-save")

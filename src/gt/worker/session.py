@@ -14,7 +14,7 @@ from gt.worker.calls.reuse import Upcoming
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
 from gt.worker.memory import Memory
-from gt.worker.saving import Background, Saving
+from gt.worker.saving import Background, FileUnderWay
 from gt.worker.under_way import UnderWay
 from gt.worker.zeroing import Zeroing
 
@@ -45,7 +45,7 @@ class WorkerSession:
         self.under_way = UnderWay(self.memory.storages)
         self.missed_draw: Failure | None = None
         """Of a sharded session: why its generator may differ from the others', which drew where this worker failed."""
-        self.saving: dict[int, Saving] = {}
+        self.saving: dict[int, FileUnderWay] = {}
         """Files that are being written, by number."""
         self.background = Background()
         self.operations = 0

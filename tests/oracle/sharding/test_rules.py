@@ -15,7 +15,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 from gt.placement.digit import Partial
 from gt.planning import rules
-from gt.planning.rule import Group, Rule
+from gt.planning.rule import LabelGroup, Rule
 from gt.planning.rules.pointwise_names import TAGGED, TORCH
 from gt.wire import instructions as wire
 from tests.oracle.sharding import handmade, pointwise, recorded
@@ -64,7 +64,7 @@ def test_the_pointwise_operators_are_those_that_pytorch_tags() -> None:
 
 # -- a rule that is wrong is noticed -------------------------------------------------------------------------------------
 
-Change = Callable[[Group], Group]
+Change = Callable[[LabelGroup], LabelGroup]
 
 
 def _normalise() -> None:
@@ -100,7 +100,7 @@ BROKEN: list[tuple[str, Callable[[], None], Change]] = [
     ("linear", _add_bias, lambda g: replace(g, once={})),
     ("mean", _take_mean, lambda g: replace(g, partial=Partial.SUM)),
     ("linalg_vector_norm", _take_norm, lambda g: replace(g, partial=Partial.SUM)),
-    ("cumsum", _add_up, lambda g: Group({0: (0,)}, {0: (0,)}, frozenset({0}))),
+    ("cumsum", _add_up, lambda g: LabelGroup({0: (0,)}, {0: (0,)}, frozenset({0}))),
     ("native_batch_norm", _normalise, lambda g: replace(g, written=frozenset())),
     ("native_batch_norm", _normalise, lambda g: replace(g, may_shard=frozenset({"b"}))),
     ("mul.Tensor", _take_product, lambda g: replace(g, passes=frozenset({Partial.SUM}))),

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import msgspec
 import torch
 
-from gt.placement.digit import Partial, Shard, View, part, row_major
-from gt.planning.rule import Group, Label, Labels, Rule
+from gt.placement.digit import Partial, ShardedDim, View, part, row_major
+from gt.planning.rule import Label, LabelGroup, Labels, Rule
 from gt.wire import instructions as wire
 from gt.worker.calls.prepared import PreparedCall
 from gt.worker.operators import facts
@@ -55,7 +55,7 @@ class Trial:
                     for weight in _weights(self._sizes(group, label), count, label in group.contiguous):
                         yield Axis(number, label, weight, count)
 
-    def _sizes(self, group: Group, label: Label) -> set[int]:
+    def _sizes(self, group: LabelGroup, label: Label) -> set[int]:
         define = self.call.define
         found = [(labels, define.ins[i].size) for i, labels in group.ins.items()]
         found += [(labels, g.size) for o, labels in group.outs.items() if (g := define.outs[o]) is not None]
@@ -178,7 +178,7 @@ def _weights(sizes: set[int], count: int, contiguous: bool) -> list[int]:
 
 def _local(geometry: wire.Geometry, labels: Labels, own: Sequence[Axis]) -> wire.Geometry:
     """A rank's geometry: as the digits leave it, else contiguous."""
-    shards = [(Shard(labels.index(a.label), a.weight), a.count) for a in own if a.label in labels]
+    shards = [(ShardedDim(labels.index(a.label), a.weight), a.count) for a in own if a.label in labels]
     if not shards:
         return geometry
     view = View(geometry.size, geometry.stride, geometry.offset)

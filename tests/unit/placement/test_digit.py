@@ -12,7 +12,7 @@ import pytest
 from gt.placement.digit import (
     OfStorage,
     Partial,
-    Shard,
+    ShardedDim,
     Underivable,
     View,
     local_elements,
@@ -45,7 +45,7 @@ def own_storage(count: int, placed: OfStorage, sizes: tuple[int, ...], rank: tup
     return [i for i in range(count) if all(owner(i, w, n) == r for w, n, r in digits)]
 
 
-def wanted(view: View, shards: list[tuple[Shard, int, int]]) -> list[int]:
+def wanted(view: View, shards: list[tuple[ShardedDim, int, int]]) -> list[int]:
     """The places of the elements of a view whose indices belong to a rank. `shards`: each with count and coordinate."""
     places = zip(indices(view.size), elements(view), strict=True)
     return [place for index, place in places if all(owner(index[s.dim], s.weight, n) == r for s, n, r in shards)]
@@ -60,7 +60,7 @@ def check(view: View, count: int, placed: OfStorage, sizes: tuple[int, ...]) -> 
     for rank in indices(sizes):
         own = own_storage(count, placed, sizes, rank)
         assert len(own) == local_elements(count, placed, sizes)
-        shards = [(s, sizes[a], rank[a]) for a, s in enumerate(seen) if isinstance(s, Shard)]
+        shards = [(s, sizes[a], rank[a]) for a, s in enumerate(seen) if isinstance(s, ShardedDim)]
         assert [own[place] for place in elements(local)] == wanted(view, shards)
     return True
 
@@ -73,7 +73,7 @@ def can_be_derived(view: View, weight: int, count: int, stored: int) -> bool:
             local = None
             for r in range(count):
                 own = {place: k for k, place in enumerate(own_storage(stored, placed, sizes, (r,)))}
-                places = wanted(view, [(Shard(dim, w), count, r)])
+                places = wanted(view, [(ShardedDim(dim, w), count, r)])
                 if any(place not in own for place in places):
                     break
                 found = [own[place] for place in places]
@@ -221,7 +221,7 @@ def test_digits_that_overlap_are_no_placement() -> None:
     dense = View((10,), (1,), 0)
     assert isinstance(part(dense, (5, 1), (2, 2)), Underivable)
     assert isinstance(part(dense, (5, 5), (2, 2)), Underivable)
-    assert part(View((12,), (1,), 0), (6, 3), (2, 2)) == (View((3,), (1,), 0), (Shard(0, 6), Shard(0, 3)))
+    assert part(View((12,), (1,), 0), (6, 3), (2, 2)) == (View((3,), (1,), 0), (ShardedDim(0, 6), ShardedDim(0, 3)))
 
 
 def test_the_weight_in_a_ranks_own_storage() -> None:

@@ -16,7 +16,7 @@ class Fresh:
 
 
 @dataclass(slots=True, frozen=True)
-class Written:
+class WrittenOperand:
     """A result that is an operand which the call writes; `position` among its operands."""
 
     position: int
@@ -47,7 +47,7 @@ class DefinedCall:
 
 
 def _has_written(shape: Any) -> bool:
-    return isinstance(shape, Written) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
+    return isinstance(shape, WrittenOperand) or (isinstance(shape, (list, tuple)) and any(_has_written(s) for s in shape))
 
 
 class Unforeseen:

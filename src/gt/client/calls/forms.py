@@ -54,7 +54,7 @@ class _Result:
 
 
 @dataclass(slots=True)
-class Known:
+class KnownForm:
     """What the calls of a form that were inferred have in common."""
 
     equal: list[int]
@@ -66,7 +66,7 @@ class Known:
     """What the definitions of all its calls have in common, if one was made and no argument but the operands has sizes."""
 
     @classmethod
-    def first(cls, sizes: list[int], found: Inferred) -> Known | None:
+    def first(cls, sizes: list[int], found: Inferred) -> KnownForm | None:
         """From the first call; None if its results are not as the rule says."""
         firsts: dict[int, int] = {}
         known = cls([firsts.setdefault(n, place) for place, n in enumerate(sizes)], [], found.shape)
@@ -86,12 +86,12 @@ class Known:
             return None
         return Inferred([r if r is None else r.spec(sizes) for r in self.results], self.returns)
 
-    def narrowed(self, sizes: list[int], found: Inferred) -> Known | None:
+    def narrowed(self, sizes: list[int], found: Inferred) -> KnownForm | None:
         """With one more call; None if its results are not as the rule says."""
         firsts: dict[tuple[int, int], int] = {}
         pairs = zip(self.equal, sizes, strict=True)
         equal = [firsts.setdefault(pair, place) for place, pair in enumerate(pairs)]
-        known = Known(equal, [], self.returns)
+        known = KnownForm(equal, [], self.returns)
         for result, spec in zip(self.results, found.outs, strict=True):
             if result is None or spec is None:
                 if result is not None or spec is not None:
@@ -129,9 +129,9 @@ class Forms:
     """What is known of one operator's calls, by their forms."""
 
     def __init__(self) -> None:
-        self._table: dict[tuple[Any, ...], Known | None] = definitions.new_cache()
+        self._table: dict[tuple[Any, ...], KnownForm | None] = definitions.new_cache()
 
-    def foretell(self, form: Form) -> tuple[Known, Inferred] | None:
+    def foretell(self, form: Form) -> tuple[KnownForm, Inferred] | None:
         """What is known of a call's form, and what a call of it makes and returns; None where it has to be inferred."""
         known = self._table.get(form.key)
         found = None if known is None else known.foretell(form.sizes)
@@ -140,7 +140,7 @@ class Forms:
     def learn(self, form: Form, found: Inferred) -> None:
         """Note what was inferred of a call."""
         if form.key not in self._table:
-            self._table[form.key] = Known.first(form.sizes, found)
+            self._table[form.key] = KnownForm.first(form.sizes, found)
         elif (known := self._table[form.key]) is not None:
             self._table[form.key] = known.narrowed(form.sizes, found)
 

@@ -10,7 +10,7 @@ import torch
 
 from gt.client.calls import uncompiled
 from gt.client.calls.corrections import corrected
-from gt.client.calls.defined import Fresh, Written
+from gt.client.calls.defined import Fresh, WrittenOperand
 from gt.client.calls.schemas import OpOverload, fresh_results, op_name
 from gt.client.stream import geometry
 from gt.client.stream.geometry import TensorSpec
@@ -24,7 +24,7 @@ class Inferred:
     outs: list[TensorSpec | None]
     """The fresh results in order; None for an undefined one."""
     shape: Any
-    """What the operator returns: `Fresh` and `Written` in the nesting of its results."""
+    """What the operator returns: `Fresh` and `WrittenOperand` in the nesting of its results."""
 
 
 _prepare = functools.cache(uncompiled.install)
@@ -75,7 +75,7 @@ def _shape(result: Any, positions: dict[int, int], outs: list[TensorSpec | None]
     if isinstance(result, torch.Tensor):
         position = positions.get(id(result))
         if position is not None and not fresh:
-            return Written(position)
+            return WrittenOperand(position)
         spec = geometry.of(result)
         outs.append(geometry.intern(spec.size, _own_stride(result, spec), 0, spec.dtype))
         return Fresh(len(outs) - 1)

@@ -112,7 +112,7 @@ class Template:
             return [self.arg(v, vary) for v in value]
         if isinstance(value, GeneratorState):
             self.operands += 1
-            return wire.Generator(self.operands - 1)
+            return wire.GeneratorIn(self.operands - 1)
         if isinstance(value, SparseOperand):
             parts = tuple(self.arg(part, False).index for part in value.parts)
             return wire.Sparse(layout_name(value.layout), parts, value.size, value.coalesced)

@@ -9,7 +9,7 @@ import torch
 
 from gt.client.calls import ask_first, templates
 from gt.client.calls.asking import query, with_generator
-from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, Written
+from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, WrittenOperand
 from gt.client.calls.lifting import lifted, lifted_named
 from gt.client.calls.schemas import OpOverload
 from gt.client.kernels.learning import Answered, Learner
@@ -87,7 +87,7 @@ def _several(
 def _build(shape: Any, fresh: list[Tensor], given: list[Tensor]) -> Any:
     if type(shape) is Fresh:
         return fresh[shape.index]
-    if type(shape) is Written:
+    if type(shape) is WrittenOperand:
         return given[shape.position]
     if isinstance(shape, (list, tuple)):
         made = [_build(s, fresh, given) for s in shape]

@@ -8,7 +8,7 @@ import torch
 
 from gt.client.calls import ask_first, dry_run, inference, schemas, templates
 from gt.client.calls.asking import query, with_generator
-from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, Written
+from gt.client.calls.defined import UNFORESEEN, DefinedCall, Fresh, WrittenOperand
 from gt.client.calls.forms import Forms, form_of
 from gt.client.calls.schemas import OpOverload
 from gt.client.kernels.signature import varying
@@ -175,5 +175,5 @@ def unforeseeable(op: OpOverload) -> bool:
 def _call(number: int, found: inference.Inferred, tensor_first: bool) -> DefinedCall:
     large_bytes = large(found.outs)
     single = found.outs[0] if type(found.shape) is Fresh and not large_bytes else None
-    in_place = tensor_first and not found.outs and type(found.shape) is Written and found.shape.position == 0
+    in_place = tensor_first and not found.outs and type(found.shape) is WrittenOperand and found.shape.position == 0
     return DefinedCall(number, found.outs, single, found.shape, in_place, large_bytes)

@@ -1,4 +1,4 @@
-"""The memory that workers have left: whoever makes much waits for their word, so that running out of it is an error there.
+"""The memory that workers have left. A call that makes much waits for them, so that a lack of it is raised there.
 
 Programs that look for the largest batch they can have make tensors until one does not fit, catch that, and try less.
 """

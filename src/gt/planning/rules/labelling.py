@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from gt.planning.rule import Group, Label, Labels, Rule
+from gt.planning.rule import Label, LabelGroup, Labels, Rule
 from gt.wire import instructions as wire
 
 
@@ -40,10 +40,12 @@ def labels_in(several: Iterable[Labels]) -> frozenset[Label]:
     return frozenset(label for labels in several for label in labels if label is not None)
 
 
-def group(ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any) -> Group:
+def group(
+    ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any
+) -> LabelGroup:
     """A group whose labels may all be sharded, but for those of `unsharded`."""
     may_shard = labels_in((*ins.values(), *outs.values())) - frozenset(unsharded)
-    return Group(ins, outs, may_shard, **facts)
+    return LabelGroup(ins, outs, may_shard, **facts)
 
 
 def rule(ins: Mapping[int, Labels], outs: Mapping[int, Labels], unsharded: Iterable[Label] = (), **facts: Any) -> Rule:
@@ -64,14 +66,14 @@ def masked(ins: Mapping[int, Labels], results: Results, mask: wire.Arg, unsharde
     return rule(ins, outs, unsharded, sums={o: summed for o, (_, summed) in enumerate(made)})
 
 
-def alone(define: wire.Define, indices: Iterable[int]) -> tuple[Group, ...]:
+def alone(define: wire.Define, indices: Iterable[int]) -> tuple[LabelGroup, ...]:
     """A group of operands that every rank needs whole, whatever the groups beside it choose; none if there are none."""
     ins: dict[int, Labels] = {i: (None,) * len(define.ins[i].size) for i in indices}
-    return (Group(ins, {}, frozenset()),) if ins else ()
+    return (LabelGroup(ins, {}, frozenset()),) if ins else ()
 
 
 def fits(found: Rule, define: wire.Define) -> bool:
-    """Whether a rule is one for this call.
+    """Whether a rule applies to this call.
 
     Each operand and each result (but a handle) must be in one group, with a label for each of its dims, and a label must
     have one size wherever it is.
@@ -85,7 +87,7 @@ def fits(found: Rule, define: wire.Define) -> bool:
     return all(_consistent(g, define) for g in found.groups)
 
 
-def _consistent(found: Group, define: wire.Define) -> bool:
+def _consistent(found: LabelGroup, define: wire.Define) -> bool:
     sizes: dict[Label, int] = {}
     labelled = [(labels, define.ins[i].size) for i, labels in found.ins.items()]
     labelled += [(labels, geometry.size) for o, labels in found.outs.items() if (geometry := define.outs[o]) is not None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gt.placement.digit import Partial
-from gt.planning.rule import Group, Labels, Rule
+from gt.planning.rule import LabelGroup, Labels, Rule
 from gt.planning.rules import labelling
 from gt.planning.rules.pointwise import LINEAR, NOTHING, kinds_of
 from gt.planning.rules.reading import Row, Table, argument, floating, operands_in, short_name
@@ -32,7 +32,7 @@ def foreach(define: wire.Define) -> Rule | None:
     if columns is None or len(define.outs) != len(columns):
         return None
     passes = _passes(define)
-    groups: list[Group] = []
+    groups: list[LabelGroup] = []
     for n, (column, made) in enumerate(zip(columns, define.outs, strict=True)):
         if made is None:
             return None
@@ -64,7 +64,7 @@ def foreach_norm(define: wire.Define) -> Rule | None:
     columns = _columns(define)
     if columns is None or type(order) not in (int, float) or order != 2:
         return None
-    groups: list[Group] = []
+    groups: list[LabelGroup] = []
     for n, (index,) in enumerate(columns):
         given = define.ins[index]
         if not floating(given.dtype):
@@ -90,7 +90,7 @@ def fused(states_at: Sequence[int]) -> Row:
     return row
 
 
-def _parameter(define: wire.Define, column: Sequence[int], counters: set[int]) -> Group:
+def _parameter(define: wire.Define, column: Sequence[int], counters: set[int]) -> LabelGroup:
     labels: Labels = labelling.positions(define.ins[column[0]].size)
     ins: dict[int, Any] = {i: (None,) * len(define.ins[i].size) if i in counters else labels for i in column}
     return labelling.group(ins, {})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from gt.planning.rule import NOTHING, Group, Label, Labels, Rule
+from gt.planning.rule import NOTHING, Label, LabelGroup, Labels, Rule
 from gt.planning.rules.labelling import labels_in
 from gt.wire import instructions as wire
 
@@ -34,7 +34,7 @@ def written(found: Rule, define: wire.Define) -> Rule | None:
     return _without_lowering(settled) if _has_out(define) and found.lowering else settled
 
 
-def _among(found: Group, define: wire.Define) -> frozenset[int]:
+def _among(found: LabelGroup, define: wire.Define) -> frozenset[int]:
     return frozenset(i for i in found.ins if i in define.writes)
 
 
@@ -44,7 +44,7 @@ def _has_out(define: wire.Define) -> bool:
     return any(i in define.writes for i in named)
 
 
-def _in_place(found: Group, define: wire.Define) -> Group | None:
+def _in_place(found: LabelGroup, define: wire.Define) -> LabelGroup | None:
     """The group with its results as written operands. Such an operand is never a Partial, unless that passes through or the
     call adds to it."""
     ins: dict[int, Labels] = dict(found.ins)
@@ -67,7 +67,7 @@ def _in_place(found: Group, define: wire.Define) -> Group | None:
     return replace(kept, written=_among(kept, define))
 
 
-def _is_known(labels: Labels, found: Group, out: wire.Geometry) -> bool:
+def _is_known(labels: Labels, found: LabelGroup, out: wire.Geometry) -> bool:
     """Whether the size of an `out=` follows from the operands, so that it is known not to be resized."""
     known = labels_in(found.ins.values())
     return all(label in known or n == 1 for label, n in zip(labels, out.size, strict=False))

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gt.placement.digit import Partial, Shard
+from gt.placement.digit import Partial, ShardedDim
 from gt.planning.geometry import item_bytes
 from gt.planning.plan import Choice, Digit
-from gt.planning.rule import Group
+from gt.planning.rule import LabelGroup
 from gt.planning.solving.operand import Operand, can_be_cut, can_be_scattered, is_added, needed
 
 LOCAL_COST = 1e-6
@@ -24,7 +24,7 @@ REPLICATING_COST = 1e-3
 INFINITE = math.inf
 
 
-def choose(group: Group, operands: list[Operand], sizes: tuple[int, ...]) -> Choice:
+def choose(group: LabelGroup, operands: list[Operand], sizes: tuple[int, ...]) -> Choice:
     """What is sharded along each axis of a mesh of these `sizes`."""
     chosen: list[Digit | Partial | None] = []
     for axis in range(len(sizes)):
@@ -33,7 +33,7 @@ def choose(group: Group, operands: list[Operand], sizes: tuple[int, ...]) -> Cho
 
 
 def _chosen(
-    group: Group, operands: list[Operand], sizes: tuple[int, ...], axis: int, before: Sequence[Digit | Partial | None]
+    group: LabelGroup, operands: list[Operand], sizes: tuple[int, ...], axis: int, before: Sequence[Digit | Partial | None]
 ) -> Digit | Partial | None:
     passes = passing(group, operands, axis)
     if passes is not None:
@@ -50,10 +50,10 @@ def _chosen(
     return best
 
 
-def _candidate(group: Group, operands: list[Operand], operand: Operand, axis: int, count: int) -> Digit | None:
+def _candidate(group: LabelGroup, operands: list[Operand], operand: Operand, axis: int, count: int) -> Digit | None:
     """The digit by which an operand is sharded, if the call may be sharded so."""
     shard = operand.view[axis]
-    if not isinstance(shard, Shard):
+    if not isinstance(shard, ShardedDim):
         return None
     label = operand.labels[shard.dim]
     if label is None or label not in group.may_shard:
@@ -72,7 +72,7 @@ def _nests(candidate: Digit, sizes: tuple[int, ...], axis: int, before: Sequence
     return not any(upper % (lower * sizes[a]) for (lower, a), (upper, _) in itertools.pairwise(together))
 
 
-def _cost(group: Group, operands: list[Operand], choice: Digit | None, axis: int, count: int) -> float:
+def _cost(group: LabelGroup, operands: list[Operand], choice: Digit | None, axis: int, count: int) -> float:
     """The bytes that travel under a choice for an axis of `count` workers; INFINITE if it cannot be."""
     total = 0.0
     for operand in operands:
@@ -101,7 +101,7 @@ class _Passing(NamedTuple):
     once: frozenset[int]
 
 
-def passing(group: Group, operands: list[Operand], axis: int) -> _Passing | None:
+def passing(group: LabelGroup, operands: list[Operand], axis: int) -> _Passing | None:
     """The Partial with which a group computes: all operands in which it is linear are one, and the others replicated.
 
     Something replicated is added to a Partial in place by one rank.

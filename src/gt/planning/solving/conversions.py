@@ -8,12 +8,12 @@ from typing import Any
 from gt.placement.digit import OfView, Partial, Underivable, View, digits, part, row_major
 from gt.planning.geometry import seen_as, view_of
 from gt.planning.plan import Choice, CutWritten, Digit, Gather, Scatter, TakeOnce, TakeSlice
-from gt.planning.rule import Group
+from gt.planning.rule import LabelGroup
 from gt.planning.solving.operand import Operand, can_be_cut, can_be_scattered, is_added, needed
 from gt.planning.solving.solved import Solved
 
 
-def bring(solved: Solved, group: Group, operand: Operand, choice: Choice) -> None:
+def bring(solved: Solved, group: LabelGroup, operand: Operand, choice: Choice) -> None:
     """The conversions that bring an operand where the choice needs it, and its local geometry."""
     at = _gathered(solved, group, operand, choice)
     if operand.written:
@@ -28,7 +28,7 @@ def bring(solved: Solved, group: Group, operand: Operand, choice: Choice) -> Non
     solved.local_ins[operand.index] = seen_as(operand.geometry, view)
 
 
-def _gathered(solved: Solved, group: Group, operand: Operand, choice: Choice) -> list[Any]:
+def _gathered(solved: Solved, group: LabelGroup, operand: Operand, choice: Choice) -> list[Any]:
     """Reduce and gather what the choice cannot use; returns the placement after that."""
     at: list[Any] = list(operand.state.placed)
     scattered: list[tuple[int, int, Partial]] = []

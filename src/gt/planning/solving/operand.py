@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gt.placement.digit import OfView, Partial, Shard
+from gt.placement.digit import OfView, Partial, ShardedDim
 from gt.planning.geometry import view_of
 from gt.planning.plan import Digit
-from gt.planning.rule import Group, Labels
+from gt.planning.rule import LabelGroup, Labels
 from gt.planning.state import State
 from gt.wire.instructions import Geometry
 
@@ -30,15 +30,15 @@ class Operand:
     view: OfView
 
 
-def is_added(group: Group, operand: Operand, choice: Digit | Partial | None) -> bool:
+def is_added(group: LabelGroup, operand: Operand, choice: Digit | Partial | None) -> bool:
     """Whether an operand is added to what is a Partial under a choice."""
     return isinstance(choice, Digit) and choice.label in group.once.get(operand.index, ())
 
 
-def needed(labels: Labels, choice: Digit | Partial | None) -> Shard | None:
+def needed(labels: Labels, choice: Digit | Partial | None) -> ShardedDim | None:
     """The placement that an operand with these labels needs."""
     if isinstance(choice, Digit) and choice.label in labels:
-        return Shard(labels.index(choice.label), choice.weight)
+        return ShardedDim(labels.index(choice.label), choice.weight)
     return None
 
 

@@ -1,14 +1,14 @@
-"""Where the results of a call are: as the choice has them, or cut as an operand was that the call cannot be sharded as."""
+"""Where the results of a call are: as the choice has them, or cut like an operand as which the call cannot be sharded."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from gt.placement.digit import Partial, Shard, Underivable, part
+from gt.placement.digit import Partial, ShardedDim, Underivable, part
 from gt.planning.geometry import seen_as, view_of
 from gt.planning.plan import Choice, CutBack, Digit
-from gt.planning.rule import Group, Labels
+from gt.planning.rule import LabelGroup, Labels
 from gt.planning.solving.operand import Operand
 from gt.planning.solving.solved import Solved
 from gt.wire.instructions import Geometry
@@ -16,7 +16,7 @@ from gt.wire.instructions import Geometry
 IMPOSSIBLE = object()
 
 
-def place_results(solved: Solved, group: Group, choice: Choice) -> int | None:
+def place_results(solved: Solved, group: LabelGroup, choice: Choice) -> int | None:
     """Place the results; returns an axis whose choice they cannot have."""
     for index, labels in group.outs.items():
         geometry = solved.define.outs[index]
@@ -35,7 +35,9 @@ def place_results(solved: Solved, group: Group, choice: Choice) -> int | None:
     return None
 
 
-def _placed(group: Group, index: int, labels: Labels, geometry: Geometry, count: int, chosen: Digit | Partial | None) -> Any:
+def _placed(
+    group: LabelGroup, index: int, labels: Labels, geometry: Geometry, count: int, chosen: Digit | Partial | None
+) -> Any:
     """A result's placement along an axis of `count` workers; IMPOSSIBLE if it cannot have it."""
     if not isinstance(chosen, Digit):
         return chosen
@@ -48,19 +50,19 @@ def _placed(group: Group, index: int, labels: Labels, geometry: Geometry, count:
     return group.partial if chosen.label in group.sums.get(index, ()) else None
 
 
-def cut_back(solved: Solved, group: Group, operands: list[Operand], choice: Choice) -> None:
-    """Results that are whole only because the call cannot be sharded as an operand is are cut as that operand was."""
+def cut_back(solved: Solved, group: LabelGroup, operands: list[Operand], choice: Choice) -> None:
+    """Shard results as an operand is sharded, where they are whole only since the call cannot be."""
     for axis, chosen in enumerate(choice):
         if chosen is not None:
             continue
         for operand in operands:
             shard = operand.view[axis]
-            if isinstance(shard, Shard) and not operand.written and operand.labels[shard.dim] not in group.may_shard:
+            if isinstance(shard, ShardedDim) and not operand.written and operand.labels[shard.dim] not in group.may_shard:
                 _cut_results_like(solved, group, operand, axis, shard)
                 break
 
 
-def _cut_results_like(solved: Solved, group: Group, operand: Operand, axis: int, shard: Shard) -> None:
+def _cut_results_like(solved: Solved, group: LabelGroup, operand: Operand, axis: int, shard: ShardedDim) -> None:
     for index, labels in group.outs.items():
         geometry = solved.define.outs[index]
         if geometry is None or view_of(geometry).extent != math.prod(geometry.size):

@@ -29,6 +29,6 @@ class Solved:
         self.cuts: list[CutBack] = []
 
     def lowers(self) -> bool:
-        """Whether a label is sharded for which the local call alone is not right."""
+        """Whether a label is sharded along which the local call alone would be wrong."""
         lowered = self.rule.lowered
         return any(isinstance(c, Digit) and c.label in lowered for c in self.choices[0])

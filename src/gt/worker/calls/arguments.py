@@ -32,7 +32,7 @@ class Arguments:
         self.device = device
         self.convert = convert
         self.keeps_state = False
-        """It has a generator or a sparse tensor, which a run leaves here for what comes after it."""
+        """Whether a run leaves something here for what comes after it: a generator, or a sparse tensor."""
         self._generators: list[tuple[int, torch.Generator]] = []
         self._sparse: dict[tuple[Any, ...], torch.Tensor] = {}
         """The sparse tensors of one run, by the identities of their parts, layout and size."""
@@ -72,7 +72,7 @@ class Arguments:
 
     def _build(self, value: wire.Arg, convert: Convert) -> Build | None:
         """How an argument is made from operands and numbers; None for a constant."""
-        if isinstance(value, (wire.In, wire.Number, wire.Generator)):
+        if isinstance(value, (wire.In, wire.Number, wire.GeneratorIn)):
             index = value.index
             if isinstance(value, wire.In):
                 return lambda ins, numbers: ins[index]
@@ -160,6 +160,6 @@ def _indices(value: wire.Arg) -> list[int]:
     for one in value if isinstance(value, list) else (value,):
         if isinstance(one, wire.Sparse):
             found += one.parts
-        elif isinstance(one, (wire.In, wire.Generator)):
+        elif isinstance(one, (wire.In, wire.GeneratorIn)):
             found.append(one.index)
     return found

@@ -70,7 +70,7 @@ def _unshared(way: Direct, zeroing: Zeroing) -> Direct:
 
 
 def _unless(other: Callable[[Storages, Any], bool] | None, way: Direct) -> Direct:
-    """Another way, which says whether it could run the call, and else this one."""
+    """Tries another way first, which returns whether it could run the call."""
     if other is None:
         return way
 

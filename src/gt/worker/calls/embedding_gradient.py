@@ -62,7 +62,7 @@ def _is_of_two(sum_call: PreparedCall, place: int, call: PreparedCall) -> bool:
 
 
 def _add_rows(total: torch.Tensor, tokens: torch.Tensor, rows: torch.Tensor, place: int) -> None:
-    """Add a tensor to `total` that has `rows` at `tokens` and else zeros; `place` 0: `total` to that tensor."""
+    """Add to `total` a tensor that has `rows` at `tokens` and zeros elsewhere; `place` 0: `total` is the second addend."""
     own = total.index_select(0, tokens)
     sums = own + rows if place else rows + own
     total.add_(0.0)  # -0.0 becomes 0.0

@@ -75,7 +75,7 @@ ONLY_HERE = _holders(_sample[0])
 
 
 def can_be_taken(views: Any, number: int, size_bytes: int) -> bool:
-    """Whether a storage that is freed next is all one tensor's, of that geometry, and nobody else has it."""
+    """Whether the memory of a storage that is freed next can be a result's: it has that size, and nobody else holds it."""
     return _is_only_here(views, number) and views[number].untyped_storage().nbytes() == size_bytes
 
 
