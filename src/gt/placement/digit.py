@@ -13,6 +13,7 @@ docs/decisions/020-sharding.md; tests/unit/placement/test_digit.py compares with
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from typing import NamedTuple, TypeAlias
 
@@ -107,6 +108,12 @@ def without_digit(view: View, weight: int, count: int) -> tuple[View, ShardedDim
 def digits(placed: OfStorage) -> list[tuple[int, int]]:
     """The (weight, axis) of each axis that shards, smallest weight first."""
     return sorted((p, axis) for axis, p in enumerate(placed) if type(p) is int)
+
+
+def overlap(placed: OfStorage, sizes: tuple[int, ...]) -> bool:
+    """Whether two axes shard by digits that overlap, as no storage can be sharded. `sizes`: of the mesh's axes."""
+    found = digits(placed)
+    return any(above % (weight * sizes[axis]) for (weight, axis), (above, _) in itertools.pairwise(found))
 
 
 def on_axis(placed: OfStorage, axis: int, one: int | Partial | None) -> OfStorage:

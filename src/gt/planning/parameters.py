@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_weight, part
+from gt.placement.digit import OfStorage, Partial, Underivable, digits, local_weight, overlap, part
 from gt.placement.layout import Sharding
 from gt.placement.pins import Pin, pin
 from gt.planning import storages
@@ -135,6 +135,7 @@ class Parameters:
             belongs = self.pins[parameter].stored if parameter in self.pins else held.whole
             if held.state(stored).elements != self._elements_of(parameter):
                 continue
+            self._make_room(gradient, stored, belongs)
             for axis, kind in enumerate(held.state(stored).placed):
                 if isinstance(kind, Partial):
                     wanted = belongs[axis]
@@ -146,6 +147,18 @@ class Parameters:
             else:
                 held.reduce([stored for stored, _ in found], axis)
 
+    def _make_room(self, gradient: int, stored: Stored, belongs: OfStorage) -> None:
+        """Gather a gradient along the axes by which it is sharded otherwise than its parameter, if their digits overlap
+        those that it is to be scattered by: as that of a bias which is whole, behind a weight that is sharded."""
+        held = self.storages
+        placed = held.state(stored).placed
+        scattered = tuple(b if isinstance(p, Partial) else p for p, b in zip(placed, belongs, strict=True))
+        if overlap(scattered, held.mesh.sizes):
+            for axis, weight in enumerate(placed):
+                if type(weight) is int and weight != belongs[axis]:
+                    held.gather_in_place(stored, axis)
+            self._place_as(gradient, Pin(belongs, belongs))
+
     def _elements_of(self, id: int) -> int:
         stored = self.storages.by_id.get(id)
         return self.storages.state(stored).elements if stored is not None else -1
@@ -154,12 +167,11 @@ class Parameters:
 
     def gathered_copy(self, stored: Stored, id: int, placed: OfStorage, axis: int) -> int:
         """The id of what is gathered along an axis of a storage, or of a copy of it, that is placed so."""
-        key = ("gather", placed, axis)
+        key, state = ("gather", placed, axis), self.storages.state(stored)
+        if state.computed is None or stored.id != id or _gathered_first(state) != axis:
+            return stored.copy(key) or stored.keep(key, self.storages.gather(stored, id, placed, axis))
         if stored.copy(key) is None:
-            if self.storages.state(stored).computed is None or stored.id != id:
-                stored.keep(key, self.storages.gather(stored, id, placed, axis))
-            else:
-                self._gather_bucket(self._gathered.bucket(stored), axis)
+            self._gather_bucket(self._gathered.bucket(stored), axis)
         found = stored.copy(key)
         assert found is not None
         if ahead := self._gathered.use(stored):
