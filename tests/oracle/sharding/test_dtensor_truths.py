@@ -104,16 +104,16 @@ def test_labels_of_images_and_soft_labels(two: Running, placement: int) -> None:
     both(two, program)
 
 
-@pytest.mark.parametrize("of_input", [None, 0, 1, 2])
-@pytest.mark.parametrize("of_weight", [None, 0, 1, 2])
-def test_a_convolution_sharded_by_any_dim(two: Running, of_input: int | None, of_weight: int | None) -> None:
+@pytest.mark.parametrize("of_input", [None, 0, 1, 2, "sum"])
+@pytest.mark.parametrize("of_weight", [None, 0, 1, 2, "sum"])
+def test_a_convolution_sharded_by_any_dim(two: Running, of_input: int | str | None, of_weight: int | str | None) -> None:
     def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
-        x, w = put(seeded(4, 6, 8, 8), of_input), put(seeded(4, 6, 2, 2, seed=1), of_weight)
+        x, w = put(seeded(4, 6, 8, 8).double(), of_input), put(seeded(6, 6, 2, 2, seed=1).double(), of_weight)
         x.requires_grad_()
         w.requires_grad_()
-        y = F.conv2d(x, w, seeded(4).to(device), padding=1)
-        y.square().sum().backward()
-        return y, x.grad, w.grad
+        y, z = F.conv2d(x, w, seeded(6).double().to(device), padding=1), F.conv_transpose2d(x, w, stride=2)
+        (y.square().sum() + z.square().sum()).backward()
+        return y, z, x.grad, w.grad
 
     both(two, program)
 
@@ -123,6 +123,17 @@ def test_python_numbers_of_a_pending_sum(two: Running) -> None:
         x = put(torch.tensor(0.75), "sum")
         truth = bool(put(torch.tensor([1.0]), "sum") > 0.75)
         return x.item(), float(put(torch.tensor(0.75), "sum")), bool(put(torch.tensor(0.5), "sum")), truth
+
+    both(two, program)
+
+
+@pytest.mark.parametrize("pending", [0, 1, 2])
+def test_gradients_of_a_quotient_in_which_an_operand_is_a_pending_sum(two: Running, pending: int) -> None:
+    def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
+        placed = [put(seeded(4, 4, seed=n).abs() + 1, "sum" if n == pending else None).requires_grad_() for n in range(3)]
+        y = torch.addcdiv(*placed, value=0.5)
+        (y * seeded(4, 4, seed=7).to(device)).sum().backward()
+        return [y, *(one.grad for one in placed)]
 
     both(two, program)
 
