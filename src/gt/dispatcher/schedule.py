@@ -141,8 +141,10 @@ def _pass_on(state: DispatcherState, session: SessionState, report: messages.Don
     """Tell a client what it waits for: the end of a batch, answers, warnings."""
     session.underway -= report.seq > 0
     answers = [_checked(state, answer, len(frames)) for answer in report.answers]
-    if session.planner is not None and any(answer.failure for answer in answers):
-        session.planner.generators_differ = True
+    if session.planner is not None:
+        session.planner.generators_differ |= any(answer.failure is not None for answer in answers)
+        for answer in answers:
+            session.planner.answered(answer)
     if report.seq or answers or report.warnings:
         told = messages.Done(session.number, report.seq, answers, warnings=report.warnings)
         state.tell_client(session.peer, told, frames)

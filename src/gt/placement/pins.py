@@ -19,7 +19,7 @@ class Pin(NamedTuple):
 
 
 def pin(view: View, placements: Mapping[str, Placement], mesh: Mesh, strict: bool = True) -> Pin:
-    """The digits for a dense tensor. Axes that shard one dim nest, those that gather it for use innermost.
+    """The digits for a tensor. Axes that shard one dim nest, those that gather it for use innermost.
 
     A `FullyShard` that does not divide leaves the tensor replicated along its axis; so does any placement unless `strict`.
     Raises ConfigError for a dim that the tensor does not have, or a `Shard` that does not divide.
@@ -39,7 +39,10 @@ def pin(view: View, placements: Mapping[str, Placement], mesh: Mesh, strict: boo
             if strict and isinstance(placement, Shard):
                 raise ConfigError(_undivided(view, dim, divisor, mesh.axes[axis]))
             continue
-        stored[axis] = view.stride[dim] * view.size[dim] // divisor
+        weight = view.stride[dim] * view.size[dim] // divisor
+        if not weight:  # a dim without elements, or whose elements are one
+            continue
+        stored[axis] = weight
         if isinstance(placement, Shard):
             computed[axis] = stored[axis]
         pieces[dim] = divisor

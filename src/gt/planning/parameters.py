@@ -57,7 +57,8 @@ class Parameters:
 
     def _pin(self, id: int, stored: Stored, geometry: wire.Geometry, belongs: Pin) -> None:
         held = self.storages
-        if any(isinstance(part(view_of(geometry), p, held.mesh.sizes), Underivable) for p in belongs):
+        fits = held.can_be_placed(stored, belongs.stored)
+        if not fits or any(isinstance(part(view_of(geometry), p, held.mesh.sizes), Underivable) for p in belongs):
             belongs = Pin(held.whole, held.whole)
         if held.state(stored).placed != belongs.stored:
             held.make_whole(stored)

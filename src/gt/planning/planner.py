@@ -22,6 +22,7 @@ from gt.planning.solver import Solver
 from gt.planning.state import Stored
 from gt.planning.transfers import Transfers
 from gt.wire import instructions as wire
+from gt.wire.messages import Answer
 
 
 class _Call:
@@ -56,7 +57,7 @@ class Planner:
         self._version = 0
         """How often a number of a call has got another meaning."""
         self._blocks = Blocks(sharding.scope)
-        transfers = Transfers(sharding, self.parameters)
+        transfers = self._transfers = Transfers(sharding, self.parameters)
         self._handlers: dict[type, Callable[[Any], None]] = {
             wire.Op: self._op,
             int: self._free,
@@ -104,6 +105,10 @@ class Planner:
         out = self._out.copy()
         self._out.clear()
         return out
+
+    def answered(self, answer: Answer) -> None:
+        """The workers have answered a request: of a query's results it is known now what they are."""
+        self._transfers.answered(answer)
 
     # -- what a loop of the program is recognised by ----------------------------------------------------------------------
 
@@ -164,7 +169,8 @@ class Planner:
             weight = wanted[axis]
             if type(weight) is int:
                 placed = on_axis(self.storages.state(stored).placed, axis, weight)
-                if not isinstance(part(view, placed, self.mesh.sizes), Underivable):
+                fits = self.storages.can_be_placed(stored, placed)
+                if fits and not isinstance(part(view, placed, self.mesh.sizes), Underivable):
                     self.storages.drop_copies(stored)
                     self.storages.cut(stored, axis, weight)
 

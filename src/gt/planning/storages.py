@@ -17,6 +17,8 @@ from gt.wire import instructions as wire
 
 FIRST_ID = 1 << 50
 """The ids of storages that the planner makes start here, far above those of any client."""
+UNKNOWN = -1
+"""The elements of a storage of which nobody has said how large it is; it stays replicated."""
 BUCKET_BYTES = 25 << 20
 """Gradients are reduced together up to this many bytes, as in DistributedDataParallel."""
 
@@ -46,10 +48,11 @@ class Storages:
         return self.last_id
 
     def find(self, id: int, geometry: wire.Geometry) -> Stored:
-        """A storage; one that was not met before, such as a query's result, is replicated."""
+        """A storage. One that was not met before is replicated; the view that is met of it does not tell how large it is."""
         stored = self.by_id.get(id)
         if stored is None:
             stored = self.add(id, geometry)
+            self.set(stored, elements=UNKNOWN)
         return stored
 
     def add(self, id: int, geometry: wire.Geometry, placed: OfStorage | None = None) -> Stored:
@@ -69,6 +72,11 @@ class Storages:
     def place(self, stored: Stored, axis: int, placed: int | Partial | None) -> None:
         """Note where a storage is along an axis."""
         self.set(stored, placed=on_axis(self.states[stored.state].placed, axis, placed))
+
+    def can_be_placed(self, stored: Stored, placed: OfStorage) -> bool:
+        """Whether every worker can have an equal share of it, by these digits."""
+        elements = self.states[stored.state].elements
+        return not any(elements % (weight * self.mesh.sizes[axis]) for weight, axis in digits(placed))
 
     def part(self, stored: Stored, id: int, weight: int = 0, out: int = 0, placed: OfStorage | None = None) -> wire.Part:
         """What a worker holds of a storage under `id`, as a collective names it."""

@@ -9,7 +9,9 @@ from gt.placement.layout import Sharding
 from gt.placement.pins import pin
 from gt.planning.geometry import view_of
 from gt.planning.parameters import Parameters
+from gt.planning.storages import UNKNOWN
 from gt.wire import instructions as wire
+from gt.wire.messages import Answer
 
 
 class Transfers:
@@ -20,9 +22,11 @@ class Transfers:
         self._parameters = parameters
         self._storages = parameters.storages
         self._out = parameters.storages.out
+        self._asked: dict[int, int] = {}
+        """The queries under way, by request: the id of the first result."""
 
     def query(self, item: wire.Query) -> None:
-        """Its results are known to nobody yet, so every worker runs it on whole operands."""
+        """Its results are known to nobody yet, so every worker runs it on whole operands. What it writes may be resized."""
         ins, made = [], []
         for index, (id, geometry) in enumerate(item.ins):
             if index in item.writes:
@@ -37,7 +41,20 @@ class Transfers:
         self._out.append(msgspec.structs.replace(item, ins=ins))
         self._out.extend(made)
         for index in item.writes:
-            self._parameters.restore(item.ins[index][0])
+            id, geometry = item.ins[index]
+            if id in self._parameters.pins:
+                self._parameters.restore(id)
+            else:
+                self._storages.set(self._storages.find(id, geometry), elements=UNKNOWN)
+        if not item.writes:
+            self._asked[item.request] = item.out
+
+    def answered(self, answer: Answer) -> None:
+        """The results of a query are new storages, which the answer describes."""
+        first = self._asked.pop(answer.request, None)
+        if first is not None:
+            for id, geometry in enumerate((g for g in answer.outs if g is not None), first):
+                self._storages.add(id, geometry)
 
     def upload(self, item: wire.Upload) -> None:
         """A new storage is replicated; one that is there gets its elements where it belongs."""

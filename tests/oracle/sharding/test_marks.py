@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -97,35 +96,6 @@ def test_two_root_modules_that_want_one_name_are_refused_until_one_of_them_is_go
             other(x.to("remote"))
         del one
         other(x.to("remote")).sum().backward()
-
-
-class Summed(torch.nn.Module):
-    """Adds up what it is given in every way."""
-
-    def forward(self, x: torch.Tensor, batch: dict[str, Any], *more: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
-        return x + batch["rows"] + batch["pair"][1] + more[0] + named["mask"]
-
-
-@pytest.mark.parametrize(
-    ("patterns", "sharded_ones"),
-    [
-        ('"*": {x: shard(0)}', "x more mask"),
-        ('"**": {x: shard(0)}', "x rows pair more mask"),
-        ('0: {x: shard(0)}, "1.rows": {x: shard(0)}', "x rows"),
-        ('"batch.pair.1": {x: shard(0)}, 2: {x: shard(0)}', "pair more"),
-        ('x: {x: replicate}, mask: {x: shard(0)}, "*": {x: shard(0)}', "more mask"),
-    ],
-)
-def test_arguments_are_placed_by_name_or_position(patterns: str, sharded_ones: str) -> None:
-    with sharded(f"mesh: {{x: 2}}\ninputs: {{{patterns}}}") as running:
-        given = {name: torch.ones(4, device="remote") for name in ["x", "rows", "pair", "more", "mask"]}
-        batch = {"rows": given["rows"], "pair": (None, given["pair"])}
-        Summed()(given["x"], batch, given["more"], mask=given["mask"])
-        running.collectives()
-        assert running.planner is not None
-        held = running.planner.storages
-        places = {name: held.state(held.by_id[operand(tensor)[0]]).placed for name, tensor in given.items()}
-        assert [name for name, placed in places.items() if placed == (2,)] == sharded_ones.split()
 
 
 def test_a_module_may_be_called_under_transforms_and_tracers() -> None:
