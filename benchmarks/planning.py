@@ -14,7 +14,7 @@ import torch
 
 import gt.fakes
 from benchmarks.presets import load_model
-from gt.client.patches.marks import marks
+from gt.client.patches import configuration
 from gt.client.session.configured import configured
 from gt.client.session.process import process
 from gt.placement import grammar
@@ -66,7 +66,7 @@ def _plan(planner: Planner, step: list[Batch]) -> float:
 def recorded_steps() -> list[list[Batch]]:
     """What a client sends in each of several training steps; the first one also makes the model."""
     configured.sharding = grammar.sharding(mesh={"x": 1}, params={"**": {"x": "replicate"}})
-    marks.install()
+    configuration.install()
     steps: list[list[Batch]] = []
     with gt.fakes.System(workers=1) as system:
         sent: list[Batch] = []
