@@ -67,6 +67,7 @@ BETWEEN_WORKERS: list[wire.Instruction] = [
     wire.WriteTensor(5, "w", 3, wire.Geometry((2,), (1,), 0, "float32")),
     wire.EndFile(1, 5),
     wire.SameGenerator(1),
+    wire.Recover((3, 4)),
 ]
 """What a planner adds, and no client may say."""
 
@@ -85,8 +86,8 @@ def test_what_only_a_planner_says_is_refused_from_a_client(item: wire.Instructio
         codec.unpack_from_client(codec.pack([item]))
 
 
-def test_the_bytes_of_protocol_10() -> None:
-    assert messages.PROTOCOL == 10
+def test_the_bytes_of_protocol_11() -> None:
+    assert messages.PROTOCOL == 11
     assert codec.encode(ITEMS[1]).hex() == (
         "95000105960304cb3ff800000000000002c383a474797065a7636f6d706c6578a4726561"
         "6ccb0000000000000000a4696d6167cb3ff000000000000007"

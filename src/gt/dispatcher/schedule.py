@@ -129,7 +129,9 @@ def _together(piece: Underway) -> tuple[messages.Done, Frames]:
             return Answer(own.request, failure=failed[own.request])
         return msgspec.structs.replace(own, stats=stats[own.request]) if own.request in stats else own
 
-    return msgspec.structs.replace(report, answers=[answer_of_all(own) for own in report.answers]), frames
+    answers = [answer_of_all(own) for own in report.answers]
+    agreed = set.intersection(*(set(piece.reports[peer][0].recoverable) for peer in piece.workers))
+    return msgspec.structs.replace(report, answers=answers, recoverable=list(agreed)), frames
 
 
 def _says_more(failure: Failure, than: Failure | None) -> bool:
@@ -142,9 +144,11 @@ def _pass_on(state: DispatcherState, session: SessionState, report: messages.Don
     session.underway -= report.seq > 0
     answers = [_checked(state, answer, len(frames)) for answer in report.answers]
     if session.planner is not None:
-        session.planner.generators_differ |= any(answer.failure is not None for answer in answers)
         for answer in answers:
             session.planner.answered(answer)
+        if any(answer.failure for answer in answers):
+            session.planner.generators_differ = True
+            session.planner.recoverable += report.recoverable
     if report.seq or answers or report.warnings:
         told = messages.Done(session.number, report.seq, answers, warnings=report.warnings)
         state.tell_client(session.peer, told, frames)

@@ -22,7 +22,7 @@ from gt.planning.solver import Solver
 from gt.planning.state import Stored
 from gt.planning.transfers import Transfers
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer
+from gt.wire.messages import Answer, Recoverable
 
 
 class _Call:
@@ -47,7 +47,9 @@ class Planner:
         self.observer: Callable[[wire.FromClient, Sequence[wire.Instruction]], None] | None = None
         """Is told what became of each instruction."""
         self.generators_differ = False
-        """Whether they may: a call that draws has failed on some worker."""
+        """Whether they may: a call has failed on some worker."""
+        self.recoverable: list[Recoverable] = []
+        """Storages that a failed call was to write, of which all workers have the same."""
         self._out: list[wire.Instruction] = []
         self.parameters = Parameters(sharding, self._out)
         self.storages = self.parameters.storages
@@ -86,7 +88,20 @@ class Planner:
         if self.generators_differ:
             self.generators_differ = False
             self._out += [wire.SameGenerator(axis) for axis in self.storages.shared_axes]
+            self._recover()
         return self.plan(items)
+
+    def _recover(self) -> None:
+        """What a call that had begun has left is what one worker would have only where each of them has all of it."""
+        found, by_id = [], {stored.id: stored for stored in self.storages.by_id.values()}
+        for one in self.recoverable:
+            stored = by_id.get(one.id)
+            if stored is not None and (not one.content or self.storages.state(stored).placed == self.storages.whole):
+                self.storages.drop_copies(stored)
+                found.append(one.id)
+        self.recoverable.clear()
+        if found:
+            self._out.append(wire.Recover(tuple(found)))
 
     def plan(self, items: Sequence[wire.FromClient], until: list[int] | None = None) -> list[wire.Instruction]:
         """The same, each of them planned now. `until`: is to say how many instructions there are up to each."""

@@ -393,6 +393,12 @@ class SameGenerator(msgspec.Struct, array_like=True, frozen=True, tag=38):
     axis: int
 
 
+class Recover(msgspec.Struct, array_like=True, frozen=True, tag=42):
+    """Let the storages `ids`, which a failed call was to write, be used again as that has left them: all workers agree."""
+
+    ids: tuple[int, ...]
+
+
 class BeginFile(msgspec.Struct, array_like=True, frozen=True, tag=39):
     """Begin the safetensors file `file`, a number, of tensors with these names and geometries.
 
@@ -432,7 +438,7 @@ FromClient: TypeAlias = (
 Instruction: TypeAlias = (
     FromClient
     | AllReduce | ReduceScatter | AllGather | Cut | Slice | Once | Coordinate | Verdict | SameGenerator
-    | BeginFile | WriteTensor | EndFile
+    | Recover | BeginFile | WriteTensor | EndFile
 )  # fmt: skip
 COLLECTIVES = (AllReduce, ReduceScatter, AllGather)
 """The instructions that move the elements of storages (`parts`) between workers."""

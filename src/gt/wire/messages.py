@@ -9,7 +9,7 @@ import msgspec
 from gt.placement.layout import Sharding
 from gt.wire.instructions import Geometry, Scalar
 
-PROTOCOL = 10
+PROTOCOL = 11
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -145,11 +145,24 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     stats: list[WorkerStats] = []
 
 
+class Recoverable(msgspec.Struct, array_like=True, frozen=True):
+    """A storage that a failed call was to write, as one of a session's workers has it.
+
+    `call`: which instruction that was, by its message and its place in that. `content`: a digest of the bytes; empty where
+    the call had not begun, since what it reads had failed before.
+    """
+
+    id: int
+    call: tuple[int, int]
+    content: bytes = b""
+
+
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     """A slice of a session's batches has been executed: `seq` is the batch that it completes, 0 if it completes none.
 
     `answers` are those to the requests among its instructions. `malformed`: it was not a list of instructions and was not
-    run. `warnings`: PyTorch's warnings from calls that ran for the first time.
+    run. `warnings`: PyTorch's warnings from calls that ran for the first time. `recoverable`: in a session of several
+    workers, what could be used again after the failures that the answers tell, if all of them say the same.
     """
 
     session: int
@@ -157,6 +170,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     answers: list[Answer] = []
     malformed: bool = False
     warnings: list[Warned] = []
+    recoverable: list[Recoverable] = []
 
 
 class Late(msgspec.Struct, frozen=True, tag="late"):

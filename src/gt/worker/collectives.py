@@ -63,7 +63,7 @@ class _Flat:
     def replace(self, session: WorkerSession, elements: torch.Tensor) -> None:
         """Let `elements` be those of the storage, in place: graphs and views keep it."""
         if self.spoiled is not None:
-            session.memory.poison([self.part.id], self.spoiled)
+            session.memory.lose([self.part.id], self.spoiled)
         elif elements.data_ptr() != self.elements.data_ptr():
             self.elements.copy_(elements)
 
@@ -71,7 +71,7 @@ class _Flat:
         """Make `elements` the storage that the part makes; a spoiled part makes a spoiled one."""
         id = self.part.out or self.part.id
         if self.spoiled is not None:
-            session.memory.poison([id], self.spoiled)
+            session.memory.lose([id], self.spoiled)
         else:
             put(session.memory, id, elements)
 
@@ -284,6 +284,10 @@ def _same_generator(host: Host, session: WorkerSession, group: Group, item: wire
     return Collective([group.all_gather(item.axis, rows, own)], finish, _failing(session, item))
 
 
+def _recover(host: Host, session: WorkerSession, group: Group, item: wire.Recover) -> None:
+    session.memory.recover(item.ids)
+
+
 Handler = Callable[[Host, WorkerSession, Group, Any], Collective | None]
 HANDLERS: dict[type, Handler] = {
     wire.AllReduce: _all_reduce,
@@ -295,5 +299,6 @@ HANDLERS: dict[type, Handler] = {
     wire.Coordinate: _make_coordinate,
     wire.Verdict: _verdict,
     wire.SameGenerator: _same_generator,
+    wire.Recover: _recover,
 }
 """What begins each instruction; those that return None need no other worker."""

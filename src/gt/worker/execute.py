@@ -101,6 +101,7 @@ class Worker:
         answers: list[Answer] = []
         data: list[Any] = []
         state = self._session(message.session)
+        state.taken += 1
         replies = yield from self._execute(state, items, frames, ended)
         speaks = state.group is None or state.group.rank == 0
         for answer, own in replies:
@@ -108,7 +109,8 @@ class Worker:
             if speaks:
                 data += own
         said, state.warnings = state.warnings, []
-        return Done(message.session, message.seq, answers, warnings=said), data
+        found, state.recoverable = state.recoverable, []
+        return Done(message.session, message.seq, answers, warnings=said, recoverable=found), data
 
     def _session(self, number: int) -> WorkerSession:
         state = self.host.sessions.get(number)
@@ -195,7 +197,7 @@ class Worker:
         try:
             collective = collectives.begin(self.host, state, item)
         except PoisonedError as error:
-            state.memory.poison(made(item), error.failure)
+            state.memory.lose(made(item), error.failure)
             return []
         except Exception as error:
             state.fail(made(item), error, type(item).__name__, 0)
@@ -237,7 +239,7 @@ class Worker:
             result = self.host.runner.run(session, call, ins, numbers, item.site)
             self.host.runner.keep(session, call, item, result, ins)
         except PoisonedError as error:
-            self._poison(session, item, call, error.failure)
+            self._poison(session, item, call, error.failure, has_begun=False)
             if item.out == () and not isinstance(call, PreparedCall):  # nobody knows what it would have written
                 session.note(error.failure)
                 session.failed_check = session.failed_check or error.failure
@@ -245,15 +247,23 @@ class Worker:
             name = call.name if isinstance(call, PreparedCall) else ""
             failure = failure_of(error, name, item.site)
             session.note(failure)
-            self._poison(session, item, call, failure)
+            self._poison(session, item, call, failure, has_begun=True)
             if isinstance(call, PreparedCall) and item.out == () and not call.written:
                 session.failed_check = session.failed_check or failure
 
-    def _poison(self, session: WorkerSession, item: wire.Op, call: PreparedCall | Failure | None, failure: Failure) -> None:
+    def _poison(
+        self,
+        session: WorkerSession,
+        item: wire.Op,
+        call: PreparedCall | Failure | None,
+        failure: Failure,
+        has_begun: bool,
+    ) -> None:
         if isinstance(call, PreparedCall) and call.define.draws:
             session.miss_draw(failure)
         written = [item.args[i] for i in call.written if i < len(item.args)] if isinstance(call, PreparedCall) else []
-        session.memory.poison([*item.outs, *(id for id in written if isinstance(id, int))], failure)
+        ids = [*item.outs, *(id for id in written if isinstance(id, int))]
+        session.poison(ids, failure, item, has_begun)
 
 
 def _with_new_views(state: WorkerSession, way: Direct, item: wire.Op) -> bool:

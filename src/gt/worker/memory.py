@@ -8,14 +8,16 @@ raises, so the fast path never asks.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from gt.errors import ProtocolError
 from gt.wire.instructions import Geometry
-from gt.wire.messages import Failure
+from gt.wire.messages import Failure, Recoverable
 from gt.worker.geometry import check_geometry, dtype_of, storage_elements, with_bits
 from gt.worker.usage import MemoryUsage
 from gt.worker.zeroing import Zeroing
@@ -28,14 +30,29 @@ Views: TypeAlias = dict[int, Any]  # torch.Tensor; a Graph where the storage is 
 Storages: TypeAlias = dict[int, Any]  # Views | Poison | Awaited
 
 
+class Cause(NamedTuple):
+    """The instruction of a session of several workers that poisoned a storage, by its message and its place in that.
+
+    `has_begun`: it may have written; else it was not run, since an operand was poisoned.
+    """
+
+    message: int
+    position: int
+    has_begun: bool
+
+
 class Poison:
-    """Takes the place of a storage where the call that makes or writes it failed. `before`: what it was, if anything."""
+    """Takes the place of a storage where the call that makes or writes it failed. `before`: what it was, if anything.
 
-    __slots__ = ("before", "failure")
+    `cause`: None in a session of one worker, and where the other workers may have something else.
+    """
 
-    def __init__(self, failure: Failure, before: Views | None) -> None:
+    __slots__ = ("before", "cause", "failure")
+
+    def __init__(self, failure: Failure, before: Views | None, cause: Cause | None) -> None:
         self.failure = failure
         self.before = before
+        self.cause = cause
 
 
 class Awaited:
@@ -155,12 +172,18 @@ class Memory:
         self.storages[id] = {self.number(geometry): tensor}
         self.usage.count(id, tensor.untyped_storage().nbytes())
 
-    def poison(self, ids: list[int], failure: Failure) -> None:
+    def poison(self, ids: list[int], failure: Failure, cause: Cause | None = None) -> None:
         """Let storages stand for a failure: whatever uses them fails with it. Those that stand for one already stay so."""
         for id in ids:
             place = self.storages.get(id)
             if type(place) is not Poison:
-                self.storages[id] = Poison(failure, place if type(place) is dict else None)
+                self.storages[id] = Poison(failure, place if type(place) is dict else None, cause)
+
+    def lose(self, ids: list[int], failure: Failure) -> None:
+        """The same for good: the storages were to be moved among the workers, so that nobody looks for what they were."""
+        for id in ids:
+            place = self.storages.get(id)
+            self.storages[id] = Poison(place.failure if type(place) is Poison else failure, None, None)
 
     def restore(self, failure: Failure | None = None) -> None:
         """The client has been told of a failure (None: of all): the storages that its call should have written are again
@@ -168,3 +191,34 @@ class Memory:
         for id, place in self.storages.items():
             if type(place) is Poison and place.before is not None and (failure is None or place.failure is failure):
                 self.storages[id] = place.before
+
+    def recoverable(self, failure: Failure | None) -> list[Recoverable]:
+        """In a session of several workers: what `restore` would be about, as it is here, for the workers to be compared."""
+        found = []
+        for id, place in self.storages.items():
+            if type(place) is Poison and (failure is None or place.failure is failure):
+                found += _as_left(id, place)
+        return found
+
+    def recover(self, ids: Sequence[int]) -> None:
+        """All workers have the same: let these be used again, unless they were moved meanwhile."""
+        for id in ids:
+            place = self.storages.get(id)
+            if type(place) is Poison and place.before is not None:
+                self.storages[id] = place.before
+
+
+def _as_left(id: int, place: Poison) -> list[Recoverable]:
+    """What has become of a poisoned storage, if that is known."""
+    member = next(iter(place.before.values()), None) if place.before else None
+    if place.cause is None or not isinstance(member, torch.Tensor):
+        return []
+    message, position, has_begun = place.cause
+    return [Recoverable(id, (message, position), _digest(member) if has_begun else b"")]
+
+
+def _digest(member: torch.Tensor) -> bytes:
+    """A digest of all bytes of a tensor's storage."""
+    storage = member.untyped_storage()
+    whole = torch.empty(0, dtype=torch.uint8, device=member.device).set_(storage, 0, (storage.nbytes(),), (1,))  # type: ignore[call-overload]
+    return hashlib.blake2b(whole.cpu().numpy().data, digest_size=16).digest()

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from gt.wire import instructions as wire
-from gt.wire.messages import Answer, Failure, Warned
+from gt.wire.messages import Answer, Failure, Recoverable, Warned
 from gt.worker.calls.direct import Direct
 from gt.worker.calls.prepared import PreparedCall
 from gt.worker.calls.reuse import Upcoming
 from gt.worker.failures import failure_of
 from gt.worker.group import Group
-from gt.worker.memory import Memory
+from gt.worker.memory import Cause, Memory
 from gt.worker.saving import Background, FileUnderWay
 from gt.worker.under_way import UnderWay
 from gt.worker.zeroing import Zeroing
@@ -48,6 +48,10 @@ class WorkerSession:
         self.saving: dict[int, FileUnderWay] = {}
         """Files that are being written, by number."""
         self.background = Background()
+        self.taken = 0
+        """How many messages it has taken: all workers of a session take the same."""
+        self.recoverable: list[Recoverable] = []
+        """What could be used again after the failures that were told since the last message."""
         self.operations = 0
         self.errors = 0
 
@@ -77,6 +81,13 @@ class WorkerSession:
         self.note(failure)
         self.memory.poison(ids, failure)
 
+    def poison(self, ids: list[int], failure: Failure, item: wire.Op, has_begun: bool) -> None:
+        """Let storages that an operation was to make or write stand for its failure. `has_begun`: it may have written."""
+        at = None
+        if self.group is not None:
+            at = next((i for i, one in enumerate(self.upcoming.items) if one is item), None)
+        self.memory.poison(ids, failure, None if at is None else Cause(self.taken, at, has_begun))
+
     def miss_draw(self, failure: Failure) -> None:
         """A call that draws has failed here: of several workers the others may have drawn."""
         if self.group is not None:
@@ -95,13 +106,16 @@ class WorkerSession:
         first = self.failures[0] if self.failures else also
         self.failures.clear()
         self.failed_check = None
-        self._restore(None)
+        if first is not None:
+            self._restore(None)
         return Answer(request, failure=first)
 
     def _restore(self, failure: Failure | None) -> None:
-        """Let what a failed call should have written be used again. Of several workers the others may have written it."""
+        """Let what a failed call should have written be used again: of several workers, if they have the same."""
         if self.group is None:
             self.memory.restore(failure)
+        else:
+            self.recoverable += self.memory.recoverable(failure)
 
     def close(self) -> None:
         """The session ends: leave its other workers, and files of which not all tensors were written or copied."""

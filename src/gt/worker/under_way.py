@@ -31,6 +31,7 @@ USED: dict[type, Callable[[Any], Iterable[Any]]] = {
     wire.Slice: lambda item: (item.id,),
     wire.Once: lambda item: (item.id,),
     wire.WriteTensor: lambda item: (item.id,),
+    wire.Recover: lambda item: item.ids,
     **dict.fromkeys(wire.COLLECTIVES, lambda item: [part.id for part in item.parts]),
 }
 """The storages that an instruction reads or writes; an operation's numbers among them do no harm. Others use any storage."""
@@ -100,7 +101,7 @@ class UnderWay:
 
 def made(item: Any) -> list[int]:
     """The storages that an instruction of a sharded session makes or replaces."""
-    if isinstance(item, wire.SameGenerator):
+    if isinstance(item, wire.SameGenerator | wire.Recover):
         return []
     if isinstance(item, wire.COLLECTIVES):
         return [part.out or part.id for part in item.parts]
