@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing._internal.common_methods_invocations import op_db
 
 import gt.fakes
-from gt.client.calls import inference
-from gt.client.kernels import composites
+from gt.client.calls import asking, inference
+from gt.client.kernels import composites, general
 from tests.oracle import forms, operators
 
 SAMPLED = ("mm", "cat", "softmax", "sum", "gather", "topk", "nn.functional.pad", "nn.functional.layer_norm", "repeat")
@@ -35,6 +35,24 @@ def test_what_is_foretold_is_what_inference_says() -> None:
     assert operators.surprises(outcomes) == []
     assert compared.wrong == []
     assert len(compared.calls) > len(SAMPLED)
+
+
+def test_indices_are_not_waited_for_and_masks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under `gt explain`, where nobody could answer."""
+    queries: list[str] = []
+    with gt.fakes.System():
+        monkeypatch.setattr(general, "query", lambda op, *rest: (queries.append(op.name()), asking.query(op, *rest))[1])
+        found = []
+        for device in ("cpu", "remote"):
+            x, at = torch.arange(60.0, device=device).view(3, 4, 5), torch.tensor([2, 0, -1], device=device)
+            found.append([y.cpu() for y in (x[at], x[:, at], x[at, :, at], x[at[:, None], at], x[..., [1, 3]], x[at[:0]])])
+            repeated = x.repeat_interleave(at.abs(), 0, output_size=3)
+            found[-1].append(repeated.cpu())
+        assert queries == []
+        assert all(map(torch.equal, *found))
+        assert x[x > 30].tolist() == [*range(31, 60)]
+        assert x.repeat_interleave(at.abs(), 0).shape == repeated.shape
+    assert queries == ["aten::index.Tensor", "aten::repeat_interleave.Tensor"]
 
 
 def _layer(device: str) -> Callable[[int, int], torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ Tensor = torch.Tensor
 
 ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
 """Operators whose results have other sizes on a CPU than inference says: always queries."""
+
+
+MASKS = (torch.bool, torch.uint8)
+SIZED: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {
+    "aten::index.Tensor": lambda args, kwargs: not any(t.dtype in MASKS for t in templates.tensors_in((args[1],))),
+    "aten::repeat_interleave.Tensor": lambda args, kwargs: kwargs.get("output_size") is not None,
+}
+"""Operators that PyTorch tags as having results of sizes that depend on data, and the calls whose results have not."""
 
 
 class Answered:
@@ -124,7 +133,7 @@ class Learner:
     def _inferred(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: tuple[Any, ...]) -> Any:
         op = self._op
         written = schemas.written(op, args, kwargs).values()
-        if unforeseeable(op) or _beyond(op, args) or any(map(shares_elements, written)):
+        if unforeseeable(op, args, kwargs) or _beyond(op, args) or any(map(shares_elements, written)):
             return UNFORESEEN
         if ask_first.every_time(op, args, kwargs):
             return UNFORESEEN
@@ -161,13 +170,13 @@ def shares_elements(written: Tensor) -> bool:
     return any(stride == 0 and n > 1 for n, stride in zip(written.shape, written.stride(), strict=True))
 
 
-def unforeseeable(op: OpOverload) -> bool:
+def unforeseeable(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether results depend on data, or are not tensors."""
-    tags = op.tags
+    sized = SIZED.get(schemas.op_name(op))
     return (
         schemas.op_name(op) in ASKED
-        or torch.Tag.dynamic_output_shape in tags
-        or torch.Tag.data_dependent_output in tags
+        or (torch.Tag.dynamic_output_shape in op.tags and not (sized is not None and sized(args, kwargs)))
+        or torch.Tag.data_dependent_output in op.tags
         or any(not str(r.type).startswith(("Tensor", "Optional[Tensor]", "List[Tensor]")) for r in op._schema.returns)
     )
 
