@@ -71,6 +71,35 @@ def double_backward_through_recurrent_networks(device: str) -> Any:
 
 
 @idiom
+def cells_whose_states_others_use(device: str) -> Any:
+    torch.manual_seed(0)
+    found = []
+    for cell in (nn.LSTMCell(7, 9), nn.GRUCell(7, 9), nn.GRUCell(7, 9, bias=False), nn.RNNCell(7, 9)):
+        cell.to(device)
+        x, state, seen = data(device, 4, 5, 7).sin().requires_grad_(), None, []
+        for step in x:
+            state = cell(step, state)
+            seen.append(state[0] if isinstance(state, tuple) else state)
+        (torch.stack(seen) * seen[0]).pow(2).sum().backward()
+        found += [x.grad, *grads(cell)]
+    return found
+
+
+@idiom
+def one_tensor_as_both_states_of_an_lstm(device: str) -> Any:
+    torch.manual_seed(0)
+    found = []
+    for layer, sizes in ((nn.LSTM(7, 9), (1, 5)), (nn.LSTMCell(7, 9), (5,))):
+        layer.to(device)
+        state = data(device, *sizes, 9).cos().requires_grad_()
+        x = data(device, *sizes, 7).sin()
+        total = layer(x, (state, state))[0].pow(2).sum() + layer(x * 2, (state, state))[0].pow(3).sum()
+        (total + state.pow(2).sum()).backward()
+        found += [state.grad, *grads(layer)]
+    return found
+
+
+@idiom
 def a_weights_memory_between_forward_and_backward(device: str) -> Any:
     def restore(w: nn.Parameter) -> None:
         kept, w.data = w.data, torch.empty(0, device=device)

@@ -45,6 +45,11 @@ COMPOSITES: tuple[OpOverload, ...] = (
 )
 RECURRENT = ("aten::lstm_cell", "aten::gru", "aten::rnn_")
 """Prefixes of operators that are decomposed under autocast, which casts their parts and not the composites."""
+ADDING_UP: dict[str, Callable[[list[torch.Tensor]], bool]] = {
+    "aten::gru_cell": lambda tensors: tensors[1].requires_grad and torch.is_grad_enabled(),
+}
+"""Whether an operand gets several gradients from one call: a CPU adds each by itself to those that it gets from others, and
+the order decides the last bits. Of a cell that is the state, which others use too."""
 HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 """A saved graph as the client sees it: a tensor without elements, whose end frees the graph."""
 
@@ -52,12 +57,12 @@ HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
     forward, recurrent, drops = _Forward(op), op._schema.name.startswith(RECURRENT), _dropping(op)
-    parts, several = decompositions.CELLS.get(op._schema.name, op.decompose), forward.several
+    parts, several, adds_up = forward.parts, forward.several, ADDING_UP.get(op._schema.name, lambda tensors: False)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = templates.tensors_in((*args, *kwargs.values()))
         casts = recurrent and torch.is_autocast_enabled("remote")
-        if casts or _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs):
+        if casts or _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs) or adds_up(tensors):
             return parts(*args, **kwargs)
         if any(t.is_cpu for t in tensors):
             args = tuple(lifted(op, args))
@@ -95,9 +100,10 @@ def _wants_parts(tensors: list[torch.Tensor]) -> bool:
 def _step(op: OpOverload, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> int:
     """The order of the operands' gradients: -1 for last first, which matters for the rounding when a tensor appears
     twice."""
-    repeated = len({id(t) for t in tensors}) < len(tensors)
-    attends = repeated and op is aten.scaled_dot_product_attention.default
-    return -1 if attends and not flop_counter.is_fused(args, kwargs) else 1
+    if len({id(t) for t in tensors}) == len(tensors):
+        return 1
+    attends = op is aten.scaled_dot_product_attention.default and not flop_counter.is_fused(args, kwargs)
+    return -1 if attends or op._schema.name.startswith("aten::lstm") else 1
 
 
 class _Forward:
@@ -105,6 +111,8 @@ class _Forward:
 
     def __init__(self, op: OpOverload) -> None:
         self.op = op
+        self.parts = decompositions.CELLS.get(op._schema.name, op.decompose)
+        """The operator, decomposed."""
         self.several = len(op._schema.returns) > 1
         """Whether the operator returns more than one tensor."""
         self.cache = definitions.new_cache()
@@ -317,7 +325,7 @@ def _differentiable(ctx: Any, tensors: list[torch.Tensor], grads: list[Any], wan
     tensors = [t.view_as(t) for t in tensors]
     pending = iter(tensors)
     args, kwargs = _with_tensors(ctx.args, pending), _with_tensors(ctx.kwargs, pending)
-    out = ctx.call.op.decompose(*args, **kwargs)
+    out = ctx.call.parts(*args, **kwargs)
     outs = out if isinstance(out, tuple) else (out,)
     pairs = [(o, g) for o, g in zip(outs, grads, strict=True) if g is not None]
     return torch.autograd.grad(

@@ -22,10 +22,15 @@ def fused_lstm_cell(
     hidden_bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`_thnn_fused_lstm_cell` from its parts, as the CPU computes it."""
-    gates = _biased(hidden_gates, hidden_bias) + _biased(input_gates, input_bias)
+    return _lstm(_biased(hidden_gates, hidden_bias) + _biased(input_gates, input_bias), cx)
+
+
+def _lstm(gates: torch.Tensor, cx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Overwrites the gates, as the CPU does: the strides of what is computed decide its last bits."""
     i, f, g, o = gates.unsafe_chunk(4, 1)
-    cy = f.sigmoid() * cx + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cy.tanh(), cy, gates
+    i, f, g, o = i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+    cy = (f * cx).add_(i * g)
+    return o * cy.tanh(), cy, gates
 
 
 def fused_gru_cell(
@@ -36,12 +41,17 @@ def fused_gru_cell(
     hidden_bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`_thnn_fused_gru_cell` from its parts, as the CPU computes it."""
-    from_input = _biased(input_gates, input_bias).unsafe_chunk(3, 1)
-    from_hidden = _biased(hidden_gates, hidden_bias).unsafe_chunk(3, 1)
-    reset = (from_hidden[0] + from_input[0]).sigmoid()
-    update = (from_hidden[1] + from_input[1]).sigmoid()
-    new = (from_input[2] + from_hidden[2] * reset).tanh()
-    return (hx - new) * update + new, new
+    own = hidden_gates.clone() if hidden_bias is None else hidden_gates + hidden_bias
+    return _gru(_biased(input_gates, input_bias), own, hx)
+
+
+def _gru(input_gates: torch.Tensor, hidden_gates: torch.Tensor, hx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overwrites the hidden gates, as the CPU does."""
+    from_input, from_hidden = input_gates.unsafe_chunk(3, 1), hidden_gates.unsafe_chunk(3, 1)
+    reset = from_hidden[0].add_(from_input[0]).sigmoid_()
+    update = from_hidden[1].add_(from_input[1]).sigmoid_()
+    new = from_input[2].add(from_hidden[2].mul_(reset)).tanh_()
+    return (hx - new).mul_(update).add_(new), new
 
 
 def lstm_cell(
@@ -54,7 +64,7 @@ def lstm_cell(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`lstm_cell` from its parts. (PyTorch's own decomposition, for accelerators, adds the biases after autocast's
     casts.)"""
-    return fused_lstm_cell(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh), hx[1])[:2]
+    return _lstm(linear(hx[0], w_hh, b_hh).add_(linear(input, w_ih, b_ih)), hx[1])[:2]
 
 
 def gru_cell(
@@ -66,7 +76,7 @@ def gru_cell(
     b_hh: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`gru_cell` from its parts, as the CPU computes it."""
-    return fused_gru_cell(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh), hx)[0]
+    return _gru(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh), hx)[0]
 
 
 CELLS: dict[str, Callable[..., Any]] = {"aten::lstm_cell": lstm_cell, "aten::gru_cell": gru_cell}
