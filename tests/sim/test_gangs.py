@@ -201,5 +201,25 @@ def test_a_failure_of_any_member_is_told_and_a_cause_before_what_followed_from_i
     assert told.message.answers == failed("IndexError")  # type: ignore[union-attr]
 
 
+def test_what_all_members_have_alike_after_a_failure_is_recovered_before_the_next_batch() -> None:
+    """What had been begun, if it is replicated; what a member does not name, or names otherwise, and strangers are not."""
+    bare = Bare()
+    (session,) = bare.core.state.sessions.values()
+    assert session.planner is not None
+    for id, placed in ((5, (None,)), (6, (None,)), (7, (1,)), (8, (1,)), (9, (None,)), (10, (None,)), (11, (None,))):
+        session.planner.storages.add(id, wire.Geometry((4,), (1,), 0, "float32"), placed)
+    both = [(5, b""), (6, b"x"), (7, b""), (8, b"x"), (99, b"")]
+    of_a = [*both, (9, b"x"), (10, b"")]
+    of_b = [*both, (9, b"y"), (11, b"")]
+    for name, found in (("a", of_a), ("b", of_b)):
+        recoverable = [messages.Recoverable(id, (1, id), content) for id, content in found]
+        told = bare.worker(name, messages.Done(1, 1, failed("IndexError"), recoverable=recoverable))
+    assert told[0].message == messages.Done(1, 1, failed("IndexError"))  # type: ignore[union-attr]
+    for seq, expected in ((2, {5, 6, 7}), (3, set())):
+        sent = bare.client(messages.Run(seq, codec.pack([wire.Synchronize(seq)])))
+        items = codec.unpack(sent[0].message.items)  # type: ignore[union-attr]
+        assert {id for item in items if isinstance(item, wire.Recover) for id in item.ids} == expected
+
+
 def test_rules_may_name_any_axis_of_the_mesh() -> None:
     assert on_mesh(2).params == (ParamRule("**", {"axis0": Shard(0)}), ParamRule("*", {"axis0": Replicate()}))
