@@ -21,9 +21,9 @@ from pathlib import Path
 
 import make_data
 import make_tiny
-import numpy as np
 import room
 import torch
+import verify
 from config import Config
 from folders import resolve
 from model import Qwen3
@@ -31,8 +31,8 @@ from options import parse
 from presets import PRESETS
 from safetensors import SafetensorError, safe_open
 
-TOLERANCE = 1e-5
-"""Largest difference between two logits, relative to the largest logit (float32)."""
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""What weights may be stored in, as safetensors files name it."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> dict[str, str]
     return names
 
 
-DTYPES = ("F32", "BF16", "F16")
-
-
 def _names(found: dict[str, Entry], expected: set[str], folder: Path) -> dict[str, str]:
     """Name in the model -> name in the files: a backbone saved by itself has no prefix `model.`.
 
@@ -114,6 +111,12 @@ def _names(found: dict[str, Entry], expected: set[str], folder: Path) -> dict[st
         if not stored.endswith("rotary_emb.inv_freq"):
             names[name] = stored
     return names
+
+
+def stored_dtype(found: dict[str, Entry]) -> torch.dtype:
+    """The dtype of a checkpoint's tensors, if they have the same, else float32, which holds each of them exactly."""
+    dtypes = {entry.dtype for entry in found.values()}
+    return DTYPES[dtypes.pop()] if len(dtypes) == 1 else torch.float32
 
 
 def element_bytes(found: dict[str, Entry]) -> int:
@@ -138,43 +141,29 @@ def _read_mapped(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in names}
 
 
+def layout(folder: Path) -> tuple[Qwen3, dict[str, Entry], dict[str, str]]:
+    """A checkpoint's model without weights, the tensors in its files, and what to load: see `check`. Raises UserError."""
+    with torch.device("meta"):
+        model = Qwen3(Config.from_json(folder / "config.json"))
+    found = entries(folder)
+    return model, found, check(found, model, folder)
+
+
 def load(folder: Path) -> Qwen3:
     """Load the model of a checkpoint folder in the checkpoint's dtype. Raises UserError or FileNotFoundError."""
-    config = Config.from_json(folder / "config.json")
-    with torch.device("meta"):
-        model = Qwen3(config)
-    found = entries(folder)
-    names = check(found, model, folder)
+    model, found, names = layout(folder)
     stored = read(found, list(names.values()))
     tensors = {name: stored[in_files] for name, in_files in names.items()}
     embedding = tensors["model.embed_tokens.weight"]
-    if config.tie_word_embeddings:
+    tied = model.config.tie_word_embeddings
+    if tied:
         head = tensors.setdefault("lm_head.weight", embedding)
         if head is not embedding and not torch.equal(head, embedding):
             raise UserError(f"{folder}: lm_head.weight differs from the embedding that config.json ties it to")
     model.load_state_dict(tensors, assign=True)
-    if config.tie_word_embeddings:
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
-
-
-def difference(model: Qwen3, folder: Path) -> float:
-    """Largest relative difference between the logits and those of `transformers`, both in float32."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers import AutoModelForCausalLM  # late import: it takes seconds, and train.py does not need it
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    device = next(model.parameters()).device
-    # Loaded in its stored dtype, then widened: transformers needs half as much memory again to do both at once.
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    stored = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=stored).float().eval()
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 32))
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(ids)).logits.numpy()
-        got = model.float()(torch.from_numpy(ids).to(device)).cpu().numpy()
-    return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
 def main() -> int:
@@ -187,17 +176,18 @@ def main() -> int:
             PRESETS[given.preset].config, given, 2, room.available()
         )  # its files are bf16; before they are downloaded
     folder = resolve(given.model, given.revision)
-    config = Config.from_json(folder / "config.json")
-    print(room.check(config, given, element_bytes(entries(folder)), room.available()))
-    print(f"Model loaded. Vocab size: {config.vocab_size}")
+    unloaded, found, names = layout(folder)
+    print(room.check(unloaded.config, given, element_bytes(found), room.available()), flush=True)
+    expected = verify.expected(folder, stored_dtype({name: found[name] for name in names.values()}))
+    print(f"Model loaded. Vocab size: {unloaded.config.vocab_size}")
     print("Converting weights to GT format...", flush=True)
     model = load(folder)
     count = sum(p.numel() for p in model.parameters())
     print(f"Weight conversion complete! {count:,} parameters, every name, shape and dtype accounted for")
-    found = difference(model, folder)
-    verdict = "PASSED" if found <= TOLERANCE else "FAILED"
-    print(f"Forward pass verification {verdict} (largest relative difference {found:.1e}, bound {TOLERANCE:.0e})")
-    return 0 if found <= TOLERANCE else 1
+    apart, bound = verify.difference(model, expected), verify.TOLERANCE
+    verdict = "PASSED" if apart <= bound else "FAILED"
+    print(f"Forward pass verification {verdict} (largest relative difference {apart:.1e}, bound {bound:.0e})")
+    return 0 if apart <= bound else 1
 
 
 if __name__ == "__main__":

@@ -45,9 +45,11 @@ def scripts() -> ModuleType:
     found = ModuleType("scripts")
     for name in ("problems", "folders", "config", "shapes", "rows", "chat", "model", "loss", "make_data", "make_tiny"):
         setattr(found, name, __import__(name))
-    for name in ("presets", "encode", "prepared", "packing", "memory", "room", "load_weights", "checkpoint_files"):
+    for name in ("presets", "encode", "prepared", "packing", "memory", "room", "verify", "load_weights"):
         setattr(found, name, __import__(name))
-    for name in ("checkpoints", "lora", "merge", "prepare_data", "options", "optimizers", "progress", "evaluation", "train"):
+    for name in ("checkpoint_files", "checkpoints", "lora", "merge", "prepare_data", "options", "optimizers", "progress"):
+        setattr(found, name, __import__(name))
+    for name in ("evaluation", "train"):
         setattr(found, name, __import__(name))
     sys.path[:], sys.excepthook = before, hook
     return found
@@ -105,6 +107,13 @@ def chat(broken: Broken, made: Path, scripts: ModuleType) -> OpenChat:
         return scripts.chat.Chat.open(folder, kind)
 
     return make
+
+
+def difference(scripts: ModuleType, folder: Path, model: torch.nn.Module | None = None) -> float:
+    """Of the logits of a checkpoint (or of its model) from those of `transformers`, as load_weights.py finds it."""
+    _, found, names = scripts.load_weights.layout(folder)
+    stored = scripts.load_weights.stored_dtype({name: found[name] for name in names.values()})
+    return scripts.verify.difference(model or scripts.load_weights.load(folder), scripts.verify.expected(folder, stored))
 
 
 def row(scripts: ModuleType, output: str, instruction: str = "Say it.", number: int = 1) -> object:

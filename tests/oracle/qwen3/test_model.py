@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from tests.oracle.qwen3.conftest import Broken, run
+from tests.oracle.qwen3.conftest import Broken, difference, run
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(
 
 def test_logits_follow_the_newer_of_two_bases_of_the_angles(broken: Broken, scripts: ModuleType) -> None:
     folder = broken(rope_theta=1e6, rope_parameters={"rope_type": "default", "rope_theta": 1e3})
-    assert scripts.load_weights.difference(scripts.load_weights.load(folder), folder) <= 1e-5
+    assert difference(scripts, folder) <= 1e-5
 
 
 def stored_frequencies(weights: dict[str, torch.Tensor]) -> None:
@@ -148,7 +150,7 @@ def test_what_is_loaded_is_what_transformers_loads_to_the_bit(
     scripts: ModuleType,
 ) -> None:
     folder = broken(change, **config)
-    assert scripts.load_weights.difference(scripts.load_weights.load(folder), folder) == 0
+    assert difference(scripts, folder) == 0
 
 
 DOCUMENTS = [(9, 5, 8), (15, 4)]
@@ -191,24 +193,28 @@ def small(scripts: ModuleType, kind: str = "qwen3") -> torch.nn.Module:
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("path", [None, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
 def test_packed_documents_give_the_loss_and_gradients_of_documents_by_themselves(
-    kind: str, dtype: torch.dtype, bound: float, scripts: ModuleType
+    path: SDPBackend | None, kind: str, dtype: torch.dtype, bound: float, scripts: ModuleType
 ) -> None:
+    """On a worker, and by each of the kernels that PyTorch has for attention on a CPU."""
     ids, targets, positions, documents = packed_rows()
-    packed, alone = (small(scripts, kind).to("remote", dtype) for _ in range(2))
-    found = summed(packed, targets, ids, positions, documents).item()
+    packed, alone = (small(scripts, kind).to("cpu" if path else "remote", dtype) for _ in range(2))
     expected = 0.0
-    for row, lengths in enumerate(DOCUMENTS):
-        for end, length in zip(np.cumsum(lengths), lengths, strict=True):
-            part = slice(row, row + 1), slice(end - length, end)
-            expected += summed(alone, targets[part], ids[part]).item()
+    with sdpa_kernel(path) if path else nullcontext():
+        found = summed(packed, targets, ids, positions, documents).item()
+        for row, lengths in enumerate(DOCUMENTS):
+            for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+                part = slice(row, row + 1), slice(end - length, end)
+                expected += summed(alone, targets[part], ids[part]).item()
     assert found == pytest.approx(expected, rel=bound)
     for (name, one), other in zip(packed.named_parameters(), alone.parameters(), strict=True):
         assert (one.grad - other.grad).norm() <= bound * other.grad.norm(), name
 
 
-def test_packed_documents_have_the_logits_of_transformers(made: Path, scripts: ModuleType) -> None:
-    reference = AutoModelForCausalLM.from_pretrained(made / "qwen3")
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_documents_have_the_logits_of_transformers(attention: str, made: Path, scripts: ModuleType) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(made / "qwen3", attn_implementation=attention)
     ids, _, positions, documents = (torch.from_numpy(array) for array in packed_rows())
     with torch.no_grad():
         expected = reference(ids, position_ids=positions, use_cache=False).logits
@@ -283,7 +289,7 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
     model = scripts.load_weights.load(folder)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.lm_head.weight.dtype == torch.bfloat16
-    assert scripts.load_weights.difference(model, folder) == 0
+    assert difference(scripts, folder, model) == 0
     (tmp_path / "saved").mkdir()
     scripts.checkpoint_files.write_folder(model.float(), folder, tmp_path / "saved", scripts.checkpoint_files.save_now)
     assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
@@ -292,6 +298,41 @@ def test_a_tied_head_in_a_second_bf16_shard_is_verified_and_written_once(
     other = sharded(made / "qwen3", tmp_path / "other", torch.ones(1024, 128, dtype=torch.bfloat16))
     with pytest.raises(scripts.problems.UserError, match=r"lm_head\.weight differs from the embedding"):
         scripts.load_weights.load(other)
+
+
+def test_weights_are_verified_in_float32_but_only_a_layers_of_them_exist_in_that(
+    made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    folder = sharded(made / "qwen3", tmp_path / "sharded")
+    model, expected = scripts.load_weights.load(folder), scripts.verify.expected(folder, torch.bfloat16)
+    assert expected.dtype == np.float32
+    torch.remote.synchronize()
+    before = torch.remote.memory_allocated()
+    torch.remote.reset_peak_memory_stats()
+    assert scripts.verify.difference(model, expected) == 0
+    head_and_logits = 4 * (model.lm_head.weight.numel() + expected.size)
+    assert torch.remote.max_memory_allocated() - before < 1.5 * head_and_logits
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_weights_past_the_size_of_a_file_are_in_several_as_transformers_writes_them(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scripts.checkpoint_files.FILE_BYTES == 5e9
+    monkeypatch.setattr(scripts.checkpoint_files, "FILE_BYTES", 10**6)
+    model = scripts.load_weights.load(made / "qwen3")
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    scripts.checkpoint_files.write_folder(model, made / "qwen3", tmp_path / "ours", scripts.checkpoint_files.save_now)
+    AutoModelForCausalLM.from_pretrained(made / "qwen3").save_pretrained(tmp_path / "theirs", max_shard_size=10**6)
+    index = [json.loads((tmp_path / name / "model.safetensors.index.json").read_text()) for name in ("ours", "theirs")]
+    assert index[0]["metadata"]["total_size"] == index[1]["metadata"]["total_size"]
+    assert set(index[0]["weight_map"]) == set(index[1]["weight_map"])
+    files = sorted((tmp_path / "ours").glob("*.safetensors"))
+    assert [file.name for file in files] == [f"model-0000{i}-of-00005.safetensors" for i in range(1, 6)]
+    assert all(file.stat().st_size < 10**6 + 10**4 for file in files)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").state_dict()
+    assert all(torch.equal(loaded[name], tensor.cpu()) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
