@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import random
 import sys
@@ -18,6 +19,10 @@ Found = Iterator[tuple[str, object]]
 """Rows as they are in a file, each with its place: the file and the row's number there, from 1."""
 CSV = {".csv": ",", ".tsv": "\t"}
 """Suffixes of such files, and what separates their cells."""
+BY_DATASETS = {".parquet": "parquet", ".txt": "text"}
+"""Suffixes of files that `datasets` reads, and how it calls them. Each line of a text is a row."""
+AT_ONCE = 1000
+"""Rows of a Parquet file that are in memory together."""
 
 
 def read_rows(name: str, revision: str | None) -> Iterator[Row]:
@@ -67,7 +72,7 @@ def _found(path: Path) -> Found:
             return _by_datasets(path)
         path = files[0]
     kind = path.suffix.lower()
-    if kind == ".parquet":
+    if kind in BY_DATASETS:
         return _by_datasets(path)
     return _csv_rows(path, CSV[kind]) if kind in CSV else _json_rows(path)
 
@@ -136,14 +141,17 @@ def _csv_rows(path: Path, delimiter: str) -> Found:
 
 
 def _by_datasets(path: Path) -> Found:
-    """The `train` split of a Parquet file, or of a folder with any layout that `datasets` knows."""
+    """The rows of a file, or of the split `train` of a folder with any layout that `datasets` knows."""
     import datasets  # late import: only for these
+    from huggingface_hub.utils import logging
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    logging.set_verbosity_error()
     try:
         if path.is_file():
-            builder = datasets.load_dataset_builder("parquet", data_files=str(path.resolve()))
+            kind = BY_DATASETS[path.suffix.lower()]
+            builder = datasets.load_dataset_builder(kind, data_files=glob.escape(str(path.resolve())))
         else:
             builder = datasets.load_dataset_builder(str(path.resolve()))
         splits = builder.config.data_files or {}
@@ -154,6 +162,8 @@ def _by_datasets(path: Path) -> Found:
         elif builder.name == "csv":
             yield from chain.from_iterable(_csv_rows(Path(file), builder.config.sep) for file in splits["train"])
         else:
+            if builder.name == "parquet":  # by default a file's first group of rows, which may have none
+                builder.config.batch_size = AT_ONCE
             for number, row in enumerate(builder.as_streaming_dataset(split="train"), 1):
                 yield f"{path}: row {number}", row
     except UserError:

@@ -12,6 +12,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub import constants
 
 GOOD = [{"instruction": f"Add {i} and 2.", "input": "", "output": str(i + 2)} for i in range(8)]
 DATES = [{"instruction": "When?", "input": None, "output": f"2024-01-0{day}"} for day in (1, 2)]
@@ -23,6 +24,13 @@ def said(role: str, content: str) -> dict[str, str]:
 
 def lines(rows: list[object], end: str = "\n") -> str:
     return "".join(json.dumps(row) + end for row in rows)
+
+
+def parquet(rows: list[object], count: int | None = None) -> bytes:
+    """The first `count` rows, or all."""
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows).slice(0, count), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 ASKED, ANSWERED = said("user", "a"), said("assistant", "b")
@@ -146,6 +154,8 @@ DEEP = "[" * 100_000
         ("a.csv", "text,label\na,1\nb,2,3\n", "a.csv: row 2: more cells than the header has"),
         ("a.csv", 'text\na\n"b', "a.csv:3: not CSV"),
         ("a.csv", "text\n\xe9".encode("latin-1"), "a.csv: not UTF-8 text"),
+        ("a.txt", "", "a.txt: no rows"),
+        ("a.parquet", parquet([{"text": "a"}], 0), "a.parquet: no rows"),
         ("a.parquet", "PAR1", "a.parquet: Parquet file size is 4 bytes"),
         ("a.parquet", "", "a.parquet: "),
     ],
@@ -208,12 +218,6 @@ def test_cells_and_dates_are_texts(tmp_path: Path, scripts: ModuleType) -> None:
     assert [row.text for row in scripts.rows.read_rows(str(tmp_path / "texts.json"), None)] == ["a", "b"]
 
 
-def parquet(rows: list[object]) -> bytes:
-    buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
-    return buffer.getvalue().to_pybytes()
-
-
 @pytest.mark.parametrize(
     "files",
     [
@@ -245,6 +249,17 @@ def test_a_folder_is_read_as_datasets_reads_it(files: dict[str, str | bytes], tm
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("[1] *.parquet", parquet([{"text": "a"}, {"text": "b"}])), ("a.txt", b"a\nb\n")]
+)
+def test_a_file_that_datasets_reads_may_be_alone_in_its_folder(
+    name: str, content: bytes, tmp_path: Path, scripts: ModuleType
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for place in (tmp_path / name, tmp_path):
+        assert [row.text for row in scripts.rows.read_rows(str(place), None)] == ["a", "b"]
+
+
 def test_columns_of_a_parquet_file_give_null_to_rows_without_them(tmp_path: Path, scripts: ModuleType) -> None:
     rows = [
         {"messages": [ASKED, {**ANSWERED, "weight": 0.0}, ASKED, ANSWERED], "text": None},
@@ -267,6 +282,25 @@ def test_a_folder_without_rows_to_train_on_is_refused(tmp_path: Path, scripts: M
         list(scripts.rows.read_rows(str(tmp_path), None))
     with pytest.raises(scripts.problems.UserError, match="no such file or folder"):
         list(scripts.rows.read_rows(str(tmp_path / "none.json"), None))
+
+
+def test_a_data_set_on_the_hub_is_read_at_the_revision_that_is_named(
+    tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the cache of `huggingface_hub`, without a network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "datasets--someone--sums"
+    (place / "refs").mkdir(parents=True)
+    for revision, rows in (("main", GOOD), ("v1", GOOD[:2])):
+        commit = f"{len(rows):040x}"
+        (place / "snapshots" / commit / "data").mkdir(parents=True)
+        (place / "snapshots" / commit / "data" / "train-00000-of-00001.parquet").write_bytes(parquet(rows))
+        (place / "refs" / revision).write_text(commit)
+    for revision, count in ((None, 8), ("main", 8), ("v1", 2), (f"{2:040x}", 2)):
+        assert len(list(scripts.rows.read_rows("someone/sums", revision))) == count
+    with pytest.raises(scripts.problems.UserError, match=r"^someone/sums: no such folder here, and it cannot be downloaded"):
+        next(scripts.rows.read_rows("someone/sums", "v2"))
 
 
 @pytest.mark.parametrize(
