@@ -12,7 +12,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,10 +43,23 @@ SCHEDULES = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports errors in one line."""
+    """Reports errors in one line; of an unknown option with the nearest one."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            told = unknown[0].partition("=")[0]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest(told, self._option_string_actions)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{Path(self.prog).name}: {message} (--help lists the options)\n")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """To be put after an error about an unknown name."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -73,7 +86,7 @@ def _files(add: Option) -> None:
     add(
         "--data",
         type=name,
-        help="JSON, JSON-lines, CSV or Parquet file, a folder, or the name of a data set on the hub"
+        help="JSON, JSON-lines, CSV, Parquet or text file, a folder, or the name of a data set on the hub"
         " (default: a tiny one, in --runs)",
     )
     add("--data-revision", help="commit, tag or branch of the data set on the hub (default: main)")
@@ -211,8 +224,7 @@ def _from_file(file: Path, arguments: argparse.ArgumentParser) -> list[str]:
         where = f"{file}:{key.start_mark.line + 1}"
         name = key.value.replace("_", "-")
         if name not in known or name in ("config", "help", "h"):
-            near = difflib.get_close_matches(name, known, 1)
-            arguments.error(f"{where}: no option {key.value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            arguments.error(f"{where}: no option {key.value!r}{_nearest(name, known)}")
         if name in found:
             arguments.error(f"{where}: {key.value} is given twice")
         found[name] = _told(known[name], f"--{name}", value, where, arguments)
@@ -277,6 +289,10 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
+"""Not part of the name of a data set."""
+
+
 def _beside(out: Path) -> Path:
     """The default folder of checkpoints, next to the output folder, which may be the working directory."""
     named = out if out.name not in ("", "..") else Path(os.path.abspath(out))
@@ -285,7 +301,7 @@ def _beside(out: Path) -> Path:
 
 def _stem(place: str) -> str:
     path = Path(place).resolve()
-    return path.stem if path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet") else path.name
+    return path.stem if path.suffix.lower() in DATA_SUFFIXES else path.name
 
 
 def main() -> int:

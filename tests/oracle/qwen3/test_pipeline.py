@@ -23,7 +23,10 @@ ROOT = EXAMPLE.parents[1]
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epoch", "3"], "train.sh: unrecognized arguments: --epoch 3 (--help lists the options)"),
+        (
+            ["--epoch", "3"],
+            "train.sh: unrecognized arguments: --epoch 3; did you mean '--epochs'? (--help lists the options)",
+        ),
         (["--lr", "fast"], "train.sh: argument --lr: fast is not a non-negative number (--help lists the options)"),
         (["--model"], "train.sh: argument --model: expected one argument (--help lists the options)"),
         (
