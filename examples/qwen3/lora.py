@@ -69,10 +69,11 @@ class Lora:
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def to_json(self, base: str) -> dict[str, object]:
-        """PEFT's adapter_config.json. base: the name or folder of the model that it was trained on."""
+    def to_json(self, base: str, revision: str | None = None) -> dict[str, object]:
+        """PEFT's adapter_config.json. base: the name or folder of the model that it was trained on; revision: of a name."""
         return {
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": revision,
+            "inference_mode": True,
             "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout, "use_rslora": self.rslora,
             "target_modules": sorted(self.targets), "bias": "none", "init_lora_weights": True, "modules_to_save": None,
         }  # fmt: skip
@@ -180,9 +181,11 @@ def merge(model: Qwen3) -> None:
 # -- PEFT's files --------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(model: Qwen3, lora: Lora, base: str, folder: Path, save: Save = save_now) -> list[Saving]:
+def save_adapter(
+    model: Qwen3, lora: Lora, base: str, folder: Path, save: Save = save_now, revision: str | None = None
+) -> list[Saving]:
     """Write adapter_config.json and adapter_model.safetensors into a folder. Raises as `save`."""
-    (folder / CONFIG).write_text(json.dumps(lora.to_json(base), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(lora.to_json(base, revision), indent=2) + "\n")
     return save({name: weight.detach() for name, weight in adapter_weights(model).items()}, folder / WEIGHTS)
 
 

@@ -63,7 +63,8 @@ def test_an_adapter_has_the_names_the_shapes_and_the_configuration_of_peft(adapt
     config = json.loads((folder / "adapter_config.json").read_text())
     names = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert config == {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny", "inference_mode": True,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny", "revision": None,
+        "inference_mode": True,
         "r": 4, "lora_alpha": 6, "lora_dropout": 0.0, "use_rslora": False, "target_modules": names, "bias": "none",
         "init_lora_weights": True, "modules_to_save": None,
     }  # fmt: skip
