@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from checkpoint_files import Save, Saving, is_lost, save_in_background
+from checkpoint_files import Save, Saving, is_lost, save_in_background, size_bytes
 from folders import PARTIAL, flush
 from problems import UserError, read_json
 from safetensors import SafetensorError
@@ -54,9 +54,12 @@ class State:
 
 @dataclass
 class _UnderWay:
+    """A checkpoint that is being written. `size_bytes`: of its tensors, as far as they are known."""
+
     state: State
     partial: Path
-    savings: list[Saving]
+    size_bytes: int
+    savings: list[Saving] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -86,7 +89,8 @@ class Checkpoints:
             raise UserError(f"{path}: not the state of a run: {error}") from None
 
     def said(self) -> str:
-        """What there is to go back to, for a message."""
+        """What there is to go back to, for a message; a checkpoint under way is completed first."""
+        self.finish()
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "nothing was saved"
 
@@ -102,17 +106,22 @@ class Checkpoints:
     ) -> None:
         """Begin to write the checkpoint of a state; one that is still under way is completed first."""
         self.finish()
-        partial = self.folder / f"{PARTIAL}{state.step:06d}"
+        begun = _UnderWay(state, self.folder / f"{PARTIAL}{state.step:06d}", sum(map(_size_bytes, optimizer.values())))
+
+        def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> list[Saving]:
+            begun.size_bytes += _size_bytes(tensors)
+            return self.save(tensors, path)
+
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            (partial / OPTIMIZER).mkdir(parents=True)
-            (partial / STATE).write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
-            savings = write_weights(partial, self.save)
+            shutil.rmtree(begun.partial, ignore_errors=True)
+            (begun.partial / OPTIMIZER).mkdir(parents=True)
+            (begun.partial / STATE).write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
+            begun.savings += write_weights(begun.partial, save_weights)
             for kind, tensors in optimizer.items():
-                savings += self.save(tensors, partial / OPTIMIZER / f"{kind}.safetensors")
-            self._under_way = _UnderWay(state, partial, savings)
+                begun.savings += self.save(tensors, begun.partial / OPTIMIZER / f"{kind}.safetensors")
+            self._under_way = begun
         except (OSError, RuntimeError, SafetensorError) as error:
-            self._failed(state, partial, error)
+            self._failed(begun, error)
 
     def look(self) -> None:
         """Put the checkpoint under way in its place, if all of it has been written."""
@@ -133,20 +142,19 @@ class Checkpoints:
             os.replace(under_way.partial, final)
             flush(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:
-            self._failed(under_way.state, under_way.partial, error)
+            self._failed(under_way, error)
         else:
             self._drop_others(under_way.state)
 
-    def _failed(self, state: State, partial: Path, error: Exception) -> None:
+    def _failed(self, begun: _UnderWay, error: Exception) -> None:
         """Report a checkpoint that could not be written. An error of the connection is the caller's."""
         if is_lost(error):
             raise error
-        needed = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        shutil.rmtree(partial, ignore_errors=True)
-        free = shutil.disk_usage(self.folder).free
+        shutil.rmtree(begun.partial, ignore_errors=True)
+        why, free = " ".join(str(error).split()), shutil.disk_usage(self.folder).free
         print(
-            f"Warning: the checkpoint of step {state.step} cannot be written ({' '.join(str(error).split())}): more than"
-            f" {needed / 1e6:,.1f} MB, and the disk has {free / 1e6:,.1f} MB left; {self.said()}",
+            f"Warning: the checkpoint of step {begun.state.step} cannot be written ({why}): it needs"
+            f" {begun.size_bytes / 1e6:,.1f} MB, and the disk has {free / 1e6:,.1f} MB left; {self.said()}",
             file=sys.stderr,
         )
 
@@ -176,6 +184,10 @@ class Checkpoints:
         self._under_way = None
         for partial in self.folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(partial)
+
+
+def _size_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(map(size_bytes, tensors.values()))
 
 
 def _has_ended(saving: Saving) -> bool:

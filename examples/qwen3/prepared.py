@@ -4,6 +4,7 @@ the start of each row, and the end), and for held-out rows questions.json. Train
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -142,6 +143,13 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """Tokens of each row."""
         return np.diff(self.offsets)
+
+    def checksum(self) -> str:
+        """Changes with any token, label or length."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.labels, self.offsets):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
 
     def tokens(self, chosen: np.ndarray) -> int:
         """Number of tokens in rows, without padding."""

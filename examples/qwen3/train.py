@@ -27,7 +27,7 @@ from checkpoint_files import Save, Saving, save_in_background, save_now, write_f
 from checkpoints import Checkpoints, State
 from config import Config
 from evaluation import HeldOut, Report, loss_sum
-from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, resolve, shown, write_beside
+from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, identity, resolve, shown, write_beside
 from interrupts import Interrupts
 from load_weights import element_bytes, entries, header, load, read
 from model import Qwen3
@@ -39,6 +39,8 @@ from progress import Course, Reporter
 
 LOST = (torch.errors.ConnectionLostError, torch.errors.WorkerLostError) if hasattr(torch, "errors") else ()
 """What a program meets whose workers are gone."""
+CONTENT = "content of the prepared rows"
+"""Among the options that a run is known by: it does not go on with other rows."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Run:
     made_of: dict[str, str]
     rows: Rows | Packed
     held_out: HeldOut
+    options: dict[str, object]
+    """All that its numbers depend on, besides `made_of`."""
 
     @classmethod
     def open(cls, given: argparse.Namespace) -> Run:
@@ -62,9 +66,11 @@ class Run:
         check_folders(given, source, made_of)
         vocabulary = Config.from_json(source / "config.json").vocab_size
         rows: Rows | Packed = Rows.open(given.prepared / "train", vocabulary)
+        held_out = HeldOut.open(given.prepared, source, vocabulary, given.batch_size)
+        options = deciding(given) | {CONTENT: f"{rows.checksum()} {held_out.data.checksum()}"}
         if given.pack:
             rows = Packed.of(rows, given.max_tokens)
-        return cls(given, source, made_of, rows, HeldOut.open(given.prepared, source, vocabulary, given.batch_size))
+        return cls(given, source, made_of, rows, held_out, options)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,11 +82,11 @@ class Run:
 
     def begin(self) -> State:
         """The state before the first step."""
-        return State(made_of=self.made_of, options=deciding(self.given))
+        return State(made_of=self.made_of, options=self.options)
 
     def is_of(self, state: State) -> bool:
         """Whether a state is of a run with the same options on the same model and data."""
-        return (state.made_of, state.options) == (self.made_of, deciding(self.given))
+        return (state.made_of, state.options) == (self.made_of, self.options)
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------
@@ -122,7 +128,7 @@ def write_weights(run: Run, model: Qwen3, folder: Path, save: Save) -> list[Savi
     adapter = as_lora(run.given)
     if adapter is None:
         return write_folder(model, run.source, folder, save)
-    return lora.save_adapter(model, adapter, run.given.model, folder, save)
+    return lora.save_adapter(model, adapter, identity(run.given.model, None), folder, save, run.given.revision)
 
 
 def write_all(run: Run, model: Qwen3, folder: Path, save: Save) -> list[Saving]:
@@ -175,8 +181,7 @@ class Training:
         finally:
             self.reporter.close()
         self.checkpoints.finish()
-        if not torch.nn.utils.get_total_norm(list(trained(self.model).values())).isfinite():
-            raise UserError(f"the weights are not finite after the last step; {self.checkpoints.said()}. Try a lower --lr")
+        self._check_weights()
         return self.state
 
     def _step(self, step: int, chosen: list[np.ndarray]) -> None:
@@ -195,6 +200,7 @@ class Training:
         is_best = bool(self.given.eval_every) and done % self.given.eval_every == 0 and self._evaluate()
         if is_best or done % self.given.save_every == 0 or interrupts.wanted:
             self._look()
+            self._check_weights()
             self.checkpoints.begin(self.state, self._write, self.stepper.state())
         if interrupts.wanted:
             self.checkpoints.finish()
@@ -209,10 +215,19 @@ class Training:
         self.course.look()
         self.state = self.state.after(self.course.losses)
 
+    def _check_weights(self) -> None:
+        """What is saved can be gone on from: a step with a finite loss may have made weights that are not."""
+        if not torch.nn.utils.get_total_norm(list(trained(self.model).values())).isfinite():
+            kept = self.checkpoints.said()
+            raise UserError(f"the weights are not finite after step {self.state.step}; {kept}. Try a lower --lr")
+
     def _evaluate(self) -> bool:
         """Evaluate on the held-out rows; returns whether the loss is the lowest so far."""
         self._look()
-        loss = self.run.held_out.loss(self.model)
+        try:
+            loss = self.run.held_out.loss(self.model)
+        except UserError as error:
+            raise UserError(f"{error}; {self.checkpoints.said()}") from None
         self.state = self.state.evaluated(loss)
         best = f"best: {self.state.best_loss:.4f} after step {self.state.best_step}"
         self.reporter.say(f"  Step {self.state.step}: held-out loss {loss:.4f} ({best})")
@@ -253,7 +268,7 @@ def finished(run: Run) -> dict[str, str] | None:
 def identity_of(run: Run) -> dict[str, object]:
     """What makes a run the same command. One that was begun elsewhere is gone on with, but not taken for finished here."""
     where = {"import": torch.__name__, "sharding": os.environ.get("GT_CONFIG", "")}
-    return {"made_of": run.made_of, "options": deciding(run.given), "where": where}
+    return {"made_of": run.made_of, "options": run.options, "where": where}
 
 
 def first_state(run: Run, checkpoints: Checkpoints) -> State:
@@ -278,7 +293,9 @@ def first_state(run: Run, checkpoints: Checkpoints) -> State:
 def difference(run: Run, state: State) -> str:
     """The first option that another run's state was made with and this run has otherwise; or its model, or its data."""
     pairs = [(name, state.made_of.get(name), value) for name, value in run.made_of.items()]
-    pairs += [(f"--{name}", state.options.get(name), value) for name, value in deciding(run.given).items()]
+    pairs += [
+        (name if name == CONTENT else f"--{name}", state.options.get(name), value) for name, value in run.options.items()
+    ]
     name, theirs, ours = next(pair for pair in pairs if pair[1] != pair[2])
     return f"another {name} ({theirs}, now {ours})"
 
@@ -305,11 +322,11 @@ def fit_whatever_dies(run: Run, checkpoints: Checkpoints, interrupts: Interrupts
             return fit(run, checkpoints, state, interrupts)
         except LOST as error:
             checkpoints.drop_partial()
-            state = checkpoints.last() or run.begin()
+            state, what = checkpoints.last() or run.begin(), str(error).splitlines()[0]
             if state.step == lost_at:
-                raise
+                raise UserError(f"{what}, again after step {lost_at}; the same command goes on from there") from None
             lost_at = state.step
-            print(f"{str(error).splitlines()[0]}; going on after step {lost_at} in a new session", flush=True)
+            print(f"{what}; going on after step {lost_at} in a new session", flush=True)
             torch.reopen()
 
 

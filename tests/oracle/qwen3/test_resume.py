@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -201,13 +202,29 @@ def test_training_goes_on_by_itself_when_the_worker_dies(made: Path, tmp_path: P
     assert same(out, whole)
 
 
-def test_an_unfinished_run_with_other_options_is_not_overwritten(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+def changed_rows(made: Path, tmp_path: Path) -> str:
+    """A folder of prepared rows in which one label is none."""
+    folder = shutil.copytree(made / "prepared", tmp_path / "changed")
+    labels = np.load(folder / "train" / "labels.npy")
+    labels[np.flatnonzero(labels != -100)[-1]] = -100
+    np.save(folder / "train" / "labels.npy", labels)
+    return str(folder)
+
+
+def test_an_unfinished_run_with_other_options_or_rows_is_not_overwritten(
+    made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
     given = run_of(scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1")
     checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
     model = scripts.train.open_model(given, None)
     scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
     other = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3")
     with pytest.raises(scripts.problems.UserError, match=r"an unfinished run with another --lr \(0\.001, now 0\.002\): "):
+        scripts.train.first_state(other, checkpoints)
+    other = run_of(
+        scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1", "--prepared", changed_rows(made, tmp_path)
+    )
+    with pytest.raises(scripts.problems.UserError, match="an unfinished run with another content of the prepared rows"):
         scripts.train.first_state(other, checkpoints)
     fresh = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3", "--fresh")
     assert scripts.train.first_state(fresh, checkpoints).step == 0
@@ -227,6 +244,7 @@ def test_a_run_is_finished_only_for_the_same_command(
     assert scripts.train.finished(run_of(scripts, made, tmp_path, "--log-every", "9"))
     for options in (["--fresh"], ["--lr", "2e-3"], ["--pack"]):
         assert scripts.train.finished(run_of(scripts, made, tmp_path, *options)) is None
+    assert scripts.train.finished(run_of(scripts, made, tmp_path, "--prepared", changed_rows(made, tmp_path))) is None
     monkeypatch.setenv("GT_CONFIG", "sharding.yaml")
     assert scripts.train.finished(given) is None
 
@@ -296,6 +314,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert checkpoints.steps() == [2]
     told = capsys.readouterr().err
     assert "Warning: the checkpoint of step 4 cannot be written (I/O error: No space left" in told
+    assert "): it needs 12.2 MB, and the disk has " in told  # the weights, and two states of AdamW
     assert told.rstrip().endswith(f"the last good checkpoint is {checkpoints.path(2)}")
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-000002"]
     shutil.rmtree(checkpoints.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -17,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import side_by_side
-from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, row, run
+from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, difference, row, run
 
 
 def train(made: Path, out: Path, *options: str, script: str = "train.py", folder: Path = EXAMPLE) -> list[str]:
@@ -58,6 +59,34 @@ def test_twenty_steps_give_the_losses_of_local_torch_to_the_bit(
     assert saved[0] == saved[1]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--precision bf16 --bucket",
+        "--precision bf16 --accumulate 2 --optimizer sgd",
+        "--precision bf16-autocast --pack --activation-checkpointing",
+        "--lora --precision bf16 --lora-dropout 0.3 --pack --rslora",
+    ],
+)
+def test_steps_of_every_kind_are_those_of_local_torch_to_the_bit(
+    options: str, made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    run = run_of(scripts, made, tmp_path, "--batch-size", "4", "--max-tokens", "64", *options.split())
+    found = []
+    for device in ("cpu", "remote"):
+        model = scripts.train.open_model(run, None).to(device)
+        model.lm_head.weight = model.model.embed_tokens.weight
+        stepper, norms = scripts.optimizers.Stepper(scripts.train.trained(model), run.given), []
+        for step, chosen in itertools.islice(scripts.packing.batches(run.rows, run.given), 3):
+            torch.manual_seed(step)
+            batches = [run.rows.batch(rows, run.held_out.pad) for rows in chosen]
+            loss = scripts.train.accumulate(model, batches, run.given.precision == "bf16-autocast")
+            norms += [loss.item(), stepper.step(1.0).item()]
+        found.append((norms, [parameter.detach().cpu() for parameter in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(one, other) for one, other in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_the_copy_for_pytorch_loads_nothing_of_gt(made: Path, copied: Path) -> None:
     told = "import atexit, runpy, sys; atexit.register(lambda: print('loaded:', sorted({'gt', 'torch'} & {*sys.modules})))"
     paths = ["--model", str(made / "qwen3"), "--prepared", str(made / "prepared"), "--out", "out"]
@@ -73,7 +102,7 @@ def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, 
     out = tmp_path / "tuned"
     train(made, out, "--max-steps", "60", "--batch-size", "16", "--lr", "3e-3")
     model = scripts.load_weights.load(out)
-    assert scripts.load_weights.difference(model, out) == 0
+    assert difference(scripts, out, model) == 0
     saved, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     chat = scripts.chat.Chat.open(out, "qwen3")
     prompt = chat.prompt(row(scripts, "", "Add 2 and 3.").messages[:-1])
@@ -86,17 +115,18 @@ def test_a_saved_checkpoint_is_one_for_transformers(made: Path, tmp_path: Path, 
     assert [*answer, end] == text
 
 
-def test_accumulation_is_one_big_batch(made: Path, scripts: ModuleType) -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_accumulation_is_one_big_batch(dtype: torch.dtype, bound: float, made: Path, scripts: ModuleType) -> None:
     """Eight rows at once and one by one give the same loss and gradients, divided by the targets of all."""
     rows = scripts.prepared.Rows.open(made / "prepared" / "train", 1024)
     found = []
     for size in (8, 1):
-        model = scripts.load_weights.load(made / "qwen3")
+        model = scripts.load_weights.load(made / "qwen3").to(dtype)
         arrays = [rows.batch(np.arange(start, start + size), pad=0) for start in range(0, 8, size)]
         found.append(scripts.train.accumulate(model, arrays, autocast=False).item())
         found.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters()]))
-    assert found[0] == pytest.approx(found[2], rel=3e-7)
-    assert (found[1] - found[3]).abs().max() <= 1e-6 * found[1].abs().max()
+    assert found[0] == pytest.approx(found[2], rel=0.3 * bound)
+    assert (found[1] - found[3]).abs().max() <= bound * found[1].abs().max()
 
 
 @pytest.mark.parametrize("options", [[], ["--lora"]])
@@ -162,6 +192,32 @@ def test_a_step_that_is_not_finite_ends_the_training_and_is_named(
     assert next(steps) == min(-(-poisoned // 4) * 4, 11) + 1
 
 
+def test_the_last_good_checkpoint_is_named_also_if_it_is_still_being_written(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = scripts.optimizers.Stepper.step, iter(range(100))
+
+    def bad(stepper: object, factor: float) -> torch.Tensor:
+        norm = step(stepper, factor)
+        return norm * math.nan if next(steps) == 4 else norm
+
+    monkeypatch.setattr(scripts.optimizers.Stepper, "step", bad)
+    run = run_of(scripts, made, tmp_path, "--max-steps", "9", "--save-every", "4", "--log-every", "1")
+    place = run.given.checkpoints / "step-000004"
+    with pytest.raises(
+        scripts.problems.UserError, match=f"batch 4: .*gradient norm nan; the last good checkpoint is {place}"
+    ):
+        trained(scripts, run)
+    assert (place / "state.json").exists()
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
+    run = run_of(scripts, made, tmp_path, "--lr", "1e30", "--save-every", "1")
+    with pytest.raises(scripts.problems.UserError, match="the weights are not finite after step 1; nothing was saved"):
+        trained(scripts, run)
+    assert not run.given.checkpoints.exists()
+
+
 def test_a_training_that_diverges_keeps_the_checkpoint_that_was_there(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(made, out, "--max-steps", "1")
@@ -199,7 +255,7 @@ def test_no_clipping_and_the_other_ends_of_the_options(made: Path, tmp_path: Pat
     decayed = ["--lr", "0.1", "--weight-decay", "1", "--optimizer", "sgd", "--clip", "1e-9", "--max-steps", "1"]
     assert torch.allclose(found(*decayed)[1], before * 0.9, atol=1e-7)
     assert found("--warmup", "1")[0][0] == free[0]
-    with pytest.raises(scripts.problems.UserError, match="the weights are not finite after the last step"):
+    with pytest.raises(scripts.problems.UserError, match="the weights are not finite after step 1; nothing was saved"):
         found("--lr", "1e30", "--max-steps", "1")
 
 
