@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import gt
 from tests.cluster.conftest import embedded
 from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
 from tests.oracle.qwen3.test_train import run_of
@@ -200,6 +201,23 @@ def test_training_goes_on_by_itself_when_the_worker_dies(made: Path, tmp_path: P
     (line,) = [line for line in said.splitlines() if "in a new session" in line]
     assert "going on after step " in line
     assert same(out, whole)
+
+
+def test_a_worker_that_dies_again_before_the_next_checkpoint_is_told_in_one_line(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die(*_: object) -> None:
+        raise gt.errors.WorkerLostError("worker0 died\nissued at a line")
+
+    given, reopened = run_of(scripts, made, tmp_path), []
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+    monkeypatch.setattr(scripts.train, "fit", die)
+    monkeypatch.setattr(scripts.train.torch, "reopen", lambda: reopened.append(True))
+    with pytest.raises(scripts.problems.UserError) as caught:
+        scripts.train.fit_whatever_dies(given, checkpoints, scripts.train.Interrupts())
+    assert str(caught.value) == "worker0 died, again after step 0; the same command goes on from there"
+    assert capsys.readouterr().out == "worker0 died; going on after step 0 in a new session\n"
+    assert reopened == [True]
 
 
 def changed_rows(made: Path, tmp_path: Path) -> str:
