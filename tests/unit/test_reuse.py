@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -23,12 +24,12 @@ def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def run(
-    name: str, geometries: tuple[wire.Geometry, wire.Geometry], rest: list[wire.Instruction], before: list[wire.Instruction]
-) -> tuple[int | None, list[bytes], list[torch.Tensor]]:
-    """Run `rest` around `Op(name, 3, (1, 2))` on a worker that has run such a call before.
+def opened(
+    name: str, geometries: tuple[wire.Geometry, wire.Geometry], before: list[wire.Instruction]
+) -> tuple[Worker, list[torch.Tensor]]:
+    """A worker that has two operands, 1 and 2, and has run a call of theirs before; and the operands.
 
-    Returns the storage whose memory the result 3 has got, the answers' bytes, and the operands.
+    What they are cloned from is 21 and 22, by the calls 11 and 12.
     """
     worker = Worker("cpu")
     torch.manual_seed(0)
@@ -42,6 +43,17 @@ def run(
         frames.append(bits(storage if g is LONG else seen[-1]))
     define = wire.Define(1, f"aten::{name}.Tensor", [wire.In(0), wire.In(1)], {}, list(geometries), [WHOLE])
     ask(worker, [*items, define, wire.Op(1, 9, (1, 2), 0), 9, wire.Op(1, 9, (1, 2), 0), 9, *before], frames)
+    return worker, seen
+
+
+def run(
+    name: str, geometries: tuple[wire.Geometry, wire.Geometry], rest: list[wire.Instruction], before: list[wire.Instruction]
+) -> tuple[int | None, list[bytes], list[torch.Tensor]]:
+    """Run `rest` around `Op(name, 3, (1, 2))` on a worker that has run such a call before.
+
+    Returns the storage whose memory the result 3 has got, the answers' bytes, and the operands.
+    """
+    worker, seen = opened(name, geometries, before)
     (session,) = worker.host.sessions.values()
     at = {id: next(iter(session.memory.storages[id].values())).data_ptr() for id in (1, 2)}
     _, data = ask(worker, rest, [])
@@ -75,6 +87,18 @@ def test_only_an_operand_that_is_all_of_its_storage_and_as_the_result_is_written
 ) -> None:
     got, data, (a, b) = run("sub", geometries, [wire.Op(1, 3, (1, 2), 0), 1, 2, wire.Fetch(3, 3, WHOLE)], [])
     assert (got, data) == (taken, [bits(a - b)])
+
+
+def test_what_was_taken_is_freed_in_the_end_though_a_view_of_the_other_operand_was_missing() -> None:
+    """The first try raises a KeyError, and Python 3.11 never frees the keywords of a call whose `*generator` raises."""
+    worker, (a, b) = opened("sub", (WHOLE, LONG), [2, wire.Op(12, 2, (22,), 0)])
+    (session,) = worker.host.sessions.values()
+    taken = weakref.ref(session.memory.storages[1][session.memory.number(WHOLE)])
+    _, data = ask(worker, [wire.Op(1, 3, (1, 2), 0), 1, 2, wire.Fetch(3, 3, WHOLE)], [])
+    assert data == [bits(a - b)]
+    assert next(iter(session.memory.storages[3].values())) is taken()
+    ask(worker, [3], [])
+    assert taken() is None
 
 
 def test_both_operands_may_be_one_tensor() -> None:

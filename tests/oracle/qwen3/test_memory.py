@@ -108,6 +108,35 @@ def test_a_step_takes_what_was_computed(shape: str, options: str, scripts: Modul
     assert found.peak == pytest.approx(peak_of_a_step(scripts, config, given, stored), rel=0.1)
 
 
+def resident_bytes(proc: Path, name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+) kB", (proc / "status").read_text())[1]) * 1024
+
+
+@pytest.mark.parametrize("options", ["--precision fp32", "--lora"])
+def test_the_workers_process_does_not_grow_with_the_steps(options: str, scripts: ModuleType, given_of: Given) -> None:
+    """Ten steps more take at most what the tensors of one step take."""
+    config = scripts.config.Config(*SHAPES["wide"])
+    given = given_of("--model", "x", "--batch-size", "4", "--max-tokens", "128", *options.split())
+    model = opened(scripts, config, given, torch.float32)
+    stepper = scripts.optimizers.Stepper(scripts.train.trained(model), given)
+    batch = batch_of(scripts, config, given)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            scripts.train.accumulate(model, [batch], False)
+            stepper.step(1.0)
+        torch.remote.synchronize()
+
+    steps(2)
+    (worker,) = gt.debug.where(next(model.parameters())).workers
+    proc, held = Path("/proc") / str(worker.pid), gt.debug.stats().tensor_bytes
+    torch.remote.reset_peak_memory_stats()
+    (proc / "clear_refs").write_text("5")  # the peak of the process is what it has now
+    before = resident_bytes(proc, "VmRSS")
+    steps(10)
+    assert resident_bytes(proc, "VmHWM") - before < gt.debug.stats().peak_tensor_bytes - held
+
+
 @pytest.mark.parametrize("options", ["--precision fp32 --optimizer sgd", "--precision bf16", "--lora"])
 def test_a_checkpoint_is_a_copy_of_what_was_computed(options: str, made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     run = run_of(scripts, made, tmp_path, "--max-steps", "1", "--save-every", "1", *options.split())

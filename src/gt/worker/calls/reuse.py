@@ -107,10 +107,11 @@ def reusing(call: PreparedCall, upcoming: Upcoming) -> Callable[[Storages, Any],
             upcoming.made = None
             return True
         freed = upcoming.freed_after(item, 2)
+        a, b = item.args
         for index in candidates if freed else ():
             id = item.args[index]
             if id in freed and can_be_taken(storages[id], out, size):
-                raw(*(storages[i][g] for i, g in zip(item.args, ins, strict=True)), out=storages[id][out])
+                raw(storages[a][ins[0]], storages[b][ins[1]], out=storages[id][out])
                 storages[item.out] = storages.pop(id)
                 return True
         return False
