@@ -210,7 +210,7 @@ def _kernel(name: str, policy: str) -> Any:
         else:
             dtype = torch.float32 if policy == "fp32" else _widest((*args, *kwargs.values()))
         with torch._C._ExcludeDispatchKeyGuard(KEY):
-            return op(*(_cast(a, dtype) for a in args), **{k: _cast(v, dtype) for k, v in kwargs.items()})
+            return op(*[_cast(a, dtype) for a in args], **{k: _cast(v, dtype) for k, v in kwargs.items()})
 
     return run
 

@@ -41,7 +41,7 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
     with isolated():
         given = {name: stand_in(value) for name, value in kwargs.items()}
-        return bool(aten._fused_sdp_choice(*map(stand_in, args), **given) != SDPBackend.MATH.value)
+        return bool(aten._fused_sdp_choice(*[stand_in(value) for value in args], **given) != SDPBackend.MATH.value)
 
 
 def counting(original: Callable[..., Any]) -> Callable[..., Any]:
