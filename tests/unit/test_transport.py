@@ -153,14 +153,15 @@ def test_a_peer_that_leaves_is_gone_and_the_others_stay(side: Side) -> None:
 
 
 def test_a_dispatcher_that_leaves_is_gone_once_all_that_it_said_is_heard(side: Side) -> None:
-    peer, name = side.join()
-    with closing(peer):
+    (peer, name), (other, _) = side.join(), side.join()
+    with closing(peer), closing(other):
         assert side.router.send(name, [b"first"])
         assert peer.receive(PATIENCE_S) == [b"first"]
         assert peer.receive(0) is None  # libzmq has to wake its reader for what comes next
         assert side.router.send(name, [b"last words"])
         side.router.close()
-        time.sleep(0.1)  # both the words and the end have arrived when it looks
+        with pytest.raises(ConnectionLostError):
+            other.receive(PATIENCE_S)  # so both the words and the end have arrived when the peer looks
         assert peer.receive(PATIENCE_S) == [b"last words"]
         with pytest.raises(ConnectionLostError, match="the dispatcher is gone"):
             peer.receive(PATIENCE_S)

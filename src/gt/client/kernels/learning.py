@@ -27,6 +27,7 @@ ASKED = {"aten::_embedding_bag", "aten::_embedding_bag_forward_only"}
 
 
 MASKS = (torch.bool, torch.uint8)
+"""dtypes of indices that say of each element whether it is selected."""
 SIZED: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {
     "aten::index.Tensor": lambda args, kwargs: not any(t.dtype in MASKS for t in templates.tensors_in((args[1],))),
     "aten::repeat_interleave.Tensor": lambda args, kwargs: kwargs.get("output_size") is not None,
@@ -172,9 +173,10 @@ def shares_elements(written: Tensor) -> bool:
 
 def unforeseeable(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether results depend on data, or are not tensors."""
-    sized = SIZED.get(schemas.op_name(op))
+    name = schemas.op_name(op)
+    sized = SIZED.get(name)
     return (
-        schemas.op_name(op) in ASKED
+        name in ASKED
         or (torch.Tag.dynamic_output_shape in op.tags and not (sized is not None and sized(args, kwargs)))
         or torch.Tag.data_dependent_output in op.tags
         or any(not str(r.type).startswith(("Tensor", "Optional[Tensor]", "List[Tensor]")) for r in op._schema.returns)

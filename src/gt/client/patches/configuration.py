@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from gt.client.patches.marks import marks
 from gt.client.patches.patch import apply
 from gt.client.patches.table import SHARDED
@@ -9,15 +11,16 @@ from gt.client.session.configured import configured
 from gt.client.session.process import process
 from gt.client.stream.watched import watch
 
-_patched: list[bool] = []
-"""Not empty once the patches were made."""
-
 
 def install() -> None:
     """Observe the program from now on, as the configuration in force needs it."""
     if configured.sharding is not None and configured.sharding.scopes:
         watch()
-    if not _patched:
-        _patched.append(True)
-        process.when_closed.append(marks.forget)
-        apply(SHARDED)
+    _patch()
+
+
+@functools.cache
+def _patch() -> None:
+    """Make the patches, which stay when another configuration is chosen."""
+    process.when_closed.append(marks.forget)
+    apply(SHARDED)
