@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from gt.dispatcher import events
 from gt.dispatcher.core import Dispatcher
@@ -135,6 +136,25 @@ def test_a_mesh_too_large_for_the_service_and_workers_it_lacks_are_refused_with_
     (welcome,) = Client(system, on_mesh(2, workers=("worker1", 0))).received()
     assert isinstance(welcome, messages.Welcome)
     assert [worker.name for worker in welcome.workers] == ["worker1", "worker0"]
+
+
+@pytest.mark.parametrize("other", [{"torch": "2.0.0"}, {"device": "cuda:0"}])
+def test_the_workers_of_a_session_have_one_type_of_device_and_one_version_of_torch(other: dict[str, str]) -> None:
+    system = System(workers=3)
+    info = msgspec.structs.replace(system.workers[b"worker0"].info(), name="another", **other)
+    system.act(events.FromWorkerEvent(b"another", messages.Register(messages.PROTOCOL, info), []))
+    (welcome,) = Client(system, on_mesh(3)).received()
+    assert isinstance(welcome, messages.Welcome)
+    assert [worker.name for worker in welcome.workers] == ["worker0", "worker1", "worker2"]
+    for sharding in (on_mesh(4), on_mesh(2, workers=("another", "worker1"))):
+        (told,) = Client(system, sharding).received()
+        assert isinstance(told, messages.Rejected)
+        assert "all on one type of device and with one version of torch; the service has another (" in told.reason
+        assert f"({info.device}, torch {info.torch}), worker0 (cpu, torch {torch.__version__})" in told.reason
+    (alone,) = Client(system).received()
+    assert isinstance(alone, messages.Welcome)
+    assert [worker.name for worker in alone.workers] == ["another"]
+    check(system)
 
 
 def test_a_gang_that_waits_for_workers_which_have_died_is_sent_away() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from gt.dispatcher import turns
 from gt.dispatcher.events import Frames, Peer
-from gt.dispatcher.sessions import end_session, too_few
+from gt.dispatcher.sessions import end_session, lacking
 from gt.dispatcher.slices import BatchSlice, cut, cut_items
 from gt.dispatcher.state import DispatcherState, SessionState, Underway
 from gt.errors import ConfigError, PeerError, ProtocolError
@@ -47,7 +47,7 @@ def _is_out_of_order(session: SessionState, batch: messages.Run) -> bool:
 def _lose(state: DispatcherState, session: SessionState) -> None:
     """There is no worker for a batch. What the client sends before it hears of that is lost with it."""
     session.epoch += 1
-    reason = f"the session's worker died, and {too_few(session.sharding, len(state.workers))}"
+    reason = f"the session's worker died, and {lacking(state, session.sharding)}"
     state.tell_client(session.peer, messages.SessionLost(reason, session.epoch))
 
 

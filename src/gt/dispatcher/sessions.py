@@ -32,8 +32,23 @@ def open_session(state: DispatcherState, peer: Peer, hello: messages.Hello) -> N
         place(state, state.add_session(peer, hello.sharding))
 
 
-def too_few(sharding: Sharding | None, have: int) -> str:
-    """That a service which has that many workers needs more for such a session, and how to add them."""
+def lacking(state: DispatcherState, sharding: Sharding | None) -> str:
+    """What the workers that are here lack for such a session, and how to add it; empty: nothing."""
+    if too_few := _too_few(sharding, len(state.workers)):
+        return too_few
+    try:
+        if sharding is None or _choose(state, sharding):
+            return ""
+    except ConfigError as error:
+        return str(error)
+    have = ", ".join(f"{w.name} ({w.device}, torch {w.torch})" for w in sorted(_infos(state), key=lambda w: w.name))
+    return f"{sharding.need}, all on one type of device and with one version of torch; the service has {have}"
+
+
+def _too_few(sharding: Sharding | None, have: int) -> str:
+    """That a service which has that many workers needs more for such a session, and how to add them; empty: it does not."""
+    if have >= (sharding.workers_needed if sharding else 1):
+        return ""
     if sharding is None:
         return NO_WORKER
     add = "start it with `gt serve --workers N`, or add more with `gt worker --connect ADDRESS`"
@@ -42,23 +57,20 @@ def too_few(sharding: Sharding | None, have: int) -> str:
 
 def _unservable(state: DispatcherState, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
-    if state.all_workers < (sharding.workers_needed if sharding else 1):
-        return too_few(sharding, state.all_workers)
-    if sharding and sharding.workers and len(state.workers) >= state.expected_workers:
-        try:
-            sharding.worker_names(_names(state))
-        except ConfigError as error:
-            return str(error)
-    return ""
+    all_are_here = len(state.workers) >= state.expected_workers
+    return lacking(state, sharding) if all_are_here else _too_few(sharding, state.expected_workers)
 
 
-def _names(state: DispatcherState) -> tuple[str, ...]:
-    return tuple(sorted({worker.info.name for worker in state.workers.values()}))
+def _infos(state: DispatcherState) -> list[messages.WorkerInfo]:
+    return [worker.info for worker in state.workers.values()]
 
 
 def place(state: DispatcherState, session: SessionState) -> None:
     """Put a session on workers and tell its client; without enough of them it waits for more to register."""
-    chosen = _choose(state, session)
+    try:
+        chosen = _choose(state, session.sharding)
+    except ConfigError:
+        return
     if not chosen:
         return
     state.place(session, chosen)
@@ -71,17 +83,30 @@ def place(state: DispatcherState, session: SessionState) -> None:
     state.tell_client(session.peer, messages.Welcome(session.number, infos, state.credit, state.all_workers))
 
 
-def _choose(state: DispatcherState, session: SessionState) -> tuple[Peer, ...]:
-    """The workers with the fewest sessions, in the order of their names; none if there are not enough."""
+def _choose(state: DispatcherState, sharding: Sharding | None) -> tuple[Peer, ...]:
+    """Workers for a session: those named, or those with the fewest sessions, in the order of their names.
+
+    Several have to compute the same from the same, so they are alike. None if there are not enough; raises ConfigError for
+    names that no worker has.
+    """
     by_name = sorted(state.workers, key=lambda p: state.workers[p].info.name)
-    if session.sharding is not None and session.sharding.workers:
+    if sharding is not None and sharding.workers:
         found = {state.workers[p].info.name: p for p in by_name}
-        try:
-            return tuple(found[name] for name in session.sharding.worker_names(_names(state)))
-        except ConfigError:
-            return ()
-    free = sorted(by_name, key=lambda p: len(state.workers[p].sessions))[: session.workers_needed]
-    return tuple(p for p in by_name if p in free) if len(free) == session.workers_needed else ()
+        named = tuple(found[name] for name in sharding.worker_names(tuple(found)))
+        return named if len({_kind(state, p) for p in named}) == 1 else ()
+    alike: dict[tuple[str, str], list[Peer]] = {}
+    for peer in sorted(by_name, key=lambda p: len(state.workers[p].sessions)):
+        alike.setdefault(_kind(state, peer), []).append(peer)
+    needed = sharding.workers_needed if sharding else 1
+    enough = [free[:needed] for free in alike.values() if len(free) >= needed]
+    chosen = min(enough, key=lambda free: sum(len(state.workers[p].sessions) for p in free), default=[])
+    return tuple(p for p in by_name if p in chosen)
+
+
+def _kind(state: DispatcherState, worker: Peer) -> tuple[str, str]:
+    """What alike workers share: the type of their device, and the version of torch."""
+    info = state.workers[worker].info
+    return info.device.partition(":")[0], info.torch
 
 
 def expect(state: DispatcherState, workers: int) -> None:

@@ -22,8 +22,8 @@ class Transfers:
         self._parameters = parameters
         self._storages = parameters.storages
         self._out = parameters.storages.out
-        self._asked: dict[int, int] = {}
-        """The queries under way, by request: the id of the first result."""
+        self._asked: dict[int, wire.Query] = {}
+        """The queries under way, by request."""
 
     def query(self, item: wire.Query) -> None:
         """Its results are known to nobody yet, so every worker runs it on whole operands. What it writes may be resized."""
@@ -46,14 +46,17 @@ class Transfers:
                 self._parameters.restore(id)
             else:
                 self._storages.set(self._storages.find(id, geometry), elements=UNKNOWN)
-        if not item.writes:
-            self._asked[item.request] = item.out
+        self._asked[item.request] = item
 
     def answered(self, answer: Answer) -> None:
-        """The results of a query are new storages, which the answer describes."""
-        first = self._asked.pop(answer.request, None)
-        if first is not None:
-            for id, geometry in enumerate((g for g in answer.outs if g is not None), first):
+        """The results of a query are new storages, which the answer describes; if it failed, some workers may have them."""
+        item = self._asked.pop(answer.request, None)
+        if item is None:
+            return
+        if answer.failure is not None:
+            self._out.extend(range(item.out, item.out + wire.QUERY_RESULTS))
+        elif not item.writes:
+            for id, geometry in enumerate((g for g in answer.outs if g is not None), item.out):
                 self._storages.add(id, geometry)
 
     def upload(self, item: wire.Upload) -> None:

@@ -144,7 +144,8 @@ class Query(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Run a call whose results cannot be inferred, and answer with their geometries and values (`Answer`).
 
     Tensor results other than operands it writes to are kept under consecutive ids from `out` on, at most `QUERY_RESULTS`.
-    Since the client waits for the answer, a failure is raised at once and poisons no operand. `writes`: as in `Define`.
+    Since the client waits for the answer, a failure is raised at once; it poisons what the call `writes` (as in `Define`)
+    in a session of several workers only, since the others may have written it.
     """
 
     request: int

@@ -211,6 +211,8 @@ class Worker:
 
     def _handle(self, state: WorkerSession, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
+            if isinstance(item, wire.Query):
+                state.fail_query(item, state.failed_check, has_begun=False)
             return state.report(item.request, state.failed_check), []
         try:
             handler = HANDLERS.get(type(item))

@@ -21,8 +21,12 @@ from gt.worker.session import Reply, WorkerSession
 
 
 def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence[Frame]) -> Reply:
-    """Run a call at once. Its failure is in the answer, for the client to raise."""
+    """Run a call at once. Its failure is in the answer, for the client to raise.
+
+    In a session of several workers it poisons what the call writes as well, which others may have written.
+    """
     call: PreparedCall | None = None
+    has_begun = False
     try:
         define = wire.Define(
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
@@ -31,6 +35,7 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
         if session.missed_draw is not None and call.draws:
             raise PoisonedError(session.missed_draw)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
+        has_begun = True
         with graph.all_keys():
             result = host.runner.run(session, call, ins, [], item.site)
             call.arguments.give_back_generators(ins)
@@ -47,6 +52,7 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
         failure = failure_of(error, "", 0)  # it is raised at the user's own line, so PyTorch's text alone is enough
     if call is not None and call.draws:
         session.miss_draw(failure)
+    session.fail_query(item, failure, has_begun)
     return session.report(item.request, failure), []
 
 

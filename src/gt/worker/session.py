@@ -81,12 +81,17 @@ class WorkerSession:
         self.note(failure)
         self.memory.poison(ids, failure)
 
-    def poison(self, ids: list[int], failure: Failure, item: wire.Op, has_begun: bool) -> None:
+    def poison(self, ids: list[int], failure: Failure, item: wire.Op | wire.Query, has_begun: bool) -> None:
         """Let storages that an operation was to make or write stand for its failure. `has_begun`: it may have written."""
         at = None
         if self.group is not None:
             at = next((i for i, one in enumerate(self.upcoming.items) if one is item), None)
         self.memory.poison(ids, failure, None if at is None else Cause(self.taken, at, has_begun))
+
+    def fail_query(self, item: wire.Query, failure: Failure, has_begun: bool) -> None:
+        """A query has failed here: of several workers the others may have written what it writes."""
+        if self.group is not None:
+            self.poison([id for i, (id, _) in enumerate(item.ins) if i in item.writes], failure, item, has_begun)
 
     def miss_draw(self, failure: Failure) -> None:
         """A call that draws has failed here: of several workers the others may have drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,65 @@ def test_a_file_that_one_worker_may_not_read(running: Running, tmp_path: Path) -
     last.host.data_dirs = ("/nowhere",)
     with pytest.raises(PermissionError, match="not in a folder that this service was given"):
         gt.files.load_safetensors(path)["a"].sum().item()
+
+
+def last_fails(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the last worker has no memory left for any call."""
+
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    last = list(running.system.workers.values())[-1]
+    monkeypatch.setattr(last.host.runner, "run", fails)
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+def test_what_a_query_wrote_on_all_workers_but_one_is_an_error(
+    running: Running, monkeypatch: pytest.MonkeyPatch, poisoned: bool
+) -> None:
+    kept, out, taken = (torch.arange(4.0).to("remote") for _ in range(3))
+    (kept + out + taken).sum().item()
+    with monkeypatch.context() as patch:
+        last_fails(running, patch)
+        if poisoned:
+            taken += 0.5  # not run on the last worker, and nobody has been told
+        with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+            torch.masked_select(taken, kept > 1, out=out)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            (out.sum() + kept.sum()).item()
+    assert kept.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_what_a_query_was_to_write_after_a_check_failed_on_one_worker_is_an_error(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, right = torch.arange(4.0).to("remote"), torch.tensor(True).to("remote")
+    (out.sum() + right).item()
+    with monkeypatch.context() as patch:
+        last_fails(running, patch)
+        torch._assert_async(right)  # fails there by itself: no value depends on it
+        running.instructions()
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.masked_select(torch.ones(4, device="remote"), torch.ones(4, device="remote") > 0, out=out)
+    with pytest.raises(torch.OutOfMemoryError):
+        out.sum().item()
+
+
+def test_results_that_some_workers_have_of_a_failed_query_are_freed(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.arange(4.0).to("remote")
+    running.instructions()
+    before = [set(session.memory.storages) for session in sessions(running)]
+    with monkeypatch.context() as patch:
+        last_fails(running, patch)
+        with pytest.raises(torch.OutOfMemoryError):
+            x.nonzero()
+    x.sum().item()
+    gc.collect()
+    running.instructions()
+    assert [set(session.memory.storages) for session in sessions(running)] == before
 
 
 def test_a_collective_that_one_worker_cannot_begin_is_its_error_and_then_nobody_waits(running: Running) -> None:
