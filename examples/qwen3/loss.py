@@ -13,7 +13,7 @@ import torch
 from model import product_dtype
 from prepared import IGNORED
 
-FEWEST_ROWS = 200
+FEWEST_ROWS = 256
 """Chunks of fewer rows multiply matrices noticeably slower than long ones."""
 LEAST_SHARED = 0.5
 """The least share of the targets for which it is worth to multiply the tokens of each sequence apart from the rest."""
@@ -34,7 +34,7 @@ def chunked_cross_entropy(
 
     The gradients of `hidden` and `weight` are made in the forward pass, chunk by chunk, if they are needed at all; so this
     needs three products where recomputing the logits in the backward pass would need four. `chunk` is the number of tokens
-    of a chunk: by default a twentieth of them, but at least 200 (fewer multiply slower; more only take more memory).
+    of a chunk: by default a twentieth of them, but at least 256 (fewer multiply slower; more only take more memory).
     """
     picked, labels = _at_targets(hidden, targets)
     count = sum(map(torch.Tensor.numel, labels))

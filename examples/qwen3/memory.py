@@ -344,12 +344,11 @@ class _Step:
 
     @property
     def loss(self) -> int:
-        """The rows with a target, their gradient in float32, and a chunk of logits."""
+        """The tokens with a target, all but each row's last, their gradient in float32, and a chunk of logits."""
         stream = FP32 if self.is_autocast else self.element
-        rows = self.tokens * self.sizes.hidden * (stream + FP32)
-        chunks = min(max(self.tokens // FEWEST_ROWS, 1), MOST_CHUNKS)
-        chunk = math.ceil(self.tokens / chunks)
-        return rows + self._logits(chunk)
+        targets = self.tokens - self.given.batch_size
+        chunks = min(max(targets // FEWEST_ROWS, 1), MOST_CHUNKS)
+        return targets * self.sizes.hidden * (stream + FP32) + self._logits(math.ceil(targets / chunks))
 
     def _logits(self, chunk: int) -> int:
         """Logits in float32. Beside them: nothing, or all of them in bf16, or of a block of a weight that is cast."""

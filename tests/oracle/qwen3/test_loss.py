@@ -157,4 +157,4 @@ def test_it_takes_less_than_a_tenth_of_the_logits(vocabulary: int, precision: st
     torch.remote.synchronize()
     gradients = (hidden.numel() + weight.numel()) * dtype.itemsize
     share = (torch.remote.max_memory_allocated() - before - gradients) / (tokens * vocabulary * 4)
-    assert share <= (0.06 if precision == "fp32" else 0.08)
+    assert share <= (0.07 if precision == "fp32" else 0.1)

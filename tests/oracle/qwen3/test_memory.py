@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_told_before_anything_is_downloaded(
     with pytest.raises(scripts.problems.UserError) as caught:
         scripts.load_weights.main()
     assert str(caught.value) == (
-        "Qwen/Qwen3-1.7B: needs up to 28.3 GB (weights 3.4 GB, optimizer 20.6 GB, gradients and activations 4.2 GB), and"
+        "Qwen/Qwen3-1.7B: needs up to 28.4 GB (weights 3.4 GB, optimizer 20.6 GB, gradients and activations 4.3 GB), and"
         " 24.1 GB while a checkpoint is written, the worker has 24.0 GB free: use --lora, or 2 such workers and a sharding"
         " file that divides everything"
     )
