@@ -28,6 +28,9 @@ from gt.planning.plan import (
 from gt.planning.state import State, Stored
 from gt.wire import instructions as wire
 
+MOST_COPIES = 16
+"""What is kept of one storage that was gathered or sliced: of a data set, each batch is another slice."""
+
 
 class KnownPlan:
     """A plan, and what is looked up of it in each run.
@@ -91,6 +94,9 @@ class Emitter:
         else:
             self._emit(plan, item, ids, numbers)
         self._parameters.drop_gathered()
+        for stored in operands:
+            if stored.copies is not None and len(stored.copies) > MOST_COPIES:
+                self._storages.drop_copies(stored)
 
     def _convert(self, conversion: Conversion, operands: list[Stored], ids: list[int]) -> None:
         match conversion:

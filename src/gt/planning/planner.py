@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gt.placement.digit import Underivable, on_axis, part
+from gt.placement.digit import OfStorage, Underivable, View, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import pin
 from gt.planning.blocks import Blocks
@@ -19,7 +19,7 @@ from gt.planning.parameters import Parameters
 from gt.planning.repeats import Repeats
 from gt.planning.rules import find
 from gt.planning.solver import Solver
-from gt.planning.state import Stored
+from gt.planning.state import Batch, Stored
 from gt.planning.transfers import Transfers
 from gt.wire import instructions as wire
 from gt.wire.messages import Answer, Recoverable
@@ -188,6 +188,17 @@ class Planner:
                 if fits and not isinstance(part(view, placed, self.mesh.sizes), Underivable):
                     self.storages.drop_copies(stored)
                     self.storages.cut(stored, axis, weight)
+        self._note_batch(stored, view, tuple(w if type(w) is int else None for w in wanted))
+
+    def _note_batch(self, stored: Stored, view: View, wanted: OfStorage) -> None:
+        """What of a view could not be sharded where it is, is sharded by the calls that read it."""
+        seen = part(view, self.storages.state(stored).placed, self.mesh.sizes)
+        missed = isinstance(seen, Underivable) or any(
+            w is not None and s is None for w, s in zip(wanted, seen[1], strict=True)
+        )
+        batch = Batch(view.offset, view.extent, wanted) if missed and wanted != self.storages.whole else None
+        if batch != self.storages.state(stored).batch:
+            self.storages.set(stored, batch=batch)
 
     def _free(self, id: int) -> None:
         stored = self.storages.by_id.pop(id, None)

@@ -197,7 +197,8 @@ class Report:
     def _lay(self, item: wire.Argument | wire.Crossing, name: str, placements: Placements, origin: str) -> None:
         stored = self._planner.storages.by_id.get(item.id)
         if stored is not None:
-            placement = self._placement(placements, self._planner.storages.state(stored).placed)
+            state = self._planner.storages.state(stored)
+            placement = self._placement(placements, state.batch.placed if state.batch is not None else state.placed)
             self._laid[Laid(name, item.geometry.size, item.geometry.dtype, placement, origin)] = None
 
     def _note_gradients(self, item: wire.Gradients) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gt.placement.digit import Partial, Underivable, part
+from gt.placement.digit import OfView, Partial, Underivable, View, part
 from gt.placement.mesh import Mesh
 from gt.planning import lowerings
 from gt.planning.geometry import item_bytes, view_of
@@ -72,7 +72,8 @@ class Solver:
             self.underivable[solved.define.op] = found.reason
             placed[found.axis] = None
         read = solved.rule.reads and index not in group.unread
-        return Operand(index, geometry, state, group.ins[index], written, read, placed, found[1])
+        seen = found[1] if written or geometry.dtype != state.dtype else _with_batch(view, found[1], state, self.mesh.sizes)
+        return Operand(index, geometry, state, group.ins[index], written, read, placed, seen)
 
     def _plan(self, solved: Solved, unruled: bool) -> Plan:
         define = solved.define
@@ -124,6 +125,15 @@ class Solver:
         outs = {n: group.ins[i] for n, i in enumerate(wanted)}  # type: ignore[index]
         sums = {n: group.may_shard - set(labels) for n, labels in outs.items()}
         return Rule((LabelGroup(ins, outs, group.may_shard, sums),)), choice
+
+
+def _with_batch(view: View, seen: OfView, state: State, sizes: tuple[int, ...]) -> OfView:
+    """A view's placement, with that of a batch which it is a view of along the axes where it is replicated."""
+    batch = state.batch
+    if batch is None or view.offset < batch.start or view.extent > batch.end:
+        return seen
+    found = part(view._replace(offset=view.offset - batch.start), batch.placed, sizes)
+    return seen if isinstance(found, Underivable) else tuple(s or b for s, b in zip(seen, found[1], strict=True))
 
 
 def _unruled(define: Define) -> Rule:

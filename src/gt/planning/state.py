@@ -9,12 +9,22 @@ import msgspec
 from gt.placement.digit import OfStorage
 
 
+class Batch(NamedTuple):
+    """A part of a storage that is an argument, from element `start` on up to `end`: a call that reads some of it may take
+    it as sharded by these digits, of which the first element is 0."""
+
+    start: int
+    end: int
+    placed: OfStorage
+
+
 class State(NamedTuple):
     """The state of a storage. Plans depend on it, and on nothing else of a storage.
 
     `computed`: the placement in which a parameter is computed with, where that is not the one in which it is stored.
     `graph`: for the handle of a composite's graph, what its forward pass chose. `pinned`: whether the storage has a place
-    of its own, as a parameter; another may be sharded where that is cheap.
+    of its own, as a parameter; another may be sharded where that is cheap. `batch`: what should be sharded of a storage that
+    cannot be, as a data set whose rows do not divide.
     """
 
     placed: OfStorage
@@ -23,6 +33,7 @@ class State(NamedTuple):
     computed: OfStorage | None = None
     graph: Any = None
     pinned: bool = False
+    batch: Batch | None = None
 
 
 class States:

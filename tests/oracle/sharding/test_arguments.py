@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from gt.client.stream.operands import operand
-from tests.oracle.sharding.systems import sharded
+from gt.wire import instructions as wire
+from tests.oracle.sharding.systems import Running, sharded
 
 
 class Summed(torch.nn.Module):
@@ -39,6 +41,37 @@ def test_arguments_are_placed_by_name_or_position(patterns: str, sharded_ones: s
         held = running.planner.storages
         places = {name: held.state(held.by_id[operand(tensor)[0]]).placed for name, tensor in given.items()}
         assert [name for name, placed in places.items() if placed == (2,)] == sharded_ones.split()
+
+
+@pytest.mark.parametrize("placement", ["{d: shard(0)}", "{d: shard(0), t: replicate}"])
+def test_batches_of_a_data_set_that_does_not_divide_are_computed_in_parts(placement: str) -> None:
+    def run(device: str, running: Running | None = None) -> list[float]:
+        random = torch.Generator().manual_seed(0)
+        x, labels = torch.randn(27, 2, 4, generator=random).to(device), torch.arange(27).remainder(5).to(device)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(1), torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 5)).to(
+            device
+        )
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        losses = []
+        for step in range(40):
+            batch = slice(step * 7 % 19, step * 7 % 19 + 8)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x[batch]), labels[batch])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if running is not None:
+                told = running.instructions()
+                assert Counter(type(i).__name__ for i in told if isinstance(i, wire.COLLECTIVES)) == {"AllReduce": 2}
+                assert {i.outs[0].size[0] for i in told if isinstance(i, wire.Define) and "addmm" in i.op} <= {4}
+        return losses
+
+    with sharded(f"{{mesh: {{d: 2, t: 2}}, inputs: {{'*': {placement}}}}}") as running:
+        got = run("remote", running)
+        held = [len(w.host.sessions[1].memory.storages) for w in running.system.workers.values()]
+        assert max(held) < 60, "slices of all batches are kept"
+    torch.testing.assert_close(got, run("cpu"), rtol=1e-5, atol=0.0)
 
 
 ROWS, BATCH = 26, 8

@@ -28,6 +28,7 @@ class Operand:
     placed: list[Any]
     """Its placement without what has to be gathered in any case."""
     view: OfView
+    """The same of what it sees, with that of a batch, which is sharded as it is read."""
 
 
 def is_added(group: LabelGroup, operand: Operand, choice: Digit | Partial | None) -> bool:
