@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gt.placement.digit import OfStorage, Underivable, View, on_axis, part
+from gt.placement.digit import OfStorage, Underivable, View, digits, on_axis, part
 from gt.placement.layout import Placement, Sharding
 from gt.placement.pins import pin
 from gt.planning.blocks import Blocks
@@ -196,7 +196,10 @@ class Planner:
         missed = isinstance(seen, Underivable) or any(
             w is not None and s is None for w, s in zip(wanted, seen[1], strict=True)
         )
-        batch = Batch(view.offset, view.extent, wanted) if missed and wanted != self.storages.whole else None
+        batch = None
+        if missed and (found := digits(wanted)):
+            highest, axis = found[-1]
+            batch = Batch(view.offset % (highest * self.mesh.sizes[axis]), wanted)
         if batch != self.storages.state(stored).batch:
             self.storages.set(stored, batch=batch)
 

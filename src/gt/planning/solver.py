@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gt.placement.digit import OfView, Partial, Underivable, View, part
+from gt.placement.digit import OfView, Partial, Underivable, View, digits, part
 from gt.placement.mesh import Mesh
 from gt.planning import lowerings
 from gt.planning.geometry import item_bytes, view_of
@@ -129,10 +129,11 @@ class Solver:
 
 def _with_batch(view: View, seen: OfView, state: State, sizes: tuple[int, ...]) -> OfView:
     """A view's placement, with that of a batch which it is a view of along the axes where it is replicated."""
-    batch = state.batch
-    if batch is None or view.offset < batch.start or view.extent > batch.end:
+    if state.batch is None:
         return seen
-    found = part(view._replace(offset=view.offset - batch.start), batch.placed, sizes)
+    start, placed = state.batch
+    weight, axis = digits(placed)[-1]
+    found = part(view._replace(offset=(view.offset - start) % (weight * sizes[axis])), placed, sizes)
     return seen if isinstance(found, Underivable) else tuple(s or b for s, b in zip(seen, found[1], strict=True))
 
 

@@ -10,11 +10,10 @@ from gt.placement.digit import OfStorage
 
 
 class Batch(NamedTuple):
-    """A part of a storage that is an argument, from element `start` on up to `end`: a call that reads some of it may take
-    it as sharded by these digits, of which the first element is 0."""
+    """A view of a storage is an argument: calls that read it, or another with as many rows, may take it as sharded by the
+    digits `placed`, counted from the element `start` on, which is less than the period of the highest digit."""
 
     start: int
-    end: int
     placed: OfStorage
 
 
