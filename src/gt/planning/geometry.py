@@ -29,6 +29,21 @@ def seen_as(geometry: Geometry, view: View) -> Geometry:
     return msgspec.structs.replace(geometry, size=view.size, stride=view.stride, offset=view.offset)
 
 
+def is_dense(geometry: Geometry) -> bool:
+    """Whether its elements are side by side in memory, each once, in whatever order of the dims."""
+    expected = 1
+    for stride, count in sorted((stride, n) for n, stride in zip(geometry.size, geometry.stride, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= count
+    return True
+
+
+def by_itself(geometry: Geometry) -> Geometry:
+    """The same, at the start of a storage of its own."""
+    return msgspec.structs.replace(geometry, offset=0)
+
+
 def dense(size: tuple[int, ...], dtype: str) -> Geometry:
     """The geometry of a contiguous tensor."""
     return Geometry(size, row_major(size), 0, dtype)

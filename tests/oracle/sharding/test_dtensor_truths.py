@@ -72,6 +72,7 @@ def test_gradients_of_reduced_losses_are_not_too_large(two: Running, loss: str, 
         return value, x.grad
 
     both(two, program)
+    assert "no rule" not in two.planned
 
 
 @pytest.mark.parametrize("placement", [0, 1])
@@ -219,6 +220,29 @@ def test_random_numbers_are_those_of_one_worker(two: Running, name: str) -> None
     both(two, program)
 
 
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "transposed": lambda x: x.t(),
+    "columns": lambda x: x[:, :6],
+    "every other row": lambda x: x[::2],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_random_numbers_are_drawn_in_the_order_of_the_memory(two: Running, view: str) -> None:
+    def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
+        shown = []
+        for placement in (0, 1):
+            x = put(seeded(6, 8), placement).requires_grad_()
+            dropped = F.dropout(VIEWS[view](x), 0.4)
+            dropped.square().sum().backward()
+            shown += [dropped, x.grad, torch.randn_like(VIEWS[view](x))]
+            for name in ("normal_", "uniform_", "bernoulli_"):
+                shown.append(RANDOM[name](VIEWS[view](put(seeded(6, 8), placement))))
+        return shown
+
+    both(two, program)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_buffers_of_batch_norm_sharded_by_channel_or_batch(two: Running, axis: int) -> None:
     def program(device: torch.device, put: Callable[..., torch.Tensor]) -> Any:
@@ -345,6 +369,6 @@ def test_the_largest_value_of_parts(two: Running, at: int, strange: float) -> No
         values = seeded(6, 4)
         values[at, 1] = strange
         x, n = put(values, 0), put(torch.arange(6), 0)
-        return x.amax(0), x.amax(), x.amax(1), x.amax((0, 1), keepdim=True), n.amax()
+        return x.amax(0), x.amax(), x.amax(1), x.amax((0, 1), keepdim=True), x.max(), n.amax()
 
     both(two, program)

@@ -164,11 +164,13 @@ def test_in_training_batch_norm_needs_the_whole_batch(training: bool, labels: se
     assert _labels(found) == labels
 
 
-def test_the_gradient_of_a_mean_loss_has_no_rule() -> None:
+def test_the_gradient_of_a_mean_loss_is_sharded_by_a_lowering_only() -> None:
     def lose() -> None:
         F.mse_loss(torch.randn(4, device="remote").requires_grad_(), torch.randn(4, device="remote")).backward()
 
-    assert found_by(lose, "mse_loss_backward") == [None]
+    (found,) = found_by(lose, "mse_loss_backward")
+    assert found is not None
+    assert found.lowered == found.groups[0].may_shard
 
 
 def test_scaling_by_frequency_needs_all_indices() -> None:

@@ -25,6 +25,7 @@ TABLE: dict[str, Callable[[Builder], Lowered | None]] = {
     "log_softmax_backward": softmax.log_softmax_backward,
     "nll": losses.nll,
     "nll_backward": losses.nll_backward,
+    "mean_backward": losses.mean_backward,
     "dropout": draws.dropout,
     "draw": draws.draw,
 }

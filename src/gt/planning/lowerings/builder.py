@@ -28,6 +28,14 @@ class Builder:
         self.steps: list[Step] = []
         self.temporaries = 0
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers that vary from call to call, all of them, for a step that takes the arguments of the call."""
+        flat: list[Any] = []
+        for value in (*self.original.args, *self.original.kwargs.values()):
+            flat += value if isinstance(value, list) else [value]
+        return tuple(range(sum(isinstance(value, wire.Number) for value in flat)))
+
     def axes(self, label: Any) -> list[int]:
         """The axes along which a label is sharded."""
         return [axis for axis, c in enumerate(self.choice) if isinstance(c, Digit) and c.label == label]

@@ -1,6 +1,8 @@
-"""Losses by class index, of sharded rows or classes."""
+"""Losses by class index, of sharded rows or classes, and the gradients of means."""
 
 from __future__ import annotations
+
+import math
 
 import msgspec
 
@@ -84,4 +86,15 @@ def nll_backward(b: Builder) -> Lowered | None:
     rows = b.run("masked_fill.Scalar", [In(0), In(1), 0], [rows, outside], dense(size, grad.dtype))
     zeros = b.run("zeros_like", [In(0)], [(Ref("in", 1), logs)], dense(out.size, out.dtype))
     b.run("scatter.src", [In(0), -1, In(1), In(2)], [zeros, with_dim(own), with_dim(rows)], out, Ref("out", 0))
+    return b.lowered()
+
+
+def mean_backward(b: Builder) -> Lowered | None:
+    """The local call divides by the number of its own elements; each worker's are as many."""
+    parts = math.prod(b.original.ins[1].size) // math.prod(b.local.ins[1].size)
+    grad, *others = b.local.ins
+    share = b.run("div.Scalar", [In(0), parts], [(Ref("in", 0), grad)], dense(grad.size, grad.dtype))
+    define = msgspec.structs.replace(b.local, ins=[share[1], *others])
+    ins = (share[0], *(Ref("in", i) for i in range(1, len(define.ins))))
+    b.steps.append(RunStep(define, ins, (Ref("out", 0),), b.numbers))
     return b.lowered()

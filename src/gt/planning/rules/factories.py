@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gt.planning.geometry import is_dense
 from gt.planning.rule import Labels, Rule
 from gt.planning.rules import labelling
 from gt.planning.rules.reading import Table, argument
 from gt.wire import instructions as wire
 
 
-def like(define: wire.Define) -> Rule | None:
+def like(define: wire.Define) -> Rule:
     """The result has the dims of the operand, of which no element is read."""
     labels = labelling.positions(define.ins[0].size)
     return replace(labelling.rule({0: labels}, {0: labels}), reads=False)
@@ -27,14 +28,13 @@ def new(define: wire.Define) -> Rule | None:
 
 def draw_like(define: wire.Define) -> Rule | None:
     """Every rank draws the whole, so that the numbers are those of one worker, and keeps its part."""
-    found = like(define)
-    return None if found is None else _drawn(found)
+    return _drawn(like(define)) if is_dense(define.ins[0]) else None
 
 
 def draw_in_place(define: wire.Define) -> Rule | None:
     """As `draw_like`, into the operand itself."""
     labels: Labels = labelling.positions(define.ins[0].size)
-    return _drawn(labelling.rule({0: labels}, {0: labels})) if len(define.ins) == 1 else None
+    return _drawn(labelling.rule({0: labels}, {0: labels})) if len(define.ins) == 1 and is_dense(define.ins[0]) else None
 
 
 def _drawn(found: Rule) -> Rule:
@@ -43,7 +43,7 @@ def _drawn(found: Rule) -> Rule:
 
 def dropout(define: wire.Define) -> Rule | None:
     """`native_dropout(input, p, train)`: the result and its mask, drawn whole by every rank."""
-    if argument(define, 2, "train", True) is False:
+    if argument(define, 2, "train", True) is False or not is_dense(define.ins[0]):
         return None
     labels = labelling.positions(define.ins[0].size)
     found = labelling.rule({0: labels}, {0: labels, 1: labels})

@@ -1,4 +1,4 @@
-"""Losses. Their gradients under `mean` have no rule: the local call would divide by the number of its own elements."""
+"""Losses, and their gradients."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def elementwise(reduction_at: int) -> Row:
 
 
 def elementwise_backward(reduction_at: int) -> Row:
-    """A row of the gradient of such a loss, `(grad, self, target, ...)`."""
+    """A row of the gradient of such a loss, `(grad, self, target, ...)`. That of a mean takes a lowering."""
 
     def row(define: wire.Define) -> Rule | None:
         reduction = argument(define, reduction_at, "reduction", MEAN)
-        if type(reduction) is not int or reduction not in (NONE, SUM):
+        if type(reduction) is not int or reduction not in (NONE, *KINDS):
             return None
         shape = define.ins[1].size
-        return labelling.rule(_broadcast(define, shape), {0: labelling.from_the_right(shape, shape)})
+        found = labelling.rule(_broadcast(define, shape), {0: labelling.from_the_right(shape, shape)})
+        return found if reduction != MEAN else _lowered(found, "mean_backward", found.groups[0].may_shard)
 
     return row
 

@@ -63,6 +63,11 @@ def largest(define: wire.Define) -> Rule | None:
     return replace(found, groups=(replace(group, may_shard=group.may_shard | reduced),), lowering="largest", lowered=reduced)
 
 
+def largest_of_all(define: wire.Define) -> Rule | None:
+    """`max` of one tensor, which is `amax` of all its dims."""
+    return largest(define) if len(define.ins) == 1 else None
+
+
 def norm(define: wire.Define) -> Rule | None:
     """The norm of order 2 may be a Partial; of other orders only dims that are not reduced are sharded."""
     order = argument(define, 1, "ord", 2)
@@ -137,6 +142,7 @@ TABLE: Table = {
     "linalg_vector_norm": norm,
     "norm": norm,
     "amax": largest,
+    "max": largest_of_all,
     **dict.fromkeys(("amin", "argmax", "argmin", "aminmax", "logsumexp", "max.dim", "min.dim", "prod"), _PLAIN),
     **dict.fromkeys(("all", "any", "median", "nanmedian"), _PLAIN),
     **dict.fromkeys(("std", "std_mean", "var", "var_mean"), Reduction(keep_at=-1)),
