@@ -44,6 +44,19 @@ class Alone(torch.nn.Module):
         return result
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_parameters_that_get_their_sizes_in_the_first_call_are_where_they_belong_after_it() -> None:
+    with sharded('mesh: {dp: 2}\nparams: {"**": {dp: fully_shard}}\ninputs: {"*": {dp: shard(0)}}') as running:
+        net = Alone(torch.nn.LazyLinear(8)).to("remote")
+        net(torch.ones(4, 8, device="remote")).sum().backward()
+        assert net.up.weight.grad.tolist() == [[4.0] * 8] * 8
+        running.collectives()
+        planner = running.planner
+        assert planner is not None
+        for tensor in (net.up.weight, net.up.weight.grad):
+            assert planner.storages.state(planner.storages.by_id[operand(tensor)[0]]).placed == (32,)
+
+
 def step(text: str) -> list[OfStorage]:
     """Make a step; returns where the results of both layers are."""
     with sharded(text) as running:

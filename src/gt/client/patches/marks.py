@@ -91,13 +91,16 @@ class Marks:
         @functools.wraps(call)
         def marked(module: Module, *args: Any, **kwargs: Any) -> Any:
             self._depth.value += 1
+            are_named = True
             try:
                 if self._depth.value == 1 and configured.sharding is not None:
-                    self._enter(module, args, kwargs)
+                    are_named = self._enter(module, args, kwargs)
                 self._enter_scope(module, (args, kwargs))
                 result = call(module, *args, **kwargs)
             finally:
                 self._depth.value -= 1
+            if not are_named:
+                self._name(module)
             self._leave_scope(module, result)
             return result
 
@@ -134,7 +137,7 @@ class Marks:
     # -- modules -----------------------------------------------------------------------------------------------------------
 
     def _provisional(self, name: str, param: torch.nn.Parameter | None) -> None:
-        if configured.sharding is None or self._depth.paused or param is None or torch.nn.parameter.is_lazy(param):
+        if configured.sharding is None or self._depth.paused or param is None:
             return
         if _is_remote(param):
             number, spec, _ = operand(param)
@@ -145,13 +148,15 @@ class Marks:
         """The path of a module in the root module that was called; empty for that, and for one that is not known."""
         return self._paths.get(module, "")
 
-    def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, root: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Mark a call's arguments, and what the module holds: whether all of that is named, or some has no size yet."""
         self._name(root)
         for names, tensor in _arguments(root, args, kwargs):
             self._inputs.update(names)
             if _is_remote(tensor) and operand(tensor)[0] not in self._named:
                 number, spec, _ = operand(tensor)
                 recording.record(wire.Argument(number, spec.to_wire(), _matched(names)))
+        return not any(map(torch.nn.parameter.is_lazy, root.parameters()))
 
     def _scope_of(self, module: Module) -> tuple[ScopeRule, str] | None:
         """The rule of a named module, and its path."""
@@ -289,7 +294,7 @@ def _origin(name: str) -> str:
 
 def _is_remote(tensor: Tensor) -> bool:
     """Whether workers have its elements: not those of what `torch.func` and tracers pass through a program."""
-    if tensor.device.type != "remote" or tensor.layout is not torch.strided:
+    if tensor.device.type != "remote" or tensor.layout is not torch.strided or torch.nn.parameter.is_lazy(tensor):
         return False
     try:
         operand(tensor)
