@@ -82,13 +82,14 @@ class Planner:
 
     def rewrite(self, items: Sequence[wire.FromClient]) -> list[wire.Instruction]:
         """The instructions of every worker for those of the client."""
-        if self.observer is None and not self.generators_differ:
+        if self.observer is None and not self.generators_differ and not self._transfers.have_written:
             return self._repeats.rewrite(items)
         self._repeats.stop()
         if self.generators_differ:
             self.generators_differ = False
             self._out += [wire.SameGenerator(axis) for axis in self.storages.shared_axes]
             self._recover()
+        self._transfers.place_written()
         return self.plan(items)
 
     def _recover(self) -> None:

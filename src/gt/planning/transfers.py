@@ -24,6 +24,8 @@ class Transfers:
         self._out = parameters.storages.out
         self._asked: dict[int, wire.Query] = {}
         """The queries under way, by request."""
+        self._written: list[int] = []
+        """The parameters that queries were to write which have been answered."""
 
     def query(self, item: wire.Query) -> None:
         """Its results are known to nobody yet, so every worker runs it on whole operands. What it writes may be resized."""
@@ -42,9 +44,7 @@ class Transfers:
         self._out.extend(made)
         for index in item.writes:
             id, geometry = item.ins[index]
-            if id in self._parameters.pins:
-                self._parameters.restore(id)
-            else:
+            if id not in self._parameters.pins:
                 self._storages.set(self._storages.find(id, geometry), elements=UNKNOWN)
         self._asked[item.request] = item
 
@@ -53,11 +53,24 @@ class Transfers:
         item = self._asked.pop(answer.request, None)
         if item is None:
             return
+        self._written += [id for index, (id, _) in enumerate(item.ins) if index in item.writes]
         if answer.failure is not None:
             self._out.extend(range(item.out, item.out + wire.QUERY_RESULTS))
         elif not item.writes:
             for id, geometry in enumerate((g for g in answer.outs if g is not None), item.out):
                 self._storages.add(id, geometry)
+
+    @property
+    def have_written(self) -> bool:
+        """Whether there is something for `place_written` to do."""
+        return bool(self._written)
+
+    def place_written(self) -> None:
+        """Parameters that queries have written go back to where they belong: if one failed, not before it is known whether
+        all workers have the same."""
+        for id in self._written:
+            self._parameters.restore(id)
+        self._written.clear()
 
     def upload(self, item: wire.Upload) -> None:
         """A new storage is replicated; one that is there gets its elements where it belongs."""

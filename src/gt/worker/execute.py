@@ -32,8 +32,8 @@ from gt.worker.operators import graph
 from gt.worker.session import Reply, WorkerSession
 from gt.worker.under_way import TOGETHER, Collective, made
 
-NEEDS_CHECKS = (wire.Fetch, wire.Query, wire.SaveFile)
-"""Requests that show values: a program that runs locally would have stopped at a failed check before it came to one."""
+NEEDS_CHECKS = (wire.Fetch, wire.SaveFile)
+"""Requests that show values, besides `Query`: a program that runs locally would have stopped at a failed check before."""
 ASK_EVERY = 8
 """Instructions between two questions whether their session has ended: a long queue must not outlive its client."""
 MOST_SAVED = 32
@@ -211,8 +211,6 @@ class Worker:
 
     def _handle(self, state: WorkerSession, item: Any, frames: Sequence[Frame]) -> Reply | None:
         if state.failed_check is not None and isinstance(item, NEEDS_CHECKS):
-            if isinstance(item, wire.Query):
-                state.fail_query(item, state.failed_check, has_begun=False)
             return state.report(item.request, state.failed_check), []
         try:
             handler = HANDLERS.get(type(item))

@@ -131,7 +131,9 @@ def _set_random_state(host: Host, session: WorkerSession, item: wire.SetRandomSt
         host.runner.random.set_state(session.number, state)
         session.missed_draw = None
     except (IndexError, ProtocolError, RuntimeError, TypeError, ValueError) as error:
-        session.fail([], error, "set_rng_state", 0)
+        failure = failure_of(error, "set_rng_state", 0)
+        session.note(failure)
+        session.miss_draw(failure)
 
 
 def _synchronize(host: Host, session: WorkerSession, item: wire.Synchronize, frames: Sequence[Frame]) -> Reply:

@@ -32,8 +32,9 @@ def query(host: Host, session: WorkerSession, item: wire.Query, frames: Sequence
             0, item.op, item.args, item.kwargs, [g for _, g in item.ins], [], default_dtype=item.default_dtype
         )
         call = PreparedCall(define, host.device, session.memory.number)
-        if session.missed_draw is not None and call.draws:
-            raise PoisonedError(session.missed_draw)
+        failed = session.failed_check or (session.missed_draw if call.draws else None)
+        if failed is not None:
+            raise PoisonedError(failed)
         ins, _ = call.operands(session.memory, [id for id, _ in item.ins])
         has_begun = True
         with graph.all_keys():

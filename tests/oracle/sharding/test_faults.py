@@ -208,6 +208,24 @@ def test_results_that_some_workers_have_of_a_failed_query_are_freed(
     assert [set(session.memory.storages) for session in sessions(running)] == before
 
 
+def test_numbers_drawn_after_one_worker_could_not_set_its_generator_are_an_error(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no state")
+
+    torch.rand(2, device="remote").sum().item()
+    state = torch.get_rng_state()
+    running.instructions()
+    last = list(running.system.workers.values())[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(last.host.runner.random, "set_state", fails)
+        torch.set_rng_state(state)
+        with pytest.raises(RuntimeError, match="no state"):
+            torch.rand(4, device="remote").sum().item()
+    torch.rand(4, device="remote").sum().item()
+
+
 def test_a_collective_that_one_worker_cannot_begin_is_its_error_and_then_nobody_waits(running: Running) -> None:
     net = model()
     net(ids(RIGHT)).sum().item()

@@ -108,6 +108,37 @@ def test_parts_that_were_to_be_moved_before_anybody_was_told_stay_an_error(layer
     fails(weight)
 
 
+REFUSED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "at once": lambda weight: weight.index_copy_(0, remote(0, 1), torch.ones(2, 3, device="remote")),
+    "once it has begun": lambda weight: torch.masked_select(
+        torch.ones(32, device="remote"), torch.ones(3, dtype=torch.bool, device="remote"), out=weight.view(-1)
+    ),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_parts_that_a_refused_call_was_to_write_are_as_they_were(layer: torch.nn.Linear, refused: str) -> None:
+    weight = layer.weight.detach()
+    before = weight.cpu()
+    with pytest.raises((IndexError, RuntimeError)):
+        REFUSED[refused](weight)
+    assert torch.equal(weight.cpu(), before)
+    assert torch.equal((weight + 1).cpu(), before + 1)
+
+
+def test_a_parameter_that_a_query_has_written_goes_back_to_where_it_belongs(
+    layer: torch.nn.Linear, running: Running
+) -> None:
+    mask = torch.ones(32, dtype=torch.bool, device="remote")
+    torch.masked_select(torch.arange(32.0, device="remote"), mask, out=layer.weight.detach().view(-1))
+    assert layer.weight.flatten().tolist() == [float(n) for n in range(32)]
+    running.instructions()
+    planner = running.planner
+    assert planner is not None
+    states = [planner.storages.state(planner.storages.by_id[id]) for id in planner.parameters.pins]
+    assert all(state.placed != planner.storages.whole for state in states)
+
+
 def test_what_one_worker_has_failed_to_write_stays_an_error(running: Running) -> None:
     net = torch.nn.Sequential(torch.nn.Embedding(10, 4)).to("remote")
     x = torch.zeros(4, device="remote")
