@@ -2,23 +2,25 @@
 
 Each is a folder `step-N` that `transformers` (or, of adapters, PEFT) loads, with the optimizer's state in `optimizer/` and
 the rest in state.json. It is written under another name, by GT's workers in the background, and renamed once all of it is
-on the disk: what is there under its name is whole, whenever the run was killed.
+on the disk: what is there under its name is whole, whenever the run was killed. One run at a time has the folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from checkpoint_files import Save, Saving, is_lost, save_in_background, size_bytes
-from folders import PARTIAL, flush
+from folders import FOREIGN, PARTIAL, flush
 from problems import UserError, read_json
 from safetensors import SafetensorError
 
@@ -69,10 +71,35 @@ class Checkpoints:
         self.folder, self.keep, self.save = folder, keep, save
         self._under_way: _UnderWay | None = None
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the folder for this run alone. Raises UserError if another has it, or if it holds other things."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            self._lock(folder)
+            self._check_held()
+            yield
+        finally:
+            with suppress(OSError):  # it has checkpoints
+                self.folder.rmdir()
+            os.close(folder)
+
+    def _lock(self, folder: int) -> None:
+        with suppress(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(folder).st_nlink:  # else the other run has ended just now, and removed it
+                return
+        raise UserError(f"{self.folder}: another run is training with these checkpoints; wait for it, or give another --out")
+
+    def _check_held(self) -> None:
+        for path in sorted(self.folder.iterdir()):
+            if not path.name.startswith(PARTIAL) and path.name not in FOREIGN and not _step_of(path):
+                raise UserError(f"{path}: no whole checkpoint: remove it, or choose another folder (--checkpoints)")
+
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, in order."""
-        names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
-        return sorted(int(name[1]) for name in names if name)
+        return sorted(filter(None, map(_step_of, self.folder.glob("step-*"))))
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
@@ -173,17 +200,21 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all checkpoints."""
-        self._under_way = None
         for step in self.steps():
             self._remove(step)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        self.drop_partial()
 
     def drop_partial(self) -> None:
         """Remove what a run that was killed had begun to write."""
         self._under_way = None
         for partial in self.folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(partial)
+
+
+def _step_of(path: Path) -> int:
+    """The number of the step whose checkpoint this is; 0 if it is none."""
+    name = re.fullmatch(r"step-(\d{6,})", path.name)
+    return int(name[1]) if name and (path / STATE).is_file() else 0
 
 
 def _size_bytes(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -136,7 +136,7 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
             if new:
                 with suppress(OSError):  # another run has written there in the meantime
                     out.rmdir()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError):  # that is of the workers
                 raise UserError(f"{out}: cannot be written: {error}") from None
             raise
         try:

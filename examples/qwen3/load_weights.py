@@ -16,6 +16,7 @@ if __name__ == "__main__" and os.environ.get("USE_PYTORCH") != "1":
 import json
 import struct
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from safetensors import SafetensorError, safe_open
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """What weights may be stored in, as safetensors files name it."""
+FREQUENCIES = "rotary_emb.inv_freq"
+"""Of the angles: older files hold them, and they are left out, since they follow from config.json."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,16 @@ def header(path: Path) -> dict[str, Entry]:
     return entries
 
 
+def checksum(folder: Path) -> str:
+    """CRC-32 of a checkpoint's config and weights."""
+    found = 0
+    for path in sorted({folder / "config.json", *(entry.file for entry in entries(folder).values())}):
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                found = zlib.crc32(block, found)
+    return f"{found:08x}"
+
+
 def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> dict[str, str]:
     """What to load: name in the model -> name in the files. Raises UserError for a missing, unexpected or misshapen one."""
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
@@ -99,16 +112,13 @@ def check(found: dict[str, Entry], model: Qwen3, folder: Path) -> dict[str, str]
 
 
 def _names(found: dict[str, Entry], expected: set[str], folder: Path) -> dict[str, str]:
-    """Name in the model -> name in the files: a backbone saved by itself has no prefix `model.`.
-
-    The angles' frequencies, which older files hold, are left out: they follow from config.json.
-    """
+    """Name in the model -> name in the files: a backbone saved by itself has no prefix `model.`."""
     names: dict[str, str] = {}
     for stored in sorted(found):
         name = f"model.{stored}" if stored not in expected and f"model.{stored}" in expected else stored
         if name in names:
             raise UserError(f"{folder}: holds {names[name]} and {stored}, which are one tensor")
-        if not stored.endswith("rotary_emb.inv_freq"):
+        if not stored.endswith(FREQUENCIES):
             names[name] = stored
     return names
 
@@ -120,8 +130,8 @@ def stored_dtype(found: dict[str, Entry]) -> torch.dtype:
 
 
 def element_bytes(found: dict[str, Entry]) -> int:
-    """Bytes of an element of the matrices in a checkpoint; of the widest, if they differ."""
-    return max((4 if entry.dtype == "F32" else 2 for entry in found.values() if len(entry.shape) == 2), default=4)
+    """Bytes of an element of a checkpoint's weights: of float32, if they have several dtypes."""
+    return stored_dtype({name: entry for name, entry in found.items() if not name.endswith(FREQUENCIES)}).itemsize
 
 
 def read(found: dict[str, Entry], names: list[str]) -> dict[str, torch.Tensor]:

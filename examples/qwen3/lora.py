@@ -114,7 +114,7 @@ def _check_supported(path: Path, key: str, value: object) -> None:
     if key in SUPPORTED:
         if value not in SUPPORTED[key]:
             raise UserError(f"{path}: {key} is {value!r}; supported: {', '.join(map(repr, SUPPORTED[key]))}")
-    elif key not in READ | WITHOUT_EFFECT and value not in (None, False, "", [], {}):
+    elif key not in READ | WITHOUT_EFFECT and not (value is None or value is False or value in ("", [], {})):
         raise UserError(f"{path}: {key} is {value!r}, which is not supported here")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from problems import UserError
+from problems import UserError, read_json
 
 if __name__ == "__main__" and os.environ.get("USE_PYTORCH") != "1":
     import gt  # noqa: F401  early, as in load_weights.py
@@ -39,6 +39,9 @@ def main() -> int:
     made_of = {"model": identity(given.model, given.revision), "adapter": identity(str(given.adapter), None)}
     size = sum(BYTES.get(entry.dtype, 4) * math.prod(entry.shape) for entry in entries(source).values())
     check_output(given.out, OUTPUT, made_of, size)
+    base = str(read_json(given.adapter / CONFIG).get("base_model_name_or_path") or given.model)
+    if Path(base).name != Path(given.model).resolve().name:
+        print(f"Warning: the adapter was trained on {base}, and is merged into {given.model}", file=sys.stderr)
     model = load(source)
     lora = load_adapter(model, given.adapter)
     merge(model)

@@ -99,9 +99,9 @@ class Stepper:
 
     @torch.no_grad()
     def restore(self, kinds: Mapping[str, Mapping[str, torch.Tensor]], steps: int) -> None:
-        """Go on from what `state` returned after so many steps."""
-        for name, master in kinds.get(MASTERS, {}).items():
-            self.masters[name].copy_(master)
+        """Go on from what `state` returned after so many steps. Raises KeyError for a kind or a name that is missing."""
+        for name, _ in self._rounded():
+            self.masters[name].copy_(kinds[MASTERS][name])
         for names, optimizer in self.groups:
             held = {i: {kind: kinds[kind][name] for kind in STATE[self.given.optimizer]} for i, name in enumerate(names)}
             if self.given.optimizer == "adamw":

@@ -13,6 +13,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,9 +30,11 @@ TINY = PRESETS["tiny"].defaults
 PRECISIONS = ("fp32", "bf16-autocast", "bf16")
 WITHOUT_EFFECT = {
     "model", "revision", "data", "data_revision", "config", "runs", "prepared", "out", "preview", "checkpoints",
-    "save_every", "keep", "resume", "fresh", "log_every", "losses_out", "no_eval", "preset",
+    "save_every", "keep", "resume", "fresh", "log_every", "losses_out", "no_eval", "preset", "activation_checkpointing",
 }  # fmt: skip
 """Options that no number depends on; `made_of` has what the run is made of."""
+ONCE = {"help", "config", "resume", "fresh", "preview"}
+"""Options of one command, and not of the run."""
 LORA = ("lora_targets", "lora_rank", "lora_alpha", "lora_dropout", "rslora")
 SCHEDULES = {
     "cosine": "to a tenth, along half a cosine",
@@ -201,6 +204,7 @@ def parse(description: str | None, program: str | None = None, told: list[str] |
     given.prepared = given.prepared or given.runs / f"{model}-{data}-prepared"
     given.out = given.out or given.runs / f"{model}-{data}-tuned"
     given.checkpoints = given.checkpoints or _beside(given.out)
+    _check_folders(given, arguments)
     given.made_of = {
         "model": "tiny" if given.tiny_model else identity(given.model, given.revision),
         "data": "tiny" if given.tiny_data else identity(given.data, given.data_revision),
@@ -254,15 +258,26 @@ def _check_together(given: argparse.Namespace, arguments: argparse.ArgumentParse
         arguments.error("--patience counts evaluations: give --eval-every too")
     if given.lora_dropout == 1:
         arguments.error("argument --lora-dropout: 1 drops everything")
+    if given.lora_alpha == 0:
+        arguments.error("argument --lora-alpha: 0 switches the adapters off, and nothing would be learnt")
     unused = [f"--{name.replace('_', '-')}" for name in LORA if getattr(given, name) != arguments.get_default(name)]
     if unused and not given.lora:
         arguments.error(f"{unused[0]} does nothing without --lora")
 
 
+def _check_folders(given: argparse.Namespace, arguments: argparse.ArgumentParser) -> None:
+    """Exits with one line about outputs that would lie in each other."""
+    for one, other in permutations(("prepared", "out", "checkpoints"), 2):
+        inner, outer = getattr(given, one), getattr(given, other)
+        if inner.resolve().is_relative_to(outer.resolve()):
+            arguments.error(f"--{one} {inner} lies in --{other} {outer}: give folders of their own")
+
+
 def resolved(given: argparse.Namespace) -> dict[str, object]:
     """All options as a YAML file would give them, so that `--config` with that file is the same run."""
-    names = (action.dest for action in parser(None)._actions if action.dest not in ("help", "config"))
-    return {name.replace("_", "-"): _plain(getattr(given, name)) for name in names}
+    generated = {"model": given.tiny_model, "data": given.tiny_data}
+    names = (action.dest for action in parser(None)._actions if action.dest not in ONCE)
+    return {name.replace("_", "-"): None if generated.get(name) else _plain(getattr(given, name)) for name in names}
 
 
 def deciding(given: argparse.Namespace) -> dict[str, object]:
@@ -310,7 +325,7 @@ def main() -> int:
     given = parse(about, program)
     if given.preview:
         raise UserError(f"{program} trains; for --preview run prepare_data.py with the same arguments")
-    print(f"Options that differ from the defaults of --help: {in_short(given)}", flush=True)
+    print(f"Options that decide the result, where they differ from --help: {in_short(given)}", flush=True)
     check_output(given.prepared, PREPARED, given.made_of)
     check_output(given.out, OUTPUT, given.made_of)
     return 0

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 from prepared import Batch, Rows, padded
-from problems import UserError
 
 NEARBY = 50
 """Batches of similar lengths are formed among the rows of so many batches."""
@@ -27,8 +26,7 @@ class Packed:
     @classmethod
     def of(cls, rows: Rows, width: int) -> Packed:
         """Rows of at most `width` tokens. Raises UserError if one does not fit."""
-        if rows.lengths.max() > width:
-            raise UserError(f"--max-tokens {width}: a prepared row has {rows.lengths.max()} tokens; prepare the data again")
+        rows.check_longest(width)
         return cls(rows, best_fit_decreasing(rows.lengths, width))
 
     def __len__(self) -> int:

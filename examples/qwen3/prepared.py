@@ -144,6 +144,11 @@ class Rows:
         """Tokens of each row."""
         return np.diff(self.offsets)
 
+    def check_longest(self, tokens: int) -> None:
+        """Raises UserError if a row is longer than so many tokens."""
+        if self.lengths.max() > tokens:
+            raise UserError(f"--max-tokens {tokens}: a prepared row has {self.lengths.max()} tokens; {AGAIN}")
+
     def checksum(self) -> str:
         """Changes with any token, label or length."""
         digest = hashlib.sha256()

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -34,10 +35,16 @@ def _in_one_line(kind: type[BaseException], error: BaseException, trace: Traceba
         print("interrupted", file=sys.stderr)
     elif isinstance(error, OSError) and error.filename:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-    elif isinstance(error, (UserError, OSError)):
+    elif isinstance(error, (UserError, OSError, *_of_workers())):
         print(error, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _of_workers() -> tuple[type[Exception], ...]:
+    """What happens to GT's workers, and what is wrong in its settings; losing the connection is an OSError."""
+    errors = sys.modules.get("gt.errors")
+    return (errors.WorkerLostError, errors.StartError, errors.ConfigError) if errors else ()
 
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,6 +57,16 @@ def _end_with(shell: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def outlive_shell() -> None:
+    """From now on the shell's end sends this process no SIGTERM. One that is under way has arrived when this returns."""
+    if _shell:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        if os.getppid() != _shell:
+            time.sleep(0.1)
+
+
 sys.excepthook = _in_one_line
-if sys.platform == "linux" and (_shell := os.environ.pop("TRAIN_SH", "")):  # its process id; not for children of this one
-    _end_with(int(_shell))
+_shell = int(os.environ.pop("TRAIN_SH", "0")) if sys.platform == "linux" else 0
+"""The process id of train.sh; 0: it did not start this script. Children of this process do not end with it."""
+if _shell:
+    _end_with(_shell)

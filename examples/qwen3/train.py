@@ -5,18 +5,16 @@ python train.py --model FOLDER_OR_NAME --prepared FOLDER [--out FOLDER]
 
 from __future__ import annotations
 
-from problems import UserError, read_json
+from problems import UserError
 
 # isort: split
 import gt as torch  # first: whether this says gt or torch decides where the other files run
 
 # isort: split
 import argparse
-import json
-import math
-import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lora
@@ -24,69 +22,22 @@ import numpy as np
 import room
 import yaml
 from checkpoint_files import Save, Saving, save_in_background, save_now, write_folder, write_output
-from checkpoints import Checkpoints, State
+from checkpoints import OPTIMIZER, Checkpoints, State
 from config import Config
-from evaluation import HeldOut, Report, loss_sum
-from folders import OPTIONS, OUTPUT, RECORD, RESULT, check_output, identity, resolve, shown, write_beside
+from evaluation import Report, loss_sum
+from folders import OPTIONS, identity, shown
 from interrupts import Interrupts
 from load_weights import element_bytes, entries, header, load, read
 from model import Qwen3
 from optimizers import Stepper, rate
-from options import deciding, parse, resolved
-from packing import Packed, batches
-from prepared import Batch, Rows
+from options import parse, resolved
+from packing import batches
+from prepared import Batch
 from progress import Course, Reporter
+from which_run import Run, finished, first_state, repeating, write_result
 
 LOST = (torch.errors.ConnectionLostError, torch.errors.WorkerLostError) if hasattr(torch, "errors") else ()
 """What a program meets whose workers are gone."""
-CONTENT = "content of the prepared rows"
-"""Among the options that a run is known by: it does not go on with other rows."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is trained on what. `source`: the folder of the checkpoint to begin with."""
-
-    given: argparse.Namespace
-    source: Path
-    made_of: dict[str, str]
-    rows: Rows | Packed
-    held_out: HeldOut
-    options: dict[str, object]
-    """All that its numbers depend on, besides `made_of`."""
-
-    @classmethod
-    def open(cls, given: argparse.Namespace) -> Run:
-        """Checks the folders that it reads, and those that it will write. Raises UserError or OSError."""
-        source = resolve(given.model, given.revision)
-        prepared = read_json(given.prepared / RECORD)
-        if "data" not in prepared:
-            raise UserError(f"{given.prepared}: not a folder of prepared rows (--prepared)")
-        made_of = given.made_of | {"data": str(prepared["data"])}
-        check_folders(given, source, made_of)
-        vocabulary = Config.from_json(source / "config.json").vocab_size
-        rows: Rows | Packed = Rows.open(given.prepared / "train", vocabulary)
-        held_out = HeldOut.open(given.prepared, source, vocabulary, given.batch_size)
-        options = deciding(given) | {CONTENT: f"{rows.checksum()} {held_out.data.checksum()}"}
-        if given.pack:
-            rows = Packed.of(rows, given.max_tokens)
-        return cls(given, source, made_of, rows, held_out, options)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.rows) / (self.given.batch_size * self.given.accumulate))
-
-    @property
-    def steps(self) -> int:
-        return min(self.given.epochs * self.steps_per_epoch, self.given.max_steps or sys.maxsize)
-
-    def begin(self) -> State:
-        """The state before the first step."""
-        return State(made_of=self.made_of, options=self.options)
-
-    def is_of(self, state: State) -> bool:
-        """Whether a state is of a run with the same options on the same model and data."""
-        return (state.made_of, state.options) == (self.made_of, self.options)
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------
@@ -100,14 +51,19 @@ def open_model(run: Run, checkpoint: Path | None) -> Qwen3:
         model = load(checkpoint or run.source)
         model = model.bfloat16() if given.precision == "bf16" else model.float()
     else:
-        model = load(run.source)  # in the dtype of its files
-        model = model.bfloat16() if given.precision == "bf16" else model
+        model = load(run.source)
+        model = model.bfloat16() if given.precision == "bf16" else in_one_dtype(model)
         if checkpoint:
             lora.load_adapter(model, checkpoint)
         else:
             lora.add_adapter(model, lora_given)
     model.checkpointing = given.activation_checkpointing
     return model
+
+
+def in_one_dtype(model: Qwen3) -> Qwen3:
+    """A model in the dtype of its files; where they have several, in float32, which holds each of them exactly."""
+    return model if len({parameter.dtype for parameter in model.parameters()}) == 1 else model.float()
 
 
 def as_lora(given: argparse.Namespace) -> lora.Lora | None:
@@ -204,8 +160,9 @@ class Training:
             self.checkpoints.begin(self.state, self._write, self.stepper.state())
         if interrupts.wanted:
             self.checkpoints.finish()
-            print(f"Stopped after step {done} of {self.run.steps}; the same command goes on from there", flush=True)
-            raise SystemExit(128 + interrupts.wanted)
+            interrupts.stop_if_wanted(
+                f"Stopped after step {done} of {self.run.steps}; {repeating(self.given)} goes on from there"
+            )
 
     def _write(self, folder: Path, save: Save) -> list[Saving]:
         return write_weights(self.run, self.model, folder, save)
@@ -240,103 +197,58 @@ class Training:
 # -- a whole run ---------------------------------------------------------------------------------------------------------
 
 
-def check_folders(given: argparse.Namespace, source: Path, made_of: dict[str, str]) -> None:
-    """Check that the outputs can be written after training. Raises UserError or OSError."""
-    float32 = 4 * sum(math.prod(entry.shape) for entry in entries(source).values())
-    check_output(given.out, OUTPUT, made_of, 0 if given.lora else float32)
-    new = not given.checkpoints.exists()
-    given.checkpoints.mkdir(parents=True, exist_ok=True)
-    if new:
-        given.checkpoints.rmdir()
-    if given.losses_out:
-        new = not given.losses_out.exists()
-        given.losses_out.open("a").close()
-        if new:
-            given.losses_out.unlink()
+def fit(run: Run, checkpoints: Checkpoints, state: State, interrupts: Interrupts) -> tuple[State, Report | None]:
+    """Train from a state on, save and evaluate; returns the state at the end. With --patience the best weights are saved."""
+    given, checkpoint = run.given, checkpoints.path(state.step) if state.step else None
+    with interrupts:
+        with naming(checkpoint):
+            model = open_model(run, checkpoint)
+            if not checkpoint and not given.no_eval:
+                print(f"Held-out before training: {run.held_out.report(model)}", flush=True)
+            training = Training(run, model, checkpoints, state)
+        state = training.steps(interrupts)
+        del training  # and the state of its optimizer
+        if given.patience and state.best_step not in (0, state.step):
+            print(f"The weights after step {state.best_step} have the lowest held-out loss: {state.best_loss:.4f}")
+            model = open_model(run, checkpoints.path(state.best_step))
+        write_output(given.out, run.made_of, lambda folder, save: write_all(run, model, folder, save))
+        print(f"Saved {shown(given.out)}", flush=True)
+        if given.losses_out:
+            given.losses_out.write_text("".join(f"{loss.hex()}\n" for loss in state.losses))
+    print("Training Complete!", flush=True)
+    if given.no_eval:
+        return state, None
+    interrupts.stop_if_wanted(f"Stopped before the evaluation; {repeating(given)} makes it")
+    return state, run.held_out.report(model)
 
 
-def finished(run: Run) -> dict[str, str] | None:
-    """What came of the same run, if it has been finished."""
-    path = run.given.out / RESULT
-    if run.given.fresh or not path.exists():
-        return None
-    found = read_json(path)
-    same = all(found.get(key) == value for key, value in identity_of(run).items())
-    return found["result"] if same else None  # type: ignore[return-value]
+@contextmanager
+def naming(checkpoint: Path | None) -> Iterator[None]:
+    """Name the checkpoint that is read, if something of it is missing or damaged, and what to do. None: none is read."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, KeyError) as error:
+        if checkpoint is None:
+            raise
+        what = f"no {error} in its {OPTIMIZER}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{checkpoint} is damaged ({what}): remove it, to go on from the one before or begin anew") from None
 
 
-def identity_of(run: Run) -> dict[str, object]:
-    """What makes a run the same command. One that was begun elsewhere is gone on with, but not taken for finished here."""
-    where = {"import": torch.__name__, "sharding": os.environ.get("GT_CONFIG", "")}
-    return {"made_of": run.made_of, "options": run.options, "where": where}
-
-
-def first_state(run: Run, checkpoints: Checkpoints) -> State:
-    """Where to begin. Raises UserError if there is an unfinished run that is not this one."""
-    checkpoints.drop_partial()
-    state = None if run.given.fresh else checkpoints.last()
-    if state is not None and not run.is_of(state):
-        if not (run.given.out / RESULT).exists():
-            raise UserError(
-                f"{checkpoints.folder}: an unfinished run with {difference(run, state)}: repeat it to go on, or give --fresh"
-            )
-        state = None
-    if state is None:
-        if run.given.resume:
-            raise UserError(f"{checkpoints.folder}: no checkpoint to go on from (--resume)")
-        checkpoints.clear()
-        return run.begin()
-    print(f"Going on after step {state.step} of {run.steps}: {shown(checkpoints.path(state.step))}", flush=True)
-    return state
-
-
-def difference(run: Run, state: State) -> str:
-    """The first option that another run's state was made with and this run has otherwise; or its model, or its data."""
-    pairs = [(name, state.made_of.get(name), value) for name, value in run.made_of.items()]
-    pairs += [
-        (name if name == CONTENT else f"--{name}", state.options.get(name), value) for name, value in run.options.items()
-    ]
-    name, theirs, ours = next(pair for pair in pairs if pair[1] != pair[2])
-    return f"another {name} ({theirs}, now {ours})"
-
-
-def fit(run: Run, checkpoints: Checkpoints, state: State, interrupts: Interrupts) -> tuple[Qwen3, State]:
-    """Train from a state on and save; returns the model and the state at the end. With --patience the model is the best."""
-    model = open_model(run, checkpoints.path(state.step) if state.step else None)
-    if not state.step and not run.given.no_eval:
-        print(f"Held-out before training: {run.held_out.report(model)}", flush=True)
-    state = Training(run, model, checkpoints, state).steps(interrupts)
-    if run.given.patience and state.best_step not in (0, state.step):
-        print(f"The weights after step {state.best_step} have the lowest held-out loss: {state.best_loss:.4f}")
-        model = open_model(run, checkpoints.path(state.best_step))
-    write_output(run.given.out, run.made_of, lambda folder, save: write_all(run, model, folder, save))
-    print(f"Saved {shown(run.given.out)}", flush=True)
-    return model, state
-
-
-def fit_whatever_dies(run: Run, checkpoints: Checkpoints, interrupts: Interrupts) -> tuple[Qwen3, State]:
+def fit_whatever_dies(run: Run, checkpoints: Checkpoints) -> tuple[State, Report | None]:
     """As `fit`, in a new session from the last checkpoint if workers or the service die; not twice at the same one."""
-    state, lost_at = first_state(run, checkpoints), -1
+    state, lost_at, interrupts = first_state(run, checkpoints), -1, Interrupts()
     while True:
         try:
             return fit(run, checkpoints, state, interrupts)
         except LOST as error:
             checkpoints.drop_partial()
             state, what = checkpoints.last() or run.begin(), str(error).splitlines()[0]
+            interrupts.stop_if_wanted(f"{what}; {repeating(run.given)} goes on after step {state.step}")
             if state.step == lost_at:
-                raise UserError(f"{what}, again after step {lost_at}; the same command goes on from there") from None
+                raise UserError(f"{what}, again after step {lost_at}; {repeating(run.given)} goes on from there") from None
             lost_at = state.step
             print(f"{what}; going on after step {lost_at} in a new session", flush=True)
             torch.reopen()
-
-
-def write_result(run: Run, report: Report | None, state: State) -> None:
-    """Record that the run is finished: the same command shows this."""
-    result = {"steps": str(state.step), "loss of the last step": f"{state.losses[-1]:.4f}"}
-    if report is not None:
-        result["held-out"] = str(report)
-    record = identity_of(run) | {"result": result}
-    write_beside(run.given.out, RESULT, json.dumps(record, indent=2) + "\n")
 
 
 def main() -> int:
@@ -350,12 +262,8 @@ def main() -> int:
     config = Config.from_json(run.source / "config.json")
     verdict = room.check(config, given, element_bytes(entries(run.source)), room.available())
     checkpoints = Checkpoints(given.checkpoints, given.keep, save_in_background if verdict.copies else save_now)
-    with Interrupts() as interrupts:
-        model, state = fit_whatever_dies(run, checkpoints, interrupts)
-    if given.losses_out:
-        given.losses_out.write_text("".join(f"{loss.hex()}\n" for loss in state.losses))
-    print("Training Complete!", flush=True)
-    report = None if given.no_eval else run.held_out.report(model)
+    with checkpoints.alone():
+        state, report = fit_whatever_dies(run, checkpoints)
     if report is not None:
         print(f"Held-out after training: {report}", flush=True)
         for asked, answer in list(zip(run.held_out.asked, report.made, strict=True))[:3]:

@@ -17,7 +17,7 @@ tiny=yes
 for argument in "$@"; do
     case "$argument" in
         -h | --help) exec "$PYTHON" "$here/options.py" --help ;;
-        --model | --model=*) tiny=no ;;
+        --model* | --preset* | --config*) tiny=no ;; # which may name another model
     esac
 done
 if [ "$tiny" = yes ]; then

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.oracle.qwen3.conftest import Broken, run
+from tests.oracle.qwen3.test_train import run_of
+from tests.oracle.qwen3.test_train import trained as steps_of
 
 LAYER = "base_model.model.model.layers.0."
 IDS = torch.arange(40).reshape(2, 20)
@@ -175,8 +177,10 @@ def test_a_merged_folder_is_one_for_transformers(
 
 def test_the_script_merges_and_says_what(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
     scripts.lora.save_adapter(*trained(scripts, made / "qwen3", targets=("q_proj",)), "tiny", tmp_path)
-    done = run("merge.py", "--model", str(made / "qwen3"), "--adapter", ".", "--out", "merged", cwd=tmp_path)
+    base = str(made / "qwen3")
+    done = run("merge.py", "--model", base, "--adapter", ".", "--out", "merged", cwd=tmp_path)
     assert done.stdout == "Merged an adapter of rank 4 on q_proj; saved merged\n", done.stderr
+    assert done.stderr == f"Warning: the adapter was trained on tiny, and is merged into {base}\n"
 
 
 def test_saved_and_loaded_an_adapter_is_the_same(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
@@ -200,6 +204,7 @@ def renamed(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
         (None, {"bias": "all"}, "bias is 'all'; supported: 'none'"),
         (None, {"rank_pattern": {"q_proj": 8}}, "rank_pattern is {'q_proj': 8}, which is not supported here"),
         (None, {"layers_to_transform": [0]}, "layers_to_transform is [0], which is not supported here"),
+        (None, {"layers_to_transform": 0}, "layers_to_transform is 0, which is not supported here"),
         (None, {"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'; supported: True, False, 'gaussian'"),
         (None, {"of_the_future": 1}, "of_the_future is 1, which is not supported here"),
         (None, {"target_modules": r".*\.q_proj"}, r"target_modules is '.*\\.q_proj', expected a list of names"),
@@ -232,6 +237,20 @@ def test_an_adapter_that_would_not_be_what_it_was_trained_as_is_refused_by_name(
         scripts.lora.load_adapter(scripts.load_weights.load(made / "qwen3"), folder)
     assert str(caught.value).startswith(str(folder / "adapter_"))
     assert said in str(caught.value)
+
+
+def test_a_base_of_several_dtypes_is_held_in_the_one_that_has_them_all(
+    made: Path, broken: Broken, tmp_path: Path, scripts: ModuleType
+) -> None:
+    def some_in_bf16(weights: dict[str, torch.Tensor]) -> None:
+        weights.update({name: weight.bfloat16() for name, weight in weights.items() if weight.dim() == 2})
+
+    base = broken(some_in_bf16)
+    given = run_of(scripts, made, tmp_path, "--lora", "--model", str(base), "--max-steps", "1")
+    _, model = steps_of(scripts, given)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    _, found, _ = scripts.load_weights.layout(base)
+    assert scripts.load_weights.element_bytes(found) == 4
 
 
 def test_an_adapter_of_another_base_is_refused(adapter: Callable[..., Path], broken: Broken, scripts: ModuleType) -> None:

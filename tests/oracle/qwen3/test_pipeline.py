@@ -99,6 +99,7 @@ def test_a_fresh_clone_sets_itself_up(tmp_path: Path) -> None:
     python.parent.mkdir()
     python.write_text(f"""#!/bin/sh
 echo "$@" >> {tmp_path}/asked
+echo "${{OMP_NUM_THREADS:-all}}" > {tmp_path}/threads
 [ "$2" != venv ] || {{ mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; }}
 """)
     python.chmod(0o755)
@@ -115,6 +116,9 @@ echo "$@" >> {tmp_path}/asked
     again = subprocess.run([top / "run", "--out", "here"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (0, "")
     assert (tmp_path / "asked").read_text().splitlines()[7:] == [f"{example}/{name} --out here" for name in names]
+    for options, threads in (([], "1"), (["--model", "m"], "all"), (["--preset=4B"], "all"), (["--config", "y"], "all")):
+        subprocess.run(["./train.sh", *options], cwd=example, env=environment, check=True)
+        assert (tmp_path / "threads").read_text() == f"{threads}\n"
 
 
 def descendants(process: int) -> list[int]:

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import gt
 from tests.cluster.conftest import embedded
-from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, run
+from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, Broken, run
 from tests.oracle.qwen3.test_train import run_of
 
 KILLS = int(os.environ.get("TEST_KILLS", "10"))
@@ -214,7 +214,7 @@ def test_a_worker_that_dies_again_before_the_next_checkpoint_is_told_in_one_line
     monkeypatch.setattr(scripts.train, "fit", die)
     monkeypatch.setattr(scripts.train.torch, "reopen", lambda: reopened.append(True))
     with pytest.raises(scripts.problems.UserError) as caught:
-        scripts.train.fit_whatever_dies(given, checkpoints, scripts.train.Interrupts())
+        scripts.train.fit_whatever_dies(given, checkpoints)
     assert str(caught.value) == "worker0 died, again after step 0; the same command goes on from there"
     assert capsys.readouterr().out == "worker0 died; going on after step 0 in a new session\n"
     assert reopened == [True]
@@ -237,8 +237,13 @@ def test_an_unfinished_run_with_other_options_or_rows_is_not_overwritten(
     model = scripts.train.open_model(given, None)
     scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
     other = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3")
-    with pytest.raises(scripts.problems.UserError, match=r"an unfinished run with another --lr \(0\.001, now 0\.002\): "):
-        scripts.train.first_state(other, checkpoints)
+    for other_has_finished in (False, True):
+        if other_has_finished:
+            given.given.out.mkdir()
+            scripts.train.write_result(other, None, scripts.checkpoints.State(losses=[1.0]))
+        with pytest.raises(scripts.problems.UserError, match=r"unfinished run with another --lr \(0\.001, now 0\.002\): "):
+            scripts.train.first_state(other, checkpoints)
+    shutil.rmtree(given.given.out)
     other = run_of(
         scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1", "--prepared", changed_rows(made, tmp_path)
     )
@@ -258,6 +263,8 @@ def test_a_run_is_finished_only_for_the_same_command(
     with scripts.folders.whole(given.given.out, scripts.folders.OUTPUT, given.made_of):
         pass
     scripts.train.write_result(given, None, scripts.checkpoints.State(losses=[2.0, 1.0]))
+    assert scripts.train.finished(given) is None
+    (given.given.out / "model.safetensors").touch()
     assert scripts.train.finished(given) == {"steps": "2", "loss of the last step": "1.0000"}
     assert scripts.train.finished(run_of(scripts, made, tmp_path, "--log-every", "9"))
     for options in (["--fresh"], ["--lr", "2e-3"], ["--pack"]):
@@ -265,6 +272,113 @@ def test_a_run_is_finished_only_for_the_same_command(
     assert scripts.train.finished(run_of(scripts, made, tmp_path, "--prepared", changed_rows(made, tmp_path))) is None
     monkeypatch.setenv("GT_CONFIG", "sharding.yaml")
     assert scripts.train.finished(given) is None
+
+
+def test_a_run_does_not_go_on_from_other_weights(made: Path, broken: Broken, tmp_path: Path, scripts: ModuleType) -> None:
+    """Also if they are in the same place, as those of an earlier training are."""
+    base = broken()
+    options = ["--model", str(base), "--lora", "--max-steps", "2", "--save-every", "1"]
+    given = run_of(scripts, made, tmp_path, *options)
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+    training = scripts.train.Training(given, scripts.train.open_model(given, None), checkpoints, given.begin())
+    training.steps(scripts.train.Interrupts())
+    assert scripts.train.first_state(run_of(scripts, made, tmp_path, *options), checkpoints).step == 2
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, base / "model.safetensors")
+    with pytest.raises(scripts.problems.UserError, match="an unfinished run with another content of the model"):
+        scripts.train.first_state(run_of(scripts, made, tmp_path, *options), checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("optimizer/masters.safetensors", "no 'masters' in its optimizer"),
+        ("optimizer/exp_avg.safetensors", "no 'exp_avg' in its optimizer"),
+        ("optimizer", "no 'masters' in its optimizer"),
+        ("model.safetensors", "model.safetensors'"),
+        ("config.json", "config.json'"),
+    ],
+)
+def test_a_checkpoint_that_is_partly_deleted_is_named_with_what_it_lacks(
+    lost: str, said: str, made: Path, tmp_path: Path, scripts: ModuleType
+) -> None:
+    given = run_of(scripts, made, tmp_path, "--precision", "bf16", "--max-steps", "2", "--save-every", "1")
+    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
+    training = scripts.train.Training(given, scripts.train.open_model(given, None), checkpoints, given.begin())
+    training.steps(scripts.train.Interrupts())
+    path = checkpoints.path(2) / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(scripts.problems.UserError) as caught:
+        scripts.train.fit(given, checkpoints, checkpoints.last(), scripts.train.Interrupts())
+    assert str(caught.value).startswith(f"{checkpoints.path(2)} is damaged (")
+    assert said in str(caught.value)
+
+
+def test_checkpoints_are_of_one_run_at_a_time_and_nothing_else_is_removed_with_them(
+    tmp_path: Path, scripts: ModuleType
+) -> None:
+    module, folder = scripts.checkpoints, tmp_path / "mine"
+    checkpoints = module.Checkpoints(folder, 1)
+    with checkpoints.alone():
+        with pytest.raises(scripts.problems.UserError, match="mine: another run is training with these checkpoints"):
+            module.Checkpoints(folder, 1).alone().__enter__()
+        checkpoints.begin(module.State([1.0]), lambda folder, save: save({"w": torch.ones(3)}, folder / "w"), {})
+        checkpoints.finish()
+    assert [path.name for path in folder.iterdir()] == ["step-000001"]
+    for name in ("thesis.tex", "step-000007", "step-2"):
+        (folder / name).mkdir()
+        with pytest.raises(scripts.problems.UserError, match=f"mine/{name}: no whole checkpoint: remove it, or choose"):
+            checkpoints.alone().__enter__()
+        checkpoints.clear()
+        assert [path.name for path in folder.iterdir()] == [name]
+        (folder / name).rmdir()
+    with checkpoints.alone():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_to_all_processes_of_a_job_asks_once(
+    scripts: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """train.sh has ended of it too, and its end sends another SIGTERM."""
+    end = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setattr(scripts.problems, "_shell", 1)  # no parent of this process
+    monkeypatch.setattr(scripts.problems.time, "sleep", end)
+    with scripts.train.Interrupts() as interrupts:
+        end()
+        assert interrupts.wanted == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert capsys.readouterr().err == "stopping after this step, with a checkpoint (SIGTERM again: at once)\n"
+
+
+def test_workers_that_die_in_the_last_evaluation_are_no_end(
+    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = run_of(scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1")
+    given.given.no_eval = False
+    report, calls = scripts.train.Report(1.0, 0.0, []), iter(range(9))
+
+    def evaluated(held_out: object, model: object) -> object:
+        if next(calls) == 1:
+            raise gt.errors.WorkerLostError("worker0 died")
+        return report
+
+    monkeypatch.setattr(type(given.held_out), "report", evaluated)
+    monkeypatch.setattr(scripts.train.torch, "reopen", lambda: None)
+    state, found = scripts.train.fit_whatever_dies(given, scripts.checkpoints.Checkpoints(given.given.checkpoints, 1))
+    assert (state.step, found, next(calls)) == (2, report, 3)
+
+
+def test_a_service_that_is_lost_while_the_result_is_written_is_not_taken_for_a_full_disk(
+    tmp_path: Path, scripts: ModuleType
+) -> None:
+    def write(folder: Path, save: object) -> list[object]:
+        raise gt.errors.ConnectionLostError("gone")
+
+    with pytest.raises(gt.errors.ConnectionLostError):
+        scripts.checkpoint_files.write_output(tmp_path / "out", {}, write)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_run_left_unfinished_is_removed(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
@@ -278,7 +392,7 @@ def test_what_a_killed_run_left_unfinished_is_removed(made: Path, tmp_path: Path
         pass
     scripts.train.first_state(given, scripts.checkpoints.Checkpoints(given.given.checkpoints, 1))
     assert [path.name for path in given.given.out.iterdir()] == ["made_of.json"]
-    assert not given.given.checkpoints.exists()
+    assert list(given.given.checkpoints.iterdir()) == []
 
 
 def test_checkpoints_lie_beside_the_output_whatever_it_is_called(
@@ -306,11 +420,15 @@ def test_early_stopping_keeps_the_best_weights(made: Path, tmp_path: Path, scrip
     ]
     given = run_of(scripts, made, tmp_path, "--max-steps", "40", *options)
     checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
-    model, state = scripts.train.fit(given, checkpoints, given.begin(), scripts.train.Interrupts())
+    state, report = scripts.train.fit(given, checkpoints, given.begin(), scripts.train.Interrupts())
+    assert report is None
     assert state.step < 40
     assert state.evaluations_since == 2
     assert state.best_step == state.step - 4
-    assert given.held_out.loss(model) == pytest.approx(state.best_loss, rel=1e-6)
+    assert given.held_out.loss(scripts.load_weights.load(given.given.out)) == pytest.approx(state.best_loss, rel=1e-6)
+    checkpoints.path(state.best_step).rename(checkpoints.path(state.step))
+    with pytest.raises(scripts.problems.UserError, match="gone, although it has the lowest held-out loss: --fresh begins"):
+        scripts.train.first_state(given, checkpoints)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
@@ -357,9 +475,15 @@ def test_a_configuration_file_says_what_the_options_say(made: Path, tmp_path: Pa
         False,
         None,
     )
-    told = scripts.options.resolved(found)
-    file.write_text(yaml.safe_dump(told))
-    assert scripts.options.resolved(scripts.options.parse(None, told=["--config", str(file)])) == told
+    for options in ([], ["--fresh"], ["--model", "m"], ["--data", "d", "--resume"]):
+        given = scripts.options.parse(None, told=["--config", str(file), *options])
+        written = tmp_path / "options.yaml"
+        written.write_text(yaml.safe_dump(scripts.options.resolved(given)))
+        again = scripts.options.parse(None, told=["--config", str(written)])
+        once = {"config", "fresh", "resume"}
+        assert all(vars(again)[name] == value for name, value in vars(given).items() if name not in once)
+        assert not again.fresh
+        assert not again.resume
 
 
 @pytest.mark.parametrize(
@@ -375,6 +499,9 @@ def test_a_configuration_file_says_what_the_options_say(made: Path, tmp_path: Pa
         ("lr: {", "run.yaml: not YAML: "),
         ("lora-rank: 4", "--lora-rank does nothing without --lora"),
         ("patience: 4", "--patience counts evaluations: give --eval-every too"),
+        ("lora: true\nlora-alpha: 0", "argument --lora-alpha: 0 switches the adapters off, and nothing would be learnt"),
+        ("out: a\ncheckpoints: a", "--out a lies in --checkpoints a: give folders of their own"),
+        ("out: a/b\nprepared: a", "--out a/b lies in --prepared a: give folders of their own"),
     ],
 )
 def test_a_wrong_configuration_file_is_told_in_one_line(
