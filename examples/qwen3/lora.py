@@ -29,11 +29,14 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 class LoraLinear(nn.Module):
-    """base(x) + scale * B(A(dropout(x))): A and B in float32, the frozen base in its own dtype, which is the result's."""
+    """base(x) + scale * B(A(dropout(x))): A and B in float32, the frozen base in its own dtype, which is the result's.
+
+    The base's weight and bias keep their names, by which sharding files know them.
+    """
 
     def __init__(self, base: nn.Linear, lora: Lora) -> None:
         super().__init__()
-        self.base_layer, self.scale = base, lora.scale
+        self.weight, self.bias, self.scale = base.weight, base.bias, lora.scale
         like = {"bias": False, "dtype": torch.float32, "device": base.weight.device}
         self.lora_A = nn.Linear(base.in_features, lora.rank, **like)  # drawn as PEFT draws it: Kaiming with a = sqrt(5)
         self.lora_B = nn.Linear(lora.rank, base.out_features, **like)
@@ -41,18 +44,19 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(lora.dropout) if lora.dropout else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.base_layer(x)
+        y = nn.functional.linear(x, self.weight, self.bias)
         added = self.lora_B(self.lora_A(self.dropout(x.to(self.lora_A.weight.dtype)))) * self.scale
         return (y + added).to(y.dtype)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The base with W + scale * B @ A for its weight, computed in float32 (or wider) and rounded once."""
-        base = self.base_layer.weight
+        base, (outputs, inputs) = self.weight, self.weight.shape
         wide = torch.promote_types(base.dtype, torch.float32)
         added = (self.lora_B.weight @ self.lora_A.weight).to(wide) * self.scale
-        self.base_layer.weight = nn.Parameter((base.to(wide) + added).to(base.dtype), requires_grad=False)
-        return self.base_layer
+        layer = nn.Linear(inputs, outputs, bias=self.bias is not None, device="meta")
+        layer.weight, layer.bias = nn.Parameter((base.to(wide) + added).to(base.dtype), requires_grad=False), self.bias
+        return layer
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from prepared import Batch
 from progress import Course, Reporter
 from which_run import Run, finished, first_state, repeating, write_result
 
-LOST = (torch.errors.ConnectionLostError, torch.errors.WorkerLostError) if hasattr(torch, "errors") else ()
+E = getattr(torch, "errors", None)
+LOST = (E.ConnectionLostError, E.WorkerLostError, E.PeerError) if E else ()
 """What a program meets whose workers are gone."""
 
 

@@ -107,7 +107,7 @@ def test_the_adapter_is_the_formula_and_merging_is_the_adapter(
 ) -> None:
     model, _ = trained(scripts, made / "qwen3", **changed)
     layer = model.model.layers[0].mlp.up_proj
-    weight, a, b = (x.weight.detach().cpu().double() for x in (layer.base_layer, layer.lora_A, layer.lora_B))
+    weight, a, b = (x.weight.detach().cpu().double() for x in (layer, layer.lora_A, layer.lora_B))
     exact = weight + 6 / (2 if changed else 4) * b @ a
     with_adapter = logits(model)
     scripts.lora.merge(model)
@@ -124,8 +124,8 @@ def test_a_bf16_base_keeps_its_bits_until_it_is_merged_and_is_rounded_once(made:
     model(IDS.to("remote")).float().square().mean().backward()
     optimizer.step()
     layer = model.model.layers[0].mlp.up_proj
-    assert torch.equal(layer.base_layer.weight, base["model.layers.0.mlp.up_proj.weight"])
-    expected = layer.base_layer.weight.float() + layer.scale * (layer.lora_B.weight @ layer.lora_A.weight)
+    assert torch.equal(layer.weight, base["model.layers.0.mlp.up_proj.weight"])
+    expected = layer.weight.float() + layer.scale * (layer.lora_B.weight @ layer.lora_A.weight)
     scripts.lora.merge(model)
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, expected.bfloat16())
     assert set(model.state_dict()) == set(base)
