@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ def _overlapping_sum(x: torch.Tensor) -> None:
 
 
 double, half, bfloat, long, short, int8 = torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8
+TAKEN = {("eye", torch.bool), ("eye", torch.float8_e5m2), ("eye", torch.complex64), ("randn", torch.complex64)}
+"""Factories and the dtypes that they know."""
 CASES: dict[str, Callable[[Make], Any]] = {
     "and of floats": lambda o: o(2) & o(2),
     "or of floats": lambda o: o(2) | o(2),
@@ -57,6 +60,18 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "condition of floats": lambda o: torch.where(o(3), o(3), o(3)),
     "cholesky of bfloat16": lambda o: torch.linalg.cholesky(o(1, 1, dtype=bfloat)),
     "pinv of float16": lambda o: torch.linalg.pinv(o(2, 2, dtype=half)),
+    "histogram of complex": lambda o: o(3, dtype=torch.complex64).histc(),
+    "histogram of masks": lambda o: o(3, dtype=torch.bool).histc(),
+    **{
+        f"{name} of {dtype}": lambda o, make=make, dtype=dtype: make(dtype=dtype, device=o(1).device)
+        for name, make in {
+            "arange": partial(torch.arange, 3),
+            "eye": partial(torch.eye, 2),
+            "randn": partial(torch.randn, 2),
+        }.items()
+        for dtype in (torch.bool, torch.uint16, torch.float8_e5m2, torch.complex64)
+        if (name, dtype) not in TAKEN
+    },
     "sort of complex": lambda o: o(3, dtype=torch.complex64).sort(),
     "product of two dtypes": lambda o: o(2, 2) @ o(2, 2, dtype=double),
     "convolution of two dtypes": lambda o: F.conv1d(o(1, 2, 4), o(2, 2, 2, dtype=double)),

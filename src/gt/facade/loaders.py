@@ -13,16 +13,37 @@ from torch.utils._pytree import tree_map
 from gt.facade.stand_ins import StandIn
 
 
+class Batches:
+    """A loader's iterator whose batches are on the device; all else is its own, such as its length."""
+
+    def __init__(self, local: Any) -> None:
+        self._local = local
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Any:
+        return to_remote(next(self._local))
+
+    def __len__(self) -> int:
+        return len(self._local)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_local":  # a copy that has nothing yet
+            raise AttributeError(name)
+        return getattr(self._local, name)
+
+
 class DataLoader(data.DataLoader[Any], metaclass=StandIn, stands_for=data.DataLoader):
     """A loader whose batches are on the device, also those from worker processes or NumPy arrays."""
 
     def __iter__(self) -> Any:
         if not self.num_workers:
-            return map(to_remote, super().__iter__())
+            return Batches(super().__iter__())
         own = self.dataset
         self.__dict__["dataset"] = to_local(own)  # worker processes cannot reach the session
         try:
-            return map(to_remote, super().__iter__())
+            return Batches(super().__iter__())
         finally:
             self.__dict__["dataset"] = own
 

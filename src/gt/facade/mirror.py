@@ -38,6 +38,12 @@ class Mirror(ModuleType):
         self.__dict__[name] = value
         return value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """The import system sets a submodule that it has imported; `torch.multiprocessing.spawn` stays the function."""
+        is_submodule = isinstance(value, Mirror) and value.__dict__["_place"] == f"{self.__dict__['_place']}.{name}"
+        if not is_submodule or getattr(self.__dict__["_real"], name, None) is value.__dict__["_real"]:
+            super().__setattr__(name, value)
+
     def __dir__(self) -> list[str]:
         return sorted({*dir(self.__dict__["_real"]), *self.__dict__})
 

@@ -8,7 +8,7 @@ import torch
 
 from gt.client.patches import by_device
 from gt.client.patches.patch import PATCHED, SCRIPT, Patch
-from gt.facade import cpu_alias, libraries, weight_files
+from gt.facade import cpu_alias, libraries, tensor_types, weight_files
 
 PATCHES = (
     Patch(
@@ -31,6 +31,13 @@ PATCHES = (
         cpu_alias.type_of,
         "the names of a CPU's types have no device in them",
         f"{PATCHED}::test_a_ported_file_names_the_cpu_and_means_the_device",
+    ),
+    Patch(
+        "torch.Tensor",
+        "as_subclass",
+        tensor_types.as_subclass,
+        "`torch.Tensor` of a ported file is a stand-in, which no tensor is an instance of",
+        f"{SCRIPT}[tensor_types]",
     ),
     Patch(
         "torch.nn.parameter.UninitializedTensorMixin",

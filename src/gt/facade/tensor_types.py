@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -27,6 +29,16 @@ def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
         return torch.Tensor.__new__(real, *args, **kwargs)
     made = _new(torch.get_default_dtype(), args, kwargs)
     return made if real is torch.Tensor else made.as_subclass(real)
+
+
+def as_subclass(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The patch of `Tensor.as_subclass`."""
+
+    @functools.wraps(original)
+    def method(self: torch.Tensor, cls: Any) -> Any:
+        return original(self, (isinstance(cls, type) and real_of(cls)) or cls)
+
+    return method
 
 
 class TensorType(Apart):

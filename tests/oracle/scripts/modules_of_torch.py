@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+import torch.multiprocessing.spawn
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data.dataloader import DataLoader
@@ -26,3 +27,4 @@ for attempt in (
         print(type(error).__name__, str(error).splitlines()[0])
 print(torch.tensor([1 + 1j]).conj().numpy(force=True))
 kept = torch.ones(2).untyped_storage()
+print(callable(torch.multiprocessing.spawn), torch.multiprocessing.spawn.__name__)

@@ -59,13 +59,20 @@ print(type(x) == torch.Tensor, type(x) in {torch.Tensor}, {type(x): 1}[torch.Ten
 print(isinstance(x, torch.FloatTensor), isinstance(x, torch.LongTensor), x.type(torch.LongTensor) + x)
 a = Tagged([1.0, 2.0], tag="given")
 print(a, a.tag, (a * 2).tag, type(a + a), Plain([1.0]).seen, Plain(2, 3).shape, x.as_subclass(Plain).T.shape)
+print(a.as_subclass(torch.Tensor), type(a.as_subclass(torch.Tensor)) == torch.Tensor, a.as_subclass(cls=Plain).shape)
 file = io.BytesIO()
 torch.save(a, file)
 file.seek(0)
 print(torch.load(file, weights_only=False), pickle.loads(pickle.dumps(x)), typing.get_type_hints(Layer.forward))
 print([pickle.loads(pickle.dumps(c)) == c for c in (torch.Tensor, torch.LongTensor, nn.ReLU, Layer, Tagged)])
 print(torch.FloatTensor, copy.deepcopy(nn.ReLU) == nn.ReLU, torch.Tensor.add(x[0], 1))
-for wrong in (lambda: torch.Tensor("a"), lambda: torch.Tensor(3.5), lambda: torch.LongTensor([1.5, "b"])):
+for wrong in (
+    lambda: setattr(x, "data", 3),
+    lambda: delattr(x, "data"),
+    lambda: torch.Tensor("a"),
+    lambda: torch.Tensor(3.5),
+    lambda: torch.LongTensor([1.5, "b"]),
+):
     try:
         wrong()
     except Exception as error:

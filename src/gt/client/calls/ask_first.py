@@ -17,6 +17,13 @@ from gt.client.stream.isolation import untraced
 Tensor = torch.Tensor
 TAKEN = (torch.float32, torch.float64)
 """Dtypes that nearly every operator accepts, if all operands have the same one."""
+MADE = {
+    None, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32,
+    torch.int64,
+}  # fmt: skip
+"""Dtypes in which every factory makes tensors."""
+OF_ALL_DTYPES = {f"aten::{name}" for name in ("empty", "empty_strided", "full", "ones", "scalar_tensor", "zeros")}
+"""Factories that know all dtypes."""
 NOT_OF_FLOATS = ("aten::bitwise_", "aten::__", "aten::gcd", "aten::lcm", "aten::masked_")
 """Prefixes of operators that refuse operands which are all floats, whatever inference says."""
 INDICES = {"index", "indices", "target", "targets"}
@@ -56,7 +63,7 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     if name in dry_run.INDEXED:
         return key if dry_run.fails(op, args, kwargs) else None
     if not specs:
-        return key if any(k is complex for k in key) else None
+        return _about_factory(name, kwargs.get("dtype"), key)
     if any(0 in spec.size for spec in specs):
         return key
     dtypes = tuple([spec.dtype for spec in specs])
@@ -67,6 +74,12 @@ def about(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: tu
     doubtful = (odd or name.startswith(NOT_OF_FLOATS)) and not _takes_indices(op, args, kwargs)
     ones = tuple([n == 1 for n in specs[0].size])  # dims of size 1, for which operators have shortcuts that check less
     return (*dtypes, *numbers, ones) if doubtful else None
+
+
+def _about_factory(name: str, dtype: torch.dtype | None, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if any(k is complex for k in key):
+        return key
+    return (dtype,) if dtype not in MADE and name not in OF_ALL_DTYPES else None
 
 
 def _numbers(op: OpOverload, args: tuple[Any, ...]) -> tuple[type, ...]:

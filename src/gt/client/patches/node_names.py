@@ -77,7 +77,7 @@ NODES: dict[str, Callable[[Tensor, Any], str]] = {
 
 
 def renamed(made: Tensor, text: str) -> str:
-    """The text of a tensor with the name of its node replaced by the CPU's."""
+    """A part of the text of a tensor with the name of its node replaced by the CPU's."""
     for kind, name in NODES.items():
         if f"grad_fn=<{kind}>" in text:
             return text.replace(f"grad_fn=<{kind}>", f"grad_fn=<{name(made, made.grad_fn)}>")

@@ -44,7 +44,14 @@ def pickled_parts(original: Callable[..., Any], self: Tensor, protocol: int) -> 
 
 def data(original: Any) -> property:
     """`tensor.data = value`, by which modules move their parameters."""
-    return property(original.__get__, _set_data)
+
+    def set_data(self: Tensor, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            _set_data(self, value)
+        else:
+            original.__set__(self, value)  # raises
+
+    return property(original.__get__, set_data, original.__delete__)
 
 
 def _set_data(self: Tensor, value: Tensor) -> None:

@@ -15,7 +15,7 @@ Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
     """`histc`, also of integers (mixture-of-experts routing): exact, through float64."""
-    if self.is_floating_point():
+    if self.is_floating_point() or self.is_complex() or self.dtype is torch.bool:
         return aten.histc.default(self, bins, min, max)  # type: ignore[no-any-return]
     return aten.histc.default(self.double(), bins, min, max).to(self.dtype)  # type: ignore[no-any-return]
 

@@ -133,6 +133,13 @@ PRINTING = (
         "the device is the default one, and `grad_fn` has the CPU's name",
         f"{IDIOM}[printing_what_has_a_history]",
     ),
+    Patch(
+        "torch._tensor_str",
+        "_add_suffixes",
+        printing.suffixes,
+        "the CPU's name of `grad_fn` decides whether it is on a new line",
+        f"{SCRIPT}[elements_and_texts]",
+    ),
 )
 FILES = (
     Patch(
