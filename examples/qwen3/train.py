@@ -36,8 +36,11 @@ from prepared import Batch
 from progress import Course, Reporter
 from which_run import Run, finished, first_state, repeating, write_result
 
-E = getattr(torch, "errors", None)
-LOST = (E.ConnectionLostError, E.WorkerLostError, E.PeerError) if E else ()
+LOST = (
+    (torch.errors.ConnectionLostError, torch.errors.WorkerLostError, torch.errors.PeerError)
+    if hasattr(torch, "errors")
+    else ()
+)
 """What a program meets whose workers are gone."""
 
 

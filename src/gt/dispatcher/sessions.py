@@ -41,7 +41,8 @@ def lacking(state: DispatcherState, sharding: Sharding | None) -> str:
             return ""
     except ConfigError as error:
         return str(error)
-    have = ", ".join(f"{w.name} ({w.device}, torch {w.torch})" for w in sorted(_infos(state), key=lambda w: w.name))
+    there = sorted((worker.info for worker in state.workers.values()), key=lambda info: info.name)
+    have = ", ".join(f"{info.name} ({info.device}, torch {info.torch})" for info in there)
     return f"{sharding.need}, all on one type of device and with one version of torch; the service has {have}"
 
 
@@ -59,10 +60,6 @@ def _unservable(state: DispatcherState, sharding: Sharding | None) -> str:
     """Why the service cannot serve such a session, now or soon; empty if it can."""
     all_are_here = len(state.workers) >= state.expected_workers
     return lacking(state, sharding) if all_are_here else _too_few(sharding, state.expected_workers)
-
-
-def _infos(state: DispatcherState) -> list[messages.WorkerInfo]:
-    return [worker.info for worker in state.workers.values()]
 
 
 def place(state: DispatcherState, session: SessionState) -> None:

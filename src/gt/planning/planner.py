@@ -200,7 +200,8 @@ class Planner:
         batch = None
         if missed and (found := digits(wanted)):
             highest, axis = found[-1]
-            batch = Batch(view.offset % (highest * self.mesh.sizes[axis]), wanted)
+            period = highest * self.mesh.sizes[axis]
+            batch = Batch(view.offset % period, period, wanted)
         if batch != self.storages.state(stored).batch:
             self.storages.set(stored, batch=batch)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gt.placement.digit import OfView, Partial, Underivable, View, digits, part
+from gt.placement.digit import OfView, Partial, Underivable, View, part
 from gt.placement.mesh import Mesh
 from gt.planning import lowerings
 from gt.planning.geometry import item_bytes, view_of
@@ -131,9 +131,8 @@ def _with_batch(view: View, seen: OfView, state: State, sizes: tuple[int, ...]) 
     """A view's placement, with that of a batch which it is a view of along the axes where it is replicated."""
     if state.batch is None:
         return seen
-    start, placed = state.batch
-    weight, axis = digits(placed)[-1]
-    found = part(view._replace(offset=(view.offset - start) % (weight * sizes[axis])), placed, sizes)
+    start, period, placed = state.batch
+    found = part(view._replace(offset=(view.offset - start) % period), placed, sizes)
     return seen if isinstance(found, Underivable) else tuple(s or b for s, b in zip(seen, found[1], strict=True))
 
 

@@ -11,9 +11,10 @@ from gt.placement.digit import OfStorage
 
 class Batch(NamedTuple):
     """A view of a storage is an argument: calls that read it, or another with as many rows, may take it as sharded by the
-    digits `placed`, counted from the element `start` on, which is less than the period of the highest digit."""
+    digits `placed`, counted from the element `start` on, which is less than `period`, that of the highest digit."""
 
     start: int
+    period: int
     placed: OfStorage
 
 

@@ -13,16 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import gt
 from tests.cluster.conftest import embedded
-from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE, Broken, run
+from tests.oracle.qwen3.conftest import ENVIRONMENT, EXAMPLE
 from tests.oracle.qwen3.test_train import run_of
 
 KILLS = int(os.environ.get("TEST_KILLS", "10"))
@@ -220,124 +218,6 @@ def test_a_worker_that_dies_again_before_the_next_checkpoint_is_told_in_one_line
     assert reopened == [True]
 
 
-def changed_rows(made: Path, tmp_path: Path) -> str:
-    """A folder of prepared rows in which one label is none."""
-    folder = shutil.copytree(made / "prepared", tmp_path / "changed")
-    labels = np.load(folder / "train" / "labels.npy")
-    labels[np.flatnonzero(labels != -100)[-1]] = -100
-    np.save(folder / "train" / "labels.npy", labels)
-    return str(folder)
-
-
-def test_an_unfinished_run_with_other_options_or_rows_is_not_overwritten(
-    made: Path, tmp_path: Path, scripts: ModuleType
-) -> None:
-    given = run_of(scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1")
-    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
-    model = scripts.train.open_model(given, None)
-    scripts.train.Training(given, model, checkpoints, given.begin()).steps(scripts.train.Interrupts())
-    other = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3")
-    for other_has_finished in (False, True):
-        if other_has_finished:
-            given.given.out.mkdir()
-            scripts.train.write_result(other, None, scripts.checkpoints.State(losses=[1.0]))
-        with pytest.raises(scripts.problems.UserError, match=r"unfinished run with another --lr \(0\.001, now 0\.002\): "):
-            scripts.train.first_state(other, checkpoints)
-    shutil.rmtree(given.given.out)
-    other = run_of(
-        scripts, made, tmp_path, "--max-steps", "2", "--save-every", "1", "--prepared", changed_rows(made, tmp_path)
-    )
-    with pytest.raises(scripts.problems.UserError, match="an unfinished run with another content of the prepared rows"):
-        scripts.train.first_state(other, checkpoints)
-    fresh = run_of(scripts, made, tmp_path, "--max-steps", "2", "--lr", "2e-3", "--fresh")
-    assert scripts.train.first_state(fresh, checkpoints).step == 0
-    assert checkpoints.steps() == []
-    with pytest.raises(scripts.problems.UserError, match="no checkpoint to go on from"):
-        scripts.train.first_state(run_of(scripts, made, tmp_path, "--resume"), checkpoints)
-
-
-def test_a_run_is_finished_only_for_the_same_command(
-    made: Path, tmp_path: Path, scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = run_of(scripts, made, tmp_path)
-    with scripts.folders.whole(given.given.out, scripts.folders.OUTPUT, given.made_of):
-        pass
-    scripts.train.write_result(given, None, scripts.checkpoints.State(losses=[2.0, 1.0]))
-    assert scripts.train.finished(given) is None
-    (given.given.out / "model.safetensors").touch()
-    assert scripts.train.finished(given) == {"steps": "2", "loss of the last step": "1.0000"}
-    assert scripts.train.finished(run_of(scripts, made, tmp_path, "--log-every", "9"))
-    for options in (["--fresh"], ["--lr", "2e-3"], ["--pack"]):
-        assert scripts.train.finished(run_of(scripts, made, tmp_path, *options)) is None
-    assert scripts.train.finished(run_of(scripts, made, tmp_path, "--prepared", changed_rows(made, tmp_path))) is None
-    monkeypatch.setenv("GT_CONFIG", "sharding.yaml")
-    assert scripts.train.finished(given) is None
-
-
-def test_a_run_does_not_go_on_from_other_weights(made: Path, broken: Broken, tmp_path: Path, scripts: ModuleType) -> None:
-    """Also if they are in the same place, as those of an earlier training are."""
-    base = broken()
-    options = ["--model", str(base), "--lora", "--max-steps", "2", "--save-every", "1"]
-    given = run_of(scripts, made, tmp_path, *options)
-    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
-    training = scripts.train.Training(given, scripts.train.open_model(given, None), checkpoints, given.begin())
-    training.steps(scripts.train.Interrupts())
-    assert scripts.train.first_state(run_of(scripts, made, tmp_path, *options), checkpoints).step == 2
-    weights = load_file(base / "model.safetensors")
-    weights["model.norm.weight"][0] += 1
-    save_file(weights, base / "model.safetensors")
-    with pytest.raises(scripts.problems.UserError, match="an unfinished run with another content of the model"):
-        scripts.train.first_state(run_of(scripts, made, tmp_path, *options), checkpoints)
-
-
-@pytest.mark.parametrize(
-    ("lost", "said"),
-    [
-        ("optimizer/masters.safetensors", "no 'masters' in its optimizer"),
-        ("optimizer/exp_avg.safetensors", "no 'exp_avg' in its optimizer"),
-        ("optimizer", "no 'masters' in its optimizer"),
-        ("model.safetensors", "model.safetensors'"),
-        ("config.json", "config.json'"),
-    ],
-)
-def test_a_checkpoint_that_is_partly_deleted_is_named_with_what_it_lacks(
-    lost: str, said: str, made: Path, tmp_path: Path, scripts: ModuleType
-) -> None:
-    given = run_of(scripts, made, tmp_path, "--precision", "bf16", "--max-steps", "2", "--save-every", "1")
-    checkpoints = scripts.checkpoints.Checkpoints(given.given.checkpoints, 1)
-    training = scripts.train.Training(given, scripts.train.open_model(given, None), checkpoints, given.begin())
-    training.steps(scripts.train.Interrupts())
-    path = checkpoints.path(2) / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(scripts.problems.UserError) as caught:
-        scripts.train.fit(given, checkpoints, checkpoints.last(), scripts.train.Interrupts())
-    assert str(caught.value).startswith(f"{checkpoints.path(2)} is damaged (")
-    assert said in str(caught.value)
-
-
-def test_checkpoints_are_of_one_run_at_a_time_and_nothing_else_is_removed_with_them(
-    tmp_path: Path, scripts: ModuleType
-) -> None:
-    module, folder = scripts.checkpoints, tmp_path / "mine"
-    checkpoints = module.Checkpoints(folder, 1)
-    with checkpoints.alone():
-        with pytest.raises(scripts.problems.UserError, match="mine: another run is training with these checkpoints"):
-            module.Checkpoints(folder, 1).alone().__enter__()
-        checkpoints.begin(module.State([1.0]), lambda folder, save: save({"w": torch.ones(3)}, folder / "w"), {})
-        checkpoints.finish()
-    assert [path.name for path in folder.iterdir()] == ["step-000001"]
-    for name in ("thesis.tex", "step-000007", "step-2"):
-        (folder / name).mkdir()
-        with pytest.raises(scripts.problems.UserError, match=f"mine/{name}: no whole checkpoint: remove it, or choose"):
-            checkpoints.alone().__enter__()
-        checkpoints.clear()
-        assert [path.name for path in folder.iterdir()] == [name]
-        (folder / name).rmdir()
-    with checkpoints.alone():
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_signal_to_all_processes_of_a_job_asks_once(
     scripts: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,59 +342,3 @@ def test_losses_that_explode_end_the_run(scripts: ModuleType) -> None:
     assert not scripts.progress.has_exploded([*falling, *[0.4] * 10])
     assert scripts.progress.has_exploded([*falling, *[3.0] * 10])
     assert not scripts.progress.has_exploded([2.0] * 5 + [9.0] * 5)
-
-
-def test_a_configuration_file_says_what_the_options_say(made: Path, tmp_path: Path, scripts: ModuleType) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text("lr: 2e-3\nlora: true\nlora-targets: [q_proj, v_proj]\npack: false\nmax_steps: null\n")
-    found = scripts.options.parse(None, told=["--config", str(file), "--lr", "1e-3"])
-    assert (found.lr, found.lora, found.lora_targets, found.pack, found.max_steps) == (
-        1e-3,
-        True,
-        ("q_proj", "v_proj"),
-        False,
-        None,
-    )
-    for options in ([], ["--fresh"], ["--model", "m"], ["--data", "d", "--resume"]):
-        given = scripts.options.parse(None, told=["--config", str(file), *options])
-        written = tmp_path / "options.yaml"
-        written.write_text(yaml.safe_dump(scripts.options.resolved(given)))
-        again = scripts.options.parse(None, told=["--config", str(written)])
-        once = {"config", "fresh", "resume"}
-        assert all(vars(again)[name] == value for name, value in vars(given).items() if name not in once)
-        assert not again.fresh
-        assert not again.resume
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("lora_rnak: 4", "run.yaml:1: no option 'lora_rnak'; did you mean 'lora-rank'?"),
-        ("lr: 1e-3\nlr: 1e-4", "run.yaml:2: lr is given twice"),
-        ("epochs: many", "argument --epochs: many is not a positive integer"),
-        ("lora: 3", "run.yaml:1: lora is 3, expected true or false"),
-        ("lr: [1]", "run.yaml:1: lr is not a single value"),
-        ("- lr", "run.yaml: expected lines of an option's name"),
-        ("", "run.yaml: expected lines of an option's name"),
-        ("lr: {", "run.yaml: not YAML: "),
-        ("lora-rank: 4", "--lora-rank does nothing without --lora"),
-        ("patience: 4", "--patience counts evaluations: give --eval-every too"),
-        ("lora: true\nlora-alpha: 0", "argument --lora-alpha: 0 switches the adapters off, and nothing would be learnt"),
-        ("out: a\ncheckpoints: a", "--out a lies in --checkpoints a: give folders of their own"),
-        ("out: a/b\nprepared: a", "--out a/b lies in --prepared a: give folders of their own"),
-    ],
-)
-def test_a_wrong_configuration_file_is_told_in_one_line(
-    text: str, said: str, tmp_path: Path, scripts: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(SystemExit):
-        scripts.options.parse(None, "train.py", ["--config", str(tmp_path / "run.yaml")])
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
-
-
-def test_a_missing_configuration_file_is_told_in_one_line(tmp_path: Path) -> None:
-    done = run("options.py", "--config", "none.yaml", cwd=tmp_path)
-    assert done.stderr == "train.sh: none.yaml: No such file or directory (--help lists the options)\n"

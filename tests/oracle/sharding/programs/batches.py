@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.oracle.sharding.programs.nets import ADAMW, SGD, Net, batch, classified, on, tokens, trained, values
+from tests.oracle.sharding.programs.nets import ADAMW, SGD, Net, batch, classified, descend, on, tokens, trained, values
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -46,9 +46,7 @@ def batches_of_any_size(device: str) -> Iterator[Any]:
     for step, rows in enumerate([8, 8, 3, 8, 1, 0, 5]):
         x, y = batch(device, step, rows)
         loss = F.cross_entropy(model(x), y, reduction="sum") / max(rows, 1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
     yield values(model)
 
@@ -62,9 +60,7 @@ def slices_of_a_data_set(device: str) -> Iterator[Any]:
     for _ in range(2):
         for start in range(0, 26, 8):
             loss = F.cross_entropy(model(rows[start : start + 8]), labels[start : start + 8])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(optimizer, loss)
             yield loss.item()
         backwards = torch.arange(25, -1, -1).to(device)
         yield F.cross_entropy(model(rows[backwards][:6]), labels[backwards][:6]), rows[3:11].mean(0), rows[-2:]
@@ -90,9 +86,7 @@ def rows_chosen_by_value(device: str) -> Iterator[Any]:
         loss = each[each > each.median()].mean() + out[largest].square().mean() + each.sort(descending=True).values[:2].sum()
         loss = loss + (out[of_class].sum() if len(of_class) else 0) + each.cumsum(0)[-1] + out.flip(0)[:3].square().sum()
         loss = loss + (out[1:] - out[:-1]).square().mean() + out.unfold(0, 3, 2).var() + out.roll(2, 0)[0].square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item(), largest, len(of_class)
     yield values(model)
 
@@ -144,9 +138,7 @@ def measured(device: str) -> Iterator[Any]:
         x = (x - x.mean(0)) / x.std(0)
         out = model(x, mask=x[:, 0] > 0.5)
         loss = F.cross_entropy(out, y, label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         chosen = out.argmax(1)
         confusion.index_put_((y, chosen), torch.ones(8, device=device), accumulate=True)
         yield loss.item(), (chosen == y).sum(), out.topk(2).values, out[y == 1], out.softmax(-1).max(), torch.unique(chosen)
@@ -163,9 +155,7 @@ def metrics_over_epochs(device: str) -> Iterator[Any]:
         x, y = batch(device, step)
         out = model(x)
         loss = F.cross_entropy(out, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         history.append(loss.detach())
         total += loss.detach() * 2
         if best is None or loss < best:

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tests.oracle.sharding.programs.nets import ADAMW, SGD, Block, Net, batch, classified, on, trained, values
+from tests.oracle.sharding.programs.nets import ADAMW, SGD, Block, Net, batch, classified, descend, on, trained, values
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -28,9 +28,7 @@ def penalty_on_gradients(device: str) -> Iterator[Any]:
         loss = F.cross_entropy(model(x), y)
         (of_batch,) = torch.autograd.grad(loss, x, create_graph=True)
         total = loss + of_batch.square().sum() * 10
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+        descend(optimizer, total)
         yield loss.item(), total.item(), of_batch
     yield values(model)
 
@@ -73,9 +71,7 @@ def hooks(device: str) -> Iterator[Any]:
     model.blocks[0].up.register_forward_hook(between)
     for step in range(3):
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item(), seen
     yield values(model)
 
@@ -222,9 +218,7 @@ def noise_against_the_model(device: str) -> Iterator[Any]:
         (slope,) = torch.autograd.grad(F.cross_entropy(model(x + noise), y), noise)
         attacked = (x + 0.1 * slope.sign()).clamp(-3, 3)
         loss = F.cross_entropy(model(attacked), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         x = x.clone() if step == 1 else x
         yield loss.item(), attacked
     yield values(model), x

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.oracle.sharding.programs.nets import Block, Net, batch, classified, on, tokens, trained
+from tests.oracle.sharding.programs.nets import Block, Net, batch, classified, descend, on, tokens, trained
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -100,9 +100,7 @@ def state_carried_on(device: str) -> Iterator[Any]:
     for start in (0, 4, 8):
         logits, state = model(ids[:, start : start + 4], state)
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, start + 1 : start + 5].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         state = state.detach()
         yield loss.item()
     with torch.no_grad():

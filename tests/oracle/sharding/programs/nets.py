@@ -66,6 +66,13 @@ def classified(model: nn.Module, device: str, step: int) -> Tensor:
     return F.cross_entropy(model(x), y)
 
 
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """A step of an optimizer."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def values(model: nn.Module) -> list[Tensor]:
     """All that a model's state dict has."""
     return list(model.state_dict().values())

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from tests.oracle.sharding.programs.nets import ADAMW, SGD, Net, batch, classified, on, trained, values
+from tests.oracle.sharding.programs.nets import ADAMW, SGD, Net, batch, classified, descend, on, trained, values
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -168,9 +168,7 @@ def averages_of_weights(device: str) -> Iterator[Any]:
     optimizer = ADAMW(model.parameters())
     for step in range(4):
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         average.update_parameters(model)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
@@ -200,9 +198,7 @@ def equal_average_of_weights(device: str) -> Iterator[Any]:
     schedule = torch.optim.swa_utils.SWALR(optimizer, 0.05, anneal_epochs=2)
     for step in range(4):
         loss = classified(both, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         both.average.update_parameters(both.model)
         schedule.step()
         yield loss.item()
@@ -239,9 +235,7 @@ def search_for_a_rate(device: str) -> Iterator[Any]:
     for _ in range(6):
         optimizer.param_groups[0]["lr"] *= 4
         loss = classified(model, device, 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
         if loss.item() > 2 * best:
             break
@@ -250,9 +244,7 @@ def search_for_a_rate(device: str) -> Iterator[Any]:
     optimizer.load_state_dict(before[1])
     for step in range(2):
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
     yield values(model)
 

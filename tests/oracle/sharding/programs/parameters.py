@@ -12,7 +12,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.oracle.sharding.programs.nets import ADAMW, SGD, Block, Net, batch, classified, on, tokens, trained, values
+from tests.oracle.sharding.programs.nets import (
+    ADAMW,
+    SGD,
+    Block,
+    Net,
+    batch,
+    classified,
+    descend,
+    on,
+    tokens,
+    trained,
+    values,
+)
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -48,9 +60,7 @@ def frozen_parts_thawed_later(device: str) -> Iterator[Any]:
         if step == 4:
             model.head.requires_grad_(False)
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
     yield values(model)
 
@@ -84,9 +94,7 @@ def data_replaced(device: str) -> Iterator[Any]:
     optimizer = ADAMW(model.parameters())
     for step in range(4):
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         model.head.bias.data = model.head.bias.data.clone() + 0.1
         model.head.weight.data = model.head.weight.data * 0.9
         model.blocks[0].up.weight.data, model.blocks[1].up.weight.data = (
@@ -264,9 +272,7 @@ def copied_and_saved_in_mid_training(device: str) -> Iterator[Any]:
             yield values(twin)
             model.load_state_dict(twin.state_dict())
         loss = classified(model, device, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
     yield values(model)
 

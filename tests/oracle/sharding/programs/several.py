@@ -10,7 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.oracle.sharding.programs.nets import ADAMW, SGD, Block, Net, batch, classified, on, tokens, trained, values
+from tests.oracle.sharding.programs.nets import (
+    ADAMW,
+    SGD,
+    Block,
+    Net,
+    batch,
+    classified,
+    descend,
+    on,
+    tokens,
+    trained,
+    values,
+)
 from tests.oracle.sharding.programs.program import program
 
 Tensor = torch.Tensor
@@ -36,13 +48,9 @@ def against_each_other(device: str) -> Iterator[Any]:
         x, _ = batch(device, step)
         made = both(x, "one")
         loss = F.softplus(both(made.detach(), "other")).mean() + F.softplus(-both(x, "other")).mean()
-        judges.zero_grad()
-        loss.backward()
-        judges.step()
+        descend(judges, loss)
         fooled = F.softplus(-both(both(x, "one"), "other")).mean()
-        makes.zero_grad()
-        fooled.backward()
-        makes.step()
+        descend(makes, fooled)
         yield loss.item(), fooled.item()
     yield values(both)
 
@@ -83,9 +91,7 @@ def replayed(device: str) -> Iterator[Any]:
         with torch.no_grad():
             target = seen[:, 9:] + 0.9 * both(seen[:, :8].roll(1, 0), "other").amax(-1, keepdim=True)
         loss = F.huber_loss(value, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         if step % 2:
             both.other.load_state_dict(both.one.state_dict())
         yield loss.item(), action
@@ -104,9 +110,7 @@ def reinforced(device: str) -> Iterator[Any]:
         reward = (action == y).float()
         reward = (reward - reward.mean()) / (reward.std() + 1e-3)
         loss = -(policy.log_prob(action) * reward).mean() - 0.01 * policy.entropy().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield policy.probs, action
     yield values(model)
 
@@ -202,9 +206,7 @@ def no_module_at_all(device: str) -> Iterator[Any]:
     for step in range(3):
         x, y = batch(device, step)
         loss = F.cross_entropy(x @ weight + bias, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         yield loss.item()
     yield weight, bias
 
