@@ -29,7 +29,8 @@ OUTPUT = (
 PREPARED = ("chat.json", "train", "held_out")
 RECORD = "made_of.json"
 """Names the model and data that a folder was made from; written last."""
-PARTIAL, REPLACED, REMOVED = ".partial-", ".replaced", ".removed"
+PARTIAL, KEPT, REPLACED, REMOVED = ".partial-", ".kept-", ".replaced", ".removed"
+"""What is being written, what could not be moved into place, and where old files go."""
 FOREIGN = {"lost+found"}
 """Entries that file systems create at their top."""
 
@@ -98,6 +99,8 @@ def check_output(out: Path, names: Sequence[str], made_of: Mapping[str, str], si
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
+        with suppress(BlockingIOError), _alone_in(out, fcntl.LOCK_NB):
+            _end_killed_run(out, names)
         _check_held(out, names, made_of)
         trial = _partial(out)
         trial.mkdir()
@@ -122,11 +125,7 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
     out.mkdir(parents=True, exist_ok=True)
     partial = _partial(out)
     with _alone_in(out):
-        for left in out.glob(f"{PARTIAL}*"):
-            if left.is_file():  # of `write_beside`
-                left.unlink()
-            elif not (left / RECORD).exists():  # from a run that was killed
-                shutil.rmtree(left)
+        _end_killed_run(out, names)
         try:
             partial.mkdir()
             yield partial
@@ -143,7 +142,9 @@ def whole(out: Path, names: Sequence[str], made_of: Mapping[str, str]) -> Iterat
             _check_held(out, names, made_of, mine=partial)
             _put_in_place(partial, out, (RECORD, *names))
         except (OSError, UserError) as error:
-            raise UserError(f"{out}: cannot be moved into place ({error}); it is complete in {partial}") from None
+            kept = out / f"{KEPT}{os.getpid()}"
+            partial.rename(kept)
+            raise UserError(f"{out}: cannot be moved into place ({error}); it is complete in {kept}") from None
 
 
 def write_beside(out: Path, name: str, text: str) -> None:
@@ -163,7 +164,7 @@ def _check_held(out: Path, names: Sequence[str], made_of: Mapping[str, str], min
     for name in sorted(held):
         if name == REPLACED:
             raise UserError(f"{out}: {name} in it holds the files that an interrupted run was replacing; move them back")
-        if name.startswith(PARTIAL) and (out / name / RECORD).exists():
+        if name.startswith((KEPT, PARTIAL)) and (out / name / RECORD).exists():
             raise UserError(f"{out}: {name} in it holds files that an earlier run could not move into place; move it away")
     own = set(_matching(held, names))
     others = sorted(name for name in held - own - {RECORD} if not name.startswith((PARTIAL, REMOVED)))
@@ -184,14 +185,37 @@ def _matching(held: Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Wait while another run writes into `out`."""
+def _alone_in(out: Path, or_not: int = 0) -> Iterator[None]:
+    """Wait while another run writes into `out`. `or_not`: with LOCK_NB raise BlockingIOError instead."""
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(folder, fcntl.LOCK_EX | or_not)
         yield
     finally:
         os.close(folder)
+
+
+def _end_killed_run(out: Path, names: Sequence[str]) -> None:
+    """What is under way in `out`, of which nobody has the lock, is of a run that was killed. What it had completed is moved
+    into place, unless it had begun to replace old files; what it had not is removed.
+    """
+    replaced = out / REPLACED
+    with suppress(OSError):  # there are files in it, or it is not there
+        replaced.rmdir()
+    for left in out.glob(f"{PARTIAL}*"):
+        if left.is_file():  # of `write_beside`
+            left.unlink()
+        elif not (left / RECORD).exists():
+            shutil.rmtree(left)
+        elif replaced.exists():
+            pass
+        elif (out / RECORD).exists():  # it is removed before any other old file
+            if read_json(left / RECORD) == read_json(out / RECORD):
+                _put_in_place(left, out, (RECORD, *names))
+        elif not any((out / path.name).exists() for path in left.iterdir()):
+            for path in sorted(left.iterdir(), key=lambda path: path.name == RECORD):  # the record last
+                path.rename(out / path.name)
+            left.rmdir()
 
 
 def _complete(partial: Path, made_of: Mapping[str, str]) -> None:

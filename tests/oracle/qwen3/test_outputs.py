@@ -156,6 +156,52 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, write: Callable[
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "made_of.json", "second"]
 
 
+KILLED = """
+import itertools, os, sys
+from pathlib import Path
+sys.path.insert(0, {example!r})
+import folders
+moment, replace, flush, calls = {moment}, os.replace, folders.flush, itertools.count(1)
+def dies_after(act):
+    def acts(*given):
+        act(*given)
+        if next(calls) == moment: os._exit(9)
+    return acts
+os.replace, folders.flush = dies_after(replace), dies_after(flush)
+with folders.whole(Path({out!r}), {names!r}, {made_of!r}) as folder:
+    for name in {names!r}: (folder / name).write_text("killed")
+"""
+
+
+@pytest.mark.parametrize(("there", "moment"), [*((False, n) for n in range(1, 6)), (True, 1)])
+def test_what_a_killed_run_had_completed_is_moved_into_place_by_the_next(
+    there: bool, moment: int, tmp_path: Path, write: Callable[..., None], scripts: ModuleType
+) -> None:
+    """It is killed after its files are on the disk, after one of them has been moved, ..., after all have been."""
+    out = tmp_path / "out"
+    if there:
+        write(out, "old")
+    script = KILLED.format(example=str(EXAMPLE), moment=moment, out=str(out), names=NAMES, made_of=MADE_OF)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    scripts.folders.check_output(out, NAMES, MADE_OF)
+    assert texts(out) == dict.fromkeys(NAMES, "killed")
+    assert sorted(p.name for p in out.iterdir() if p.name != ".removed") == ["first", "made_of.json", "second"]
+    write(out, "new")
+    assert texts(out) == dict.fromkeys(NAMES, "new")
+    assert sorted(p.name for p in out.iterdir()) == ["first", "made_of.json", "second"]
+
+
+def test_what_others_have_written_meanwhile_is_not_replaced_by_what_a_killed_run_had_completed(
+    tmp_path: Path, write: Callable[..., None], scripts: ModuleType
+) -> None:
+    script = KILLED.format(example=str(EXAMPLE), moment=1, out=str(tmp_path), names=NAMES, made_of=MADE_OF)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    (tmp_path / "first").write_text("mine")
+    with pytest.raises(scripts.problems.UserError, match=r"files that an earlier run could not move into place"):
+        scripts.folders.check_output(tmp_path, NAMES, MADE_OF)
+    assert texts(tmp_path) == {"first": "mine"}
+
+
 def test_a_real_mount_point_gets_the_files(tmp_path: Path, scripts: ModuleType) -> None:
     """Needs a machine that lets a process have its own mounts; elsewhere an ordinary folder is used."""
     script = f"""
