@@ -2,8 +2,8 @@
 
 A worker that has just answered has nothing to do, so the first segment is short; each message costs all three processes
 time, so the next ones are longer. A program that reads a value now and then does so after about as many instructions each
-time. As that point comes near the segments become shorter again: what the worker has not begun when the program asks, the
-program waits for.
+time. Before that point a segment has at most half of what is left: what the worker has not begun when the program asks, the program
+waits for.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 from gt.config import settings
 
 FIRST = 64
-"""The size of the first segment after an answer where nobody knows how many will follow, and the least worth a message."""
-SHARE = 0.6
-"""The part of what is expected to be recorded until the next request that goes into one segment."""
+"""The size of the first segment after an answer, and the least worth a message."""
 
 
 class Pace:
@@ -34,10 +32,10 @@ class Pace:
         """The size of the first segment after an answer."""
         self._laps = self._sent, self._laps[0]
         self._sent = 0
-        return self._limit(2 * FIRST if max(self._laps) > 2 * FIRST else FIRST)
+        return self._limit(FIRST)
 
     def _limit(self, most: int) -> int:
         left = max(self._laps) - self._sent
-        if left > FIRST:
-            most = min(most, max(FIRST, int(SHARE * left)))
+        if left > 2 * FIRST:
+            most = min(most, left // 2)
         return min(most, settings().segment_limit)
