@@ -70,6 +70,17 @@ input()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_service_that_is_killed_leaves_no_file_behind(tmp_path: Path) -> None:
+    program = start(ADD + "input()\n", TMPDIR=str(tmp_path))
+    assert line(program) == "3.0"
+    for pid in embedded(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    go_on(program)
+    program.wait(30)
+    eventually(lambda: processes(tmp_path) == [], 5)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_program_may_wait_for_all_of_its_children(tmp_path: Path) -> None:
     wait = f"""
 import os, signal

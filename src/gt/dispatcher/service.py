@@ -66,12 +66,11 @@ def serve(address: str, devices: list[str], data_dirs: list[str] | None, embedde
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell has jobs in the background ignore SIGINT
             signal.signal(number, _end)
     with contextlib.suppress(Ended), contextlib.ExitStack() as ending:  # whenever the first signal comes, all is ended
-        meeting = tempfile.mkdtemp(prefix="gt-meet-")
-        ending.callback(shutil.rmtree, meeting, ignore_errors=True)
+        own = addresses.path(address).parent if embedded else None  # the program removes it if this process cannot
+        meeting = tempfile.mkdtemp(prefix="gt-meet-", dir=own)
+        ending.callback(shutil.rmtree, own or meeting, ignore_errors=True)
         dispatcher = Dispatcher(values.worker_batch_size, values.credit, len(devices), meeting)
         server = Server(address, dispatcher, log, values.heartbeat_s)
-        if embedded and address.startswith(addresses.IPC):
-            ending.callback(shutil.rmtree, addresses.path(address).parent, ignore_errors=True)
         workers = start_workers(address, devices, data_dirs)
         ending.callback(_stop, workers)
         ending.callback(server.close)

@@ -2,8 +2,8 @@
 
 A worker that has just answered has nothing to do, so the first segment is short; each message costs all three processes
 time, so the next ones are longer. A program that reads a value now and then does so after about as many instructions each
-time. Before that point a segment has at most half of what is left: what the worker has not begun when the program asks, the program
-waits for.
+time. Before that point a segment has at most half of what is left: what the worker has not begun when the program asks, the
+program waits for.
 """
 
 from __future__ import annotations
