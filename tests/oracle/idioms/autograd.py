@@ -43,6 +43,26 @@ def attention_of_one_tensor(device: str) -> Any:
 
 
 @idiom
+def attention_by_a_chosen_kernel(device: str) -> Any:
+    """`sdpa_kernel`: the one that the program wants, or its error where a CPU has none of them."""
+    found: list[Any] = []
+    learned = data(device, 4, 4).requires_grad_()
+    options: list[dict[str, Any]] = [{}, {"is_causal": True}, {"attn_mask": learned}, {"dropout_p": 0.3}]
+    kinds = (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+    for kind, given in itertools.product(kinds, options):
+        x = data(device, 2, 3, 4, 8).requires_grad_()
+
+        def attend(x: torch.Tensor = x, given: dict[str, Any] = given) -> None:
+            torch.manual_seed(0)
+            out = F.scaled_dot_product_attention(x, x * 2, x.sin(), **given)
+            found.append(torch.autograd.grad(out.pow(2).sum(), x))
+
+        with sdpa_kernel(kind):
+            found.append(message(attend))
+    return found
+
+
+@idiom
 def double_backward_through_attention(device: str) -> Any:
     x = data(device, 1, 2, 4, 8).double().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):

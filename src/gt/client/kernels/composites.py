@@ -56,13 +56,15 @@ HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
-    forward, recurrent, drops = _Forward(op), op._schema.name.startswith(RECURRENT), _dropping(op)
+    forward, recurrent, drops, unfused = _Forward(op), op._schema.name.startswith(RECURRENT), _dropping(op), _unfused(op)
     parts, several, adds_up = forward.parts, forward.several, ADDING_UP.get(op._schema.name, lambda tensors: False)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = templates.tensors_in((*args, *kwargs.values()))
         casts = recurrent and torch.is_autocast_enabled("remote")
         if casts or _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs) or adds_up(tensors):
+            return parts(*args, **kwargs)
+        if unfused(args, kwargs):
             return parts(*args, **kwargs)
         if any(t.is_cpu for t in tensors):
             args = tuple(lifted(op, args))
@@ -90,6 +92,18 @@ def _dropping(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], boo
         return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
 
     return drops
+
+
+def _unfused(op: OpOverload) -> Callable[[tuple[Any, ...], dict[str, Any]], bool]:
+    """The function that says whether a program has turned off the kernel that a worker would take (`sdpa_kernel`)."""
+    if op is not aten.scaled_dot_product_attention.default:
+        return lambda args, kwargs: False
+
+    def unfused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        usual = torch._C._get_flash_sdp_enabled() and torch._C._get_math_sdp_enabled()
+        return not usual and not flop_counter.is_fused(args, kwargs)
+
+    return unfused
 
 
 def _wants_parts(tensors: list[torch.Tensor]) -> bool:

@@ -19,6 +19,11 @@ from gt.client.stream.isolation import isolated
 aten = torch.ops.aten
 FUSED_ON_CPUS = ("aten::lstm.input", "aten::lstm.data")
 """Composites for which a CPU has one kernel, which is not counted there either."""
+NO_BACKEND = (
+    "No viable backend for scaled_dot_product_attention was found. This is likely due to turning off both the math kernel"
+    " and the fused kernels."
+)
+"""PyTorch's own words."""
 SWITCH_ON = ("__enter__", "_enable_profiler")
 """The patched functions that switch on a counter or a profiler."""
 
@@ -31,7 +36,9 @@ def wants_parts(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a CPU has a fused kernel for this attention: PyTorch is asked, with tensors whose elements it never reads."""
+    """Whether a CPU takes a fused kernel for this attention: PyTorch is asked, with tensors whose elements it never reads.
+    Raises RuntimeError if the program has turned off every kernel that it could take.
+    """
 
     def stand_in(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -41,7 +48,10 @@ def is_fused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
     with isolated():
         given = {name: stand_in(value) for name, value in kwargs.items()}
-        return bool(aten._fused_sdp_choice(*[stand_in(value) for value in args], **given) != SDPBackend.MATH.value)
+        chosen = aten._fused_sdp_choice(*[stand_in(value) for value in args], **given)
+    if chosen == SDPBackend.ERROR.value:
+        raise RuntimeError(NO_BACKEND)
+    return bool(chosen != SDPBackend.MATH.value)
 
 
 def counting(original: Callable[..., Any]) -> Callable[..., Any]:
