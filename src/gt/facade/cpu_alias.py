@@ -87,6 +87,23 @@ def placing(function: Callable[..., Any], parameter: str = "device") -> Callable
     return call
 
 
+def making(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch's Python that makes tensors: on the default device of a ported file, if it is given none."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # raises it in PyTorch's words
+        device = given.arguments.get("device")
+        given.arguments["device"] = default_device() if device is None else placed(device)
+        return function(*given.args, **given.kwargs)
+
+    return make
+
+
 def placing_kind(function: Callable[..., Any], parameter: str = "device_type", position: int = 0) -> Callable[..., Any]:
     """A function of `gt` that takes a device type, by position or as a keyword."""
 
@@ -178,6 +195,17 @@ def to_device(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, *args, **kwargs)
 
     return to
+
+
+def made_for_ported(original: Callable[..., Any]) -> Any:
+    """The patch of a static method that makes tensors."""
+    make = making(original)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (make if called_by_ported() else original)(*args, **kwargs)
+
+    return staticmethod(call)
 
 
 def new_like(original: Callable[..., Any]) -> Callable[..., Any]:

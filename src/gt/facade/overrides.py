@@ -15,7 +15,7 @@ import torch
 from gt.client.patches import script_graphs
 from gt.client.session.shared_arrays import SOURCE_BYTES, links
 from gt.facade import built_remotely, cpu_alias, stand_ins, tensor_types
-from gt.facade.cpu_alias import REMOTE, default_device, placed, placing, placing_kind, sent
+from gt.facade.cpu_alias import REMOTE, default_device, making, placed, placing, placing_kind, sent
 from gt.facade.loaders import DataLoader
 
 FACTORIES = {
@@ -268,7 +268,11 @@ def _timer(real: Any) -> Any:
     return Timer
 
 
-LATE = {("torch.utils.benchmark", "Timer"): _timer}
+LATE = {
+    ("torch.utils.benchmark", "Timer"): _timer,
+    ("torch.nn.attention.flex_attention", "create_block_mask"): making,
+    ("torch.nn.attention.flex_attention", "create_mask"): making,
+}
 """Overrides in modules that `import torch` does not import: functions that make them from torch's own."""
 
 

@@ -61,6 +61,13 @@ PATCHES = (
         f"{PATCHED}::test_a_ported_file_names_the_cpu_and_means_the_device",
     ),
     Patch(
+        "torch.nn.Transformer",
+        "generate_square_subsequent_mask",
+        cpu_alias.made_for_ported,
+        "a mask goes with a ported file's tensors, where it names no other device",
+        f"{SCRIPT}[attention]",
+    ),
+    Patch(
         "torch.library.Library",
         "impl",
         cpu_alias.kernel_for_both,

@@ -47,6 +47,23 @@ def no_devices(original: Callable[[], str | None]) -> Callable[[], str | None]:
     return available
 
 
+def as_on_a_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`flex_attention` knows the devices by name: what it refuses and keeps of a remote tensor, it does as of a CPU's."""
+
+    @functools.wraps(original)
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        return original(*map(_local, args), **kwargs)
+
+    return choose
+
+
+def _local(value: Any) -> Any:
+    """For a remote tensor an empty one of this process."""
+    if not isinstance(value, torch.Tensor) or value.device.type != "remote":
+        return value
+    return torch.empty(0, dtype=value.dtype, device="cpu", requires_grad=value.requires_grad)
+
+
 def encoding_padded(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Where `TransformerEncoder` would leave padding out by a nested tensor, it is computed and set to zero instead."""
 

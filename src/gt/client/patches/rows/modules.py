@@ -35,6 +35,13 @@ MODULES = (
         f"{IDIOM}[an_encoder_that_leaves_out_padding]",
     ),
     Patch(
+        "torch.nn.attention.flex_attention",
+        "_validate_device _apply_kernel_options",
+        modules.as_on_a_cpu,
+        "`flex_attention` knows the devices by name",
+        f"{SCRIPT}[attention]",
+    ),
+    Patch(
         "torch.nn.LinearCrossEntropyOptions",
         "_adjust",
         modules.precision_of_cpu,
