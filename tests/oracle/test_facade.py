@@ -60,6 +60,7 @@ def forking(folders: pytest.TempPathFactory, **environment: str) -> Iterator[Cal
 @pytest.fixture(scope="module")
 def both_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[str]]]:
     """Runs a script ported and under local PyTorch; returns what each printed. The ported ones share a service."""
+    tmp_path_factory.getbasetemp()  # two threads would make it at once
     with (
         serving() as service,
         forking(tmp_path_factory, GT_ADDRESS=service.address) as remote,

@@ -19,10 +19,17 @@ def ask_for_no_gradient():
     return (nn.Parameter(x) * 2).grad
 
 
+def hook_whose_input_needs_no_gradient():
+    layer = nn.Linear(3, 2)
+    layer.register_full_backward_hook(lambda module, given, got: None)
+    layer(x).sum().backward()
+
+
 for number, warn in enumerate(
     (
         schedule,
         ask_for_no_gradient,
+        hook_whose_input_needs_no_gradient,
         lambda: torch.add(x, x, out=torch.empty(5)),
         lambda: torch.cross(x, x),
         lambda: F.softmax(x),
