@@ -11,9 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._device import DeviceContext
 
 from gt.facade.cpu_alias import REMOTE, device_chosen, placing, placing_kind
 from gt.facade.stand_ins import Open, StandIn, pickle_by_reduce, real_of, stand_in_of
+
+
+class Remotely(DeviceContext):
+    """`with REMOTE`, without a call of `torch.device` that a program's `TorchFunctionMode` would see."""
+
+    def __init__(self) -> None:
+        self.device, self.prev_mode = REMOTE, None
 
 
 class RemoteByDefault(Open):
@@ -22,7 +30,7 @@ class RemoteByDefault(Open):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Construct under the remote device, unless the user chose another."""
         real = real_of(cls)
-        with contextlib.nullcontext() if device_chosen() else REMOTE:
+        with contextlib.nullcontext() if device_chosen() else Remotely():
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
     @property

@@ -5,6 +5,7 @@ import pickle
 import torch
 from torch import nn
 from torch.nn import init
+from torch.overrides import TorchFunctionMode
 from torch.utils import data
 
 
@@ -60,3 +61,16 @@ print(
 )
 print(x.type("torch.DoubleTensor") + x, x.type(torch.int32), x.type(torch.LongTensor).type(), nn.Linear(1, 1).weight.type())
 print(pickle.loads(pickle.dumps(data.RandomSampler([1, 2]))).num_samples, data.DataLoader([1]).__class__)
+
+
+class Named(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+names = []
+with Named():
+    nn.Linear(2, 1)(torch.ones(2)).sum().backward()
+    torch.tensor([1.0]) + torch.zeros(1)
+print(names)
