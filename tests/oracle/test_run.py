@@ -41,9 +41,11 @@ def normalised(x):
     return x.to("cpu") / x.norm()
 """
 SCRIPT = """
-import importlib, multiprocessing, os, pickle, sys, typing
+import importlib, multiprocessing, os, pickle, sys, types, typing
 from dataclasses import dataclass
+from unittest.mock import MagicMock
 
+import dill
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -82,6 +84,14 @@ def main():
     print(loss.item(), block.layer.weight.grad.tolist(), block)
     print(isinstance(loss, torch.Tensor), isinstance(loss, sys.modules["torch"].Tensor), Batch(x).x.equal(x))
     print(importlib.import_module("torch.nn").Linear == nn.Linear, importlib.import_module(".nn", "torch") is torch.nn)
+    print(nn.__name__, repr(F), nn.__package__, nn.__file__, nn.__spec__.name)
+    sys.modules["torch.mocked"], sys.modules["torch.stub"] = MagicMock(name="mocked"), types.ModuleType("torch.stub")
+    from torch.mocked import anything
+    from torch.stub import __name__ as stub
+    torch.number = 3
+    from torch import number
+    print(anything._mock_name, stub, number, sys.modules["torch"].number, torch.nn.__dict__["Softmax"] == nn.Softmax)
+    print(dill.loads(dill.dumps((nn, torch)))[1] is torch, dill.loads(dill.dumps(Double()))(x[0]).equal(x[0] * 2))
     print(getattr(__import__("torch.nn"), "nn") is nn, typing.get_type_hints(Batch)["x"] == torch.Tensor)
     array = np.arange(8.0)
     print(torch.from_numpy(array).mul(2).numpy(), pickle.loads(pickle.dumps(model)).state_dict()["0.scale"].tolist())

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "client/patches/printing.py": "for as long as a tensor is printed",
     "client/patches/saved.py": "in a module that is imported with the first exported program",
     "client/calls/uncompiled.py": "marks of functions, before the first inference",
+    "facade/mirror.py": "what the program sets",
     "facade/stand_ins.py": "`__subclasses__` of a class that gets a stand-in",
 }
 

@@ -1,4 +1,4 @@
-"""What other libraries ask about devices, answered when they are imported: the table `ADAPTED`.
+"""What other libraries ask about devices and classes, answered when they are imported: the table `ADAPTED`.
 
 A library that trains chooses a device from those that it knows: CUDA, Apple's, a few more, else the CPU. Where it would
 choose the CPU it is given the remote device, as it would take a GPU.
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from gt.facade import cpu_alias, lightning
+from gt.facade import cpu_alias, lightning, stand_ins
 
 
 def _accelerate(state: ModuleType) -> None:
@@ -42,8 +42,23 @@ def _transformers(modeling: ModuleType) -> None:
     modeling.get_torch_context_manager_or_global_device = get_torch_context_manager_or_global_device
 
 
+def _dill(pickling: ModuleType) -> None:
+    """`dill` pickles classes in its own way, whatever their metaclass says: a stand-in as what it stands for."""
+    save = pickling.save_type
+
+    @functools.wraps(save)
+    def save_type(pickler: Any, obj: type, *args: Any, **kwargs: Any) -> None:
+        if stand_ins.real_of(obj):
+            pickler.save_reduce(*stand_ins.reduced(obj), obj=obj)
+        else:
+            save(pickler, obj, *args, **kwargs)
+
+    pickling.save_type = save_type
+
+
 ADAPTED: dict[str, Callable[[ModuleType], None]] = {
     "accelerate.state": _accelerate,
+    "dill._dill": _dill,
     "transformers.modeling_utils": _transformers,
     **lightning.ADAPTED,
 }
@@ -54,7 +69,7 @@ def _adapt(module: ModuleType) -> None:
     try:
         ADAPTED[module.__name__](module)
     except AttributeError as error:
-        warnings.warn(f"gt: this version of {module.__name__} is not known ({error}); it may choose the CPU", stacklevel=2)
+        warnings.warn(f"gt: this version of {module.__name__} is not known ({error}); it may not work with GT", stacklevel=2)
 
 
 class Watch(importlib.abc.MetaPathFinder):

@@ -1,5 +1,5 @@
 """The mirror of torch: every name of it, with factories and modules that are remote by default. torch itself stays as it
-is.
+is, but for the names that the program sets.
 
 Names resolve lazily (PEP 562). A submodule of torch has a `Mirror`; module classes and tensor types have a stand-in.
 """
@@ -14,42 +14,99 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from gt.client.patches import default_generator
 from gt.client.patches.patch import apply
 from gt.client.patches.table import JOINED
 from gt.client.session.random_sequence import sequence
-from gt.facade import built_remotely, libraries, overrides
+from gt.facade import built_remotely, cpu_alias, libraries, overrides, stand_ins
 from gt.facade.table import PATCHES
+
+OWN = ("__name__", "__package__", "__spec__", "__loader__", "__file__", "__path__")
+"""What the import system knows of a module."""
+LIVE = frozenset({"torch.nn.init"})
+"""Modules of torch whose functions libraries replace while they make a model: a mirror reads them anew each time."""
+KEPT = (ModuleType, torch.dtype, torch.layout, torch.memory_format)
+"""What a name of torch stands for once and for all, beside functions and classes; a flag, a number or None may change."""
+
+_dict_of = vars(ModuleType)["__dict__"].__get__
 
 
 class Mirror(ModuleType):
-    """`gt.X.Y` for `torch.X.Y`."""
+    """`gt.X.Y` for `torch.X.Y`: what is read from it, and set in it, is torch's, but where GT has its own."""
 
     def __init__(self, name: str, real: ModuleType) -> None:
         super().__init__(name, real.__doc__)
-        self.__dict__["_real"], self.__dict__["_place"] = real, name
+        _dict_of(self).update(_real=real, _place=name)
+        self.says_as_torch("__file__", "__all__")
         if _has_submodules(real):
             self.__path__: list[str] = []
-        if hasattr(real, "__all__"):
-            self.__all__ = real.__all__
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        """All names and their values at this moment, for `vars` and `import *`."""
+        own = _dict_of(self)
+        names = vars(own["_real"])
+        for name in names.keys() - own.keys():
+            if not name.startswith("__"):
+                getattr(self, name)
+        return {**names, **own}
 
     def __getattr__(self, name: str) -> Any:
-        value = resolve(self.__dict__["_real"], self.__dict__["_place"], name)
-        self.__dict__[name] = value
+        own = _dict_of(self)
+        real = own["_real"]
+        value = resolve(real, own["_place"], name)
+        if real.__name__ not in LIVE and (callable(value) or isinstance(value, KEPT)):
+            own[name] = value
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         """The import system sets a submodule that it has imported; `torch.multiprocessing.spawn` stays the function."""
-        is_submodule = isinstance(value, Mirror) and value.__dict__["_place"] == f"{self.__dict__['_place']}.{name}"
-        if not is_submodule or getattr(self.__dict__["_real"], name, None) is value.__dict__["_real"]:
+        own = _dict_of(self)
+        real = own["_real"]
+        if isinstance(value, Mirror) and _dict_of(value)["_place"] == f"{own['_place']}.{name}":
+            if getattr(real, name, None) is _dict_of(value)["_real"]:
+                super().__setattr__(name, value)
+        elif _is_gts(real, name):
             super().__setattr__(name, value)
+        else:
+            setattr(real, name, (isinstance(value, type) and stand_ins.real_of(value)) or value)
+            own.pop(name, None)
+
+    def __delattr__(self, name: str) -> None:
+        own = _dict_of(self)
+        if _is_gts(own["_real"], name):
+            super().__delattr__(name)
+        else:
+            delattr(own["_real"], name)
+            own.pop(name, None)
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self.__dict__["_real"]), *self.__dict__})
+        own = _dict_of(self)
+        return sorted({*dir(own["_real"]), *own})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """A few names of torch are both a module and a function."""
-        return self.__dict__["_real"](*args, **kwargs)
+        return _dict_of(self)["_real"](*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _imported, (_dict_of(self)["_place"],)
+
+    def says_as_torch(self, *names: str) -> None:
+        """Say under these names what torch's module says, where it has them."""
+        own = _dict_of(self)
+        own.update({name: getattr(own["_real"], name) for name in names if hasattr(own["_real"], name)})
+
+
+def _imported(place: str) -> ModuleType:
+    return importlib.import_module(place)
+
+
+def _is_gts(real: ModuleType, name: str) -> bool:
+    """Whether this name of a mirror is GT's own, or the import system's."""
+    of_gt = name in overrides.OVERRIDES.get(real.__name__, ()) or (real.__name__, name) in overrides.LATE
+    return of_gt or (name.startswith("__") and name.endswith("__"))
 
 
 def resolve(real: ModuleType, mirror: str, name: str) -> Any:
@@ -103,8 +160,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return Mirror(spec.name, spec.loader_state)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Does nothing: a mirror's names resolve lazily."""
-        return None
+        """A mirror's names resolve lazily."""
+        if cpu_alias.means_the_workers_everywhere() and isinstance(module, Mirror):
+            module.says_as_torch(*(name for name in OWN if name != "__path__"))
 
 
 def install() -> None:

@@ -13,6 +13,7 @@ import functools
 import importlib
 import itertools
 import sys
+import warnings
 from abc import ABCMeta
 from collections.abc import Callable
 from types import FrameType, FunctionType, MappingProxyType, MethodType
@@ -124,7 +125,8 @@ class StandIn(Open):
         if stands_for is None:
             return _derive(mcls, name, bases, _of_module(body, sys._getframe(1)), options)
         own = frozenset(body) - {"__module__", "__qualname__", "__doc__", "__classcell__", "__orig_bases__"}
-        made = super().__new__(mcls, name, (stands_for,) if mcls.is_subclass else (), {**body, "_gt_own": own})
+        with warnings.catch_warnings(action="ignore"):  # a deprecated class warns of classes that are derived from it
+            made = super().__new__(mcls, name, (stands_for,) if mcls.is_subclass else (), {**body, "_gt_own": own})
         type.__setattr__(made, "_gt_real", stands_for)
         if mcls.is_subclass and not any("__subclasses__" in vars(c) for c in stands_for.__mro__):
             stands_for.__subclasses__ = Subclasses()
@@ -194,10 +196,10 @@ def _doing(real: type) -> tuple[type, ...]:
 def pickle_by_reduce(*metaclasses: type) -> None:
     """Let the classes of these metaclasses be pickled as what they stand for."""
     for metaclass in metaclasses:
-        copyreg.pickle(metaclass, _reduce)  # type: ignore[arg-type]
+        copyreg.pickle(metaclass, reduced)  # type: ignore[arg-type]
 
 
-def _reduce(cls: StandIn) -> Any:
+def reduced(cls: Any) -> Any:
     """A stand-in is pickled as the class that it stands for (which `copy` returns unchanged), any other class by its
     name."""
     return (copy.copy, (real_of(cls),)) if real_of(cls) else cls.__qualname__

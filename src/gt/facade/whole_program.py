@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from gt.facade.cpu_alias import decides
-from gt.facade.mirror import Mirror
+from gt.facade.mirror import OWN, Mirror
 
 __all__ = ["decides", "of"]
 
-OWN = ("__name__", "__package__", "__spec__", "__loader__", "__file__", "__path__")
-"""What the import system knows of a module."""
+
+class Torch(Mirror):
+    """The mirror of torch itself, which is not in `sys.modules`. It has torch's name, version and place, which libraries
+    read."""
+
+    def __reduce__(self) -> Any:
+        return of, ("torch",)
 
 
 @functools.cache
-def _torch() -> Mirror:
-    """The mirror of torch, which says of itself what torch does: libraries read its name, version and place."""
-    made = Mirror("gt", torch)
-    vars(made).update({name: getattr(torch, name) for name in OWN})
+def _torch() -> Torch:
+    made = Torch("gt", torch)
+    made.says_as_torch(*OWN)
     return made
 
 
-def of(name: str) -> ModuleType:
-    """The mirror of the torch module of this name, which has been imported."""
+def of(name: str) -> Any:
+    """The mirror of the torch module of this name, which has been imported. What else a program has in `sys.modules` under
+    such a name, a mock for instance, is what it gets."""
+    if not isinstance(sys.modules[name], ModuleType):
+        return sys.modules[name]
     return _torch() if name == "torch" else importlib.import_module("gt" + name.removeprefix("torch"))

@@ -24,6 +24,7 @@ PLAIN = {
     "functorch": "a part of torch",
     "gt": "it makes the names",
     "importlib": "modules in C import while it loads them",
+    "dill": "it pickles a class by its name if it finds the same one there",
     "safetensors": "its Rust code makes tensors on the CPU, by torch itself; GT patches what saves them",
 }
 """Packages that get torch itself, with the reason."""
