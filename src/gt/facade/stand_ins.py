@@ -16,6 +16,7 @@ import sys
 import warnings
 from abc import ABCMeta
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType, FunctionType, MappingProxyType, MethodType
 from typing import Any, Protocol
 
@@ -88,6 +89,12 @@ def _of_module(body: dict[str, Any], frame: FrameType) -> dict[str, Any]:
     return {"__module__": frame.f_globals["__name__"], **body}
 
 
+def _unwarned(real: type) -> AbstractContextManager[Any]:
+    """Without the warning that a deprecated class gives of classes that are derived from it. For that one only: Python shows
+    warnings again that it has shown once its filters change."""
+    return warnings.catch_warnings(action="ignore") if "__deprecated__" in vars(real) else nullcontext()
+
+
 def _is_abstract_base(cls: type) -> bool:
     """Whether a class would make those derived from it abstract without stand-ins: `ABC`, protocols."""
     return isinstance(cls, ABCMeta) and not isinstance(cls, Open)
@@ -125,7 +132,7 @@ class StandIn(Open):
         if stands_for is None:
             return _derive(mcls, name, bases, _of_module(body, sys._getframe(1)), options)
         own = frozenset(body) - {"__module__", "__qualname__", "__doc__", "__classcell__", "__orig_bases__"}
-        with warnings.catch_warnings(action="ignore"):  # a deprecated class warns of classes that are derived from it
+        with _unwarned(stands_for):
             made = super().__new__(mcls, name, (stands_for,) if mcls.is_subclass else (), {**body, "_gt_own": own})
         type.__setattr__(made, "_gt_real", stands_for)
         if mcls.is_subclass and not any("__subclasses__" in vars(c) for c in stands_for.__mro__):
