@@ -17,11 +17,10 @@ from gt.facade.cpu_alias import REMOTE, device_chosen, placing, placing_kind
 from gt.facade.stand_ins import Open, StandIn, pickle_by_reduce, real_of, stand_in_of
 
 
-class Remotely(DeviceContext):
+def _remotely() -> DeviceContext:
     """`with REMOTE`, without a call of `torch.device` that a program's `TorchFunctionMode` would see."""
-
-    def __init__(self) -> None:
-        self.device, self.prev_mode = REMOTE, None
+    with torch._C.DisableTorchFunction():
+        return DeviceContext(REMOTE)
 
 
 class RemoteByDefault(Open):
@@ -30,7 +29,7 @@ class RemoteByDefault(Open):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Construct under the remote device, unless the user chose another."""
         real = real_of(cls)
-        with contextlib.nullcontext() if device_chosen() else Remotely():
+        with contextlib.nullcontext() if device_chosen() else _remotely():
             return placing(real)(*args, **kwargs) if real else super().__call__(*args, **kwargs)
 
     @property
