@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "gt"
-LEAVES = {"atomic", "errors", "config", "life", "regular"}
+LEAVES = {"atomic", "errors", "config", "life", "regular", "waiting"}
 ALLOWED = {
     "atomic": set(),
     "collector": set(),
@@ -20,6 +20,7 @@ ALLOWED = {
     "life": set(),
     "regular": set(),
     "config": {"errors"},
+    "waiting": set(),
     "placement": LEAVES | {"placement"},
     "wire": LEAVES | {"wire", "placement"},
     "planning": LEAVES | {"wire", "placement", "planning"},

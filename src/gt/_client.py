@@ -26,7 +26,6 @@ from gt.client import device  # noqa: E402
 from gt.client.patches import configuration, inspection  # noqa: E402
 from gt.client.session.process import process  # noqa: E402
 from gt.client.session.random_sequence import sequence  # noqa: E402
-from gt.client.stream import interrupts  # noqa: E402
 from gt.client.stream.scopes import scope  # noqa: E402
 
 device.install()
@@ -104,12 +103,11 @@ def _configure(chosen: Sharding) -> None:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext gt`, called by IPython. A kernel installs Python's handler of Ctrl-C for each cell, which GT replaces.
+    """`%load_ext gt`, called by IPython.
 
     Raises RefusedError if cells or libraries have torch already.
     """
     notebook.load()
-    shell.events.register("pre_run_cell", lambda cell: interrupts.install())
 
 
 def lookup(name: str) -> object:

@@ -272,29 +272,22 @@ def test_the_hook_gives_torch_itself_to_the_libraries_of_its_table() -> None:
 
 
 CELLS = """
-import importlib, os, signal, sys
-from types import SimpleNamespace
+import importlib, os, sys
 
-called = []
-events = SimpleNamespace(register=lambda event, callback: called.append((event, callback)))
-importlib.import_module("gt").load_ipython_extension(SimpleNamespace(events=events))
+importlib.import_module("gt").load_ipython_extension(None)
 import torch
 
 print(torch.ones(2).device, torch.nn.Linear(2, 2).weight.device, torch.ones(2).sum().item())
-((event, callback),) = called
-signal.signal(signal.SIGINT, signal.default_int_handler)
-callback(None)
-print(event, signal.getsignal(signal.SIGINT).__module__)
 print(os.environ["GT_RUN"] == sys.prefix, os.environ["PYTHONPATH"].split(os.pathsep)[0])
 """
 
 
 def test_a_notebook_loads_gt_before_torch_or_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it interrupts a cell, and in the processes that it starts."""
+    """Also in the processes that it starts."""
     late = SimpleNamespace(torch=torch)
     monkeypatch.setitem(sys.modules, "cells_library.part", late)  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match=r"torch was imported before, by .*cells_library.*; restart the kernel"):
         notebook.load()
     run = python("-c", CELLS, folder=tmp_path, program=[sys.executable])
-    said = ["remote:0 remote:0 2.0", "pre_run_cell gt.client.stream.interrupts", f"True {command.STARTUP}"]
+    said = ["remote:0 remote:0 2.0", f"True {command.STARTUP}"]
     assert run.stdout.splitlines() == said, run.stderr

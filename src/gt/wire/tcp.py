@@ -17,6 +17,7 @@ from itertools import chain, repeat
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from gt.waiting import interruptible
 from gt.wire import addresses, codec, connection_errors, messages
 from gt.wire.shared import Frame, mapped
 
@@ -82,6 +83,7 @@ class TcpTransport:
             self.close()
             raise
 
+    @interruptible
     def _shake_hands(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0 and self._monitor.poll(math.ceil(left * 1000)):
@@ -102,6 +104,7 @@ class TcpTransport:
             self._lost = True
             raise connection_errors.gone(self.address) from None
 
+    @interruptible
     def wait(self, timeout_s: float | None) -> None:
         """See `Transport`."""
         left = connection_errors.WATCH_S if timeout_s is None else min(connection_errors.WATCH_S, timeout_s)

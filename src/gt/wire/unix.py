@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from gt import waiting
 from gt.errors import ProtocolError
 from gt.wire import addresses, connection_errors
 from gt.wire.shared import Frame, Shared
@@ -48,10 +49,7 @@ class Stops:
 
 
 class UnixTransport:
-    """A connection to a dispatcher. Errors name `service`, the address that users know.
-
-    A send must not be cut short: its caller holds back exceptions from signal handlers.
-    """
+    """A connection to a dispatcher. Errors name `service`, the address that users know."""
 
     def __init__(self, address: str, service: str, deadline: float) -> None:
         self.address = service
@@ -77,39 +75,40 @@ class UnixTransport:
             except OSError as error:
                 if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:  # the queue of connections is full
                     raise connection_errors.unreachable(self.address, error) from None
-            time.sleep(RETRY_S)
+            waiting.sleep(RETRY_S)
 
     def _greet(self, timeout_s: float) -> None:
-        try:
+        answer = b""
+        with suppress(OSError):
             self._socket.sendall(GREETING)
-            answer = self._socket.recv(len(GREETING), socket.MSG_WAITALL)
-        except OSError:
-            answer = b""
+        if waiting.readable(self._socket, timeout_s):
+            with suppress(OSError):
+                answer = self._socket.recv(len(GREETING), socket.MSG_WAITALL)
         if answer != GREETING:
             raise connection_errors.unanswered(self.address, timeout_s)
-
-    def _poll(self, event: int, timeout_s: float) -> bool:
-        poll = select.poll()  # a new one each time: a signal handler may wait inside this wait
-        poll.register(self._socket, event)
-        return bool(poll.poll(timeout_s * 1000))
 
     def send(self, frames: Sequence[Frame]) -> None:
         """See `Transport`."""
         outgoing = Outgoing(frames)
         try:
             while not self._lost and not outgoing.send(self._socket):
-                while not self._lost and not self._poll(select.POLLOUT, connection_errors.WATCH_S):
+                while not self._lost and not self._has_room(connection_errors.WATCH_S):
                     self._lost = self._stops.too_long()
         except ConnectionError:
             raise connection_errors.gone(self.address) from None  # what it sent before can still be received
         if self._lost:
             raise connection_errors.gone(self.address)
 
+    def _has_room(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        return bool(poll.poll(timeout_s * 1000))
+
     def wait(self, timeout_s: float | None) -> None:
         """See `Transport`."""
         if not self._lost and not self._arrived:
             left = connection_errors.WATCH_S if timeout_s is None else min(connection_errors.WATCH_S, timeout_s)
-            if not self._poll(select.POLLIN, left):
+            if not waiting.readable(self._socket, left):
                 self._lost = self._stops.too_long()
 
     def receive(self, timeout_s: float | None) -> list[Frame] | None:

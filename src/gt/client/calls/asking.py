@@ -50,7 +50,7 @@ def query(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         answer, _ = process.session().ask(request)
         return _built(_Results(op, args, kwargs, given, answer))
-    except (KeyboardInterrupt, Warning):
+    except BaseException:  # also one of a signal's handler
         for number in asked:
             operands.free_results(number)
         raise

@@ -18,8 +18,9 @@ import torch
 from gt.client.kernels.composites import is_of_composite
 from gt.client.patches.marks import marks
 from gt.client.session.process import process
-from gt.client.stream import interrupts, sites
+from gt.client.stream import sites
 from gt.client.stream.segment import recorder
+from gt.waiting import interruptible
 
 
 class Running(threading.local):
@@ -38,8 +39,7 @@ def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callabl
     @functools.wraps(hook, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            with interrupts.LetThrough():
-                result = hook(*args, **kwargs)
+            result = _called(hook, args, kwargs)
             check(result, *args)
             return result
         except BaseException as error:
@@ -49,6 +49,11 @@ def _guard(hook: Callable[..., Any], check: Callable[..., None], reject: Callabl
             return reject(*args)
 
     return guarded
+
+
+@interruptible
+def _called(hook: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return hook(*args, **kwargs)
 
 
 def _keep(error: BaseException) -> None:
@@ -107,7 +112,7 @@ def entering(run: Callable[..., Any]) -> Callable[..., Any]:
         failed: BaseException | None = None
         try:
             sites.fixed[thread] = site
-            with interrupts.HeldBack(), torch.autograd.set_multithreading_enabled(False):
+            with torch.autograd.set_multithreading_enabled(False):
                 result = run(*args, **kwargs)
         except BaseException as error:
             failed = error

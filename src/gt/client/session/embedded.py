@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from gt import life
+from gt import life, waiting
 from gt.errors import StartError
 from gt.wire import addresses
 
@@ -36,10 +36,11 @@ class Embedded:
         deadline = time.monotonic() + timeout_s
         path = addresses.path(self.address)
         while not path.exists():
-            if self.process.ended(LOOK_S):
+            if self.process.ended():
                 raise StartError(f"the embedded service ended:\n{self._said()}")
             if time.monotonic() > deadline:
                 raise StartError(f"the embedded service did not start within {timeout_s:g} s:\n{self._said()}")
+            waiting.sleep(LOOK_S)
 
     def _said(self) -> str:
         self.said.seek(max(0, self.said.seek(0, os.SEEK_END) - TAIL_BYTES))

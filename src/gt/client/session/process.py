@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 import torch
 
+from gt import waiting
 from gt.client.session import shutdown
 from gt.client.session.configured import configured
 from gt.client.session.early_start import early
 from gt.client.session.session import FORKED, Session, lose_tensors
-from gt.client.stream import interrupts
 from gt.client.stream.definitions import definitions
 from gt.client.stream.scopes import record_open_scopes
-from gt.client.stream.segment import Segment, recorder
+from gt.client.stream.segment import Lock, Segment, recorder
 from gt.config import settings
 from gt.errors import ConnectionLostError, ForkError, GTError
 from gt.wire import instructions as wire
@@ -140,7 +140,7 @@ class Process:
                 if str(error) != said:
                     said = str(error)
                     report(f"waiting up to {left:.0f} s: {said}")
-            time.sleep(RETRY_S)
+            waiting.sleep(RETRY_S)
 
     def converse(self, transport: Transport, address: str, timeout_s: float) -> Session:
         """Open a session on a connected transport. The first one owns what the process has recorded so far."""
@@ -223,8 +223,7 @@ class Process:
         If its parent used anything remote before, every operation fails at once instead: with a limit of 0 it sends, and
         sending raises ForkError.
         """
-        recorder.lock = threading.RLock()
-        interrupts.after_fork()
+        recorder.lock = Lock()
         early.leave_to_parent()
         self._flusher = None
         if self.has_begun():
@@ -237,9 +236,11 @@ class Process:
     def _end(self) -> None:
         with recorder.lock:
             shutdown.program_ended.set()
-            with contextlib.suppress(KeyboardInterrupt):
-                self.close()
-            recorder.segment.limit = 0
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    self.close()
+            finally:
+                recorder.segment.limit = 0
         shutdown.wait_for_threads(self._flusher)
 
 

@@ -6,7 +6,6 @@ import torch
 
 from gt.client.session.process import process
 from gt.client.session.room import COUNTED_FROM_BYTES, room
-from gt.client.stream import interrupts
 from gt.client.stream.geometry import TensorSpec
 from gt.client.stream.operands import operand
 from gt.client.stream.segment import recorder
@@ -36,7 +35,7 @@ def record_op(call: int, made: list[torch.Tensor], args: tuple[wire.Scalar, ...]
 
 def upload(source: torch.Tensor, number: int, spec: TensorSpec, site: int) -> None:
     """Record that the elements of a CPU tensor go into the storage `number`, seen through `spec`, in its dtype."""
-    with recorder.lock, interrupts.HeldBack():  # a Ctrl-C would leave the shared memory without an owner
+    with recorder.lock:
         data = bytes_of(source.to(spec.dtype))
         segment = recorder.segment
         segment.append(wire.Upload(number, spec.to_wire(), segment.add_frame(data), site))

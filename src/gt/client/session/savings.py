@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gt import waiting
 from gt.client.session import worker_reports
 from gt.errors import GTError
 from gt.wire import messages
@@ -43,7 +44,7 @@ class Saving:
         while not self.done():
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{self.path}: it is still being written after {timeout_s:g} s")
-            time.sleep(LOOK_S)
+            waiting.sleep(LOOK_S)
 
     def end(self, error: BaseException | None) -> None:
         """The file is in its place, or will never be."""
@@ -93,7 +94,7 @@ class Savings:
         deadline = time.monotonic() + timeout_s
         while any(path in (None, saving.path) for saving in self._under_way.values()) and time.monotonic() < deadline:
             self._look()
-            time.sleep(LOOK_S)
+            waiting.sleep(LOOK_S)
 
     def untold(self) -> list[str]:
         """What went wrong that the program has not been told; it is told now."""

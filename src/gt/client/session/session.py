@@ -16,7 +16,7 @@ from gt.client.session import shutdown, worker_reports
 from gt.client.session.configured import configured
 from gt.client.session.pace import Pace
 from gt.client.session.savings import Saving, Savings
-from gt.client.stream import interrupts, operands
+from gt.client.stream import operands
 from gt.client.stream.definitions import definitions
 from gt.client.stream.readings import readings
 from gt.client.stream.scopes import record_open_scopes
@@ -97,8 +97,7 @@ class Session:
         with recorder.lock:
             self._check()
             if count := len(self.segment):
-                with interrupts.HeldBack():
-                    self._send_segment()
+                self._send_segment()
                 self.segment.limit = self._pace.after_sending(count, self.segment.limit)
             self._respect_credit()
 
@@ -215,10 +214,8 @@ class Session:
     def _receive(self, timeout_s: float | None) -> bool:
         """Handle one message. Returns False if none has arrived after `timeout_s` seconds, or on a spurious wake-up."""
         if timeout_s != 0.0:
-            with interrupts.LetThrough():
-                self._transport.wait(timeout_s)
-        with interrupts.HeldBack():
-            return self._take_in()
+            self._transport.wait(timeout_s)
+        return self._take_in()
 
     def _take_in(self) -> bool:
         received = self._transport.receive(0.0)

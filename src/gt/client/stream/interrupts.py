@@ -1,153 +1,201 @@
-"""Ctrl-C: what it must not interrupt, and what must not swallow it.
+"""Signals: where the handlers of a program run.
 
-Python raises KeyboardInterrupt between any two bytecodes of the main thread. A message that is half sent, or was received
-and not yet handled, would leave the session out of step with the dispatcher. And C++ aborts the process when Python raises
-where it must not: in destructors of autograd's engine, and in a device's guard wherever PyTorch consults it. In all three
-places Ctrl-C is held back; waiting is always interrupted. See docs/decisions/007-interrupts.md.
+Python calls a handler between any two bytecodes of the main thread, and wherever C asks for it; it may raise. In GT's code
+that would leave the session out of step with its dispatcher, in a destructor nobody could catch it, and in a device's guard
+C++ would end the process. There handlers are put off until the program goes on. See docs/decisions/007-interrupts.md.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # what `signal` wraps, at a tenth of its cost
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, under whatever name a program imported it
 import _thread
+import contextlib
 import ctypes
+import functools
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
-_NAMES = ("INT", "ALRM", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "VTALRM", "PROF", "WINCH", "CONT", "TSTP", "IO")
-HELD = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES)
-"""Signals that programs handle, in handlers that may raise and may use the session: Ctrl-C, an alarm that limits a
-duration, a scheduler's request to save a checkpoint."""
+from gt.waiting import interruptible_code
 
-
-class HeldBack:
-    """`with HeldBack():` delays the handlers of signals until its end. Does nothing off the main thread."""
-
-    __slots__ = ("_arrived", "_handlers", "_holds", "_leaves", "_outer")
-    innermost: ClassVar[HeldBack | None] = None
-    main: ClassVar[int | None] = threading.main_thread().ident
-    """The thread in which Python runs handlers."""
-
-    def __enter__(self) -> None:
-        if threading.get_ident() == HeldBack.main:
-            self._arrived: list[int] = []
-            self._handlers: list[tuple[int, Any]] = []
-            self._outer = HeldBack.innermost
-            self._leaves = False
-            try:
-                self.hold()
-            except BaseException:
-                self.let_through()
-                raise
-            HeldBack.innermost = self
-
-    def __exit__(self, *_: object) -> None:
-        if threading.get_ident() == HeldBack.main:
-            self._leaves = True
-            try:
-                self.let_through()
-            finally:
-                HeldBack.innermost = self._outer
-
-    def hold(self) -> None:
-        """Replace the program's handlers by ones that note a signal."""
-        found = [*map(_signal.getsignal, HELD)]
-        for number, handler in zip(HELD, found, strict=True) if found != _USUAL else ():
-            if handler is signal.default_int_handler:
-                _signal.signal(number, _interrupt)
-            elif handler is not _interrupt and callable(handler):
-                self._handlers.append((number, handler))
-                _signal.signal(number, self._note)
-        self._holds = True
-
-    def let_through(self) -> None:
-        """Restore the handlers, and raise the noted signals again."""
-        if self._handlers:
-            handlers, self._handlers = self._handlers, []
-            for number, handler in handlers:
-                _signal.signal(number, handler)
-        self._holds = False
-        if self._arrived:
-            arrived, self._arrived = self._arrived, []
-            for number in arrived:
-                signal.raise_signal(number)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._arrived.append(number)
-
-    @classmethod
-    def takes(cls, number: int) -> bool:
-        """Note a signal if it is held back now; returns whether it is."""
-        held = cls.innermost
-        while held is not None and not held._holds:
-            held = held._outer
-        if held is not None:
-            held._arrived.append(number)
-        return held is not None
+LIBRARIES = frozenset({*sys.stdlib_module_names, "torch", "functorch", "numpy", "zmq", "msgspec", "yaml", "sympy", "mpmath"})
+"""Packages whose functions GT calls: where such a function stands, it matters who called it."""
+AROUND = (
+    "gt.client.patches.inspected",
+    "gt.client.patches.marks",
+    "gt.client.patches.modules",
+    "gt.client.patches.patch",
+    "gt.client.patches.saved",
+    "gt.client.patches.scripts",
+    "gt.facade.built_remotely",
+    "gt.facade.cpu_alias",
+    "gt.facade.libraries",
+    "gt.facade.lightning",
+    "gt.facade.loaders",
+    "gt.facade.mirror",
+    "gt.facade.overrides",
+    "gt.facade.weight_files",
+    "gt.files",
+    "gt.run.importlib_bootstrap",
+)
+"""Modules around functions of libraries that may take long: they are interrupted as those functions are."""
+AT_ONCE, LATER_S = 32, 0.001
+"""A handler is called again where Python looks for signals next, but each time that many times have been too early only
+that many seconds later. An operation of GT's looks some ten times."""
+CALLED_BACK = ("weakref",)
+"""Modules of callbacks that C calls, which reports what they raise and goes on."""
+DEPTH = 16
+"""The number of C functions that are looked at, innermost first: those of a handler, and of who asked for it."""
 
 
-class LetThrough:
-    """`with LetThrough():` inside a `HeldBack` lets signals through, around code that may take long and may be
-    interrupted."""
+class Handler:
+    """What Python calls in the place of a program's handler."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_put_off", "handler")
 
-    def __enter__(self) -> None:
-        held = HeldBack.innermost if threading.get_ident() == HeldBack.main else None
-        # where it does not hold, or no longer, it is a handler that waits, which was let through
-        self._held = held if held is not None and held._holds and not held._leaves else None
-        if self._held is not None:
-            self._held.let_through()
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self.handler = handler
+        self._put_off = 0
+        """How often in succession."""
 
-    def __exit__(self, *_: object) -> None:
-        if self._held is not None:
-            self._held.hold()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """The handler of Ctrl-C in a program without one of its own: Python's, delayed until it may raise."""
-    if HeldBack.takes(number):
-        return
-    if _is_asked_by_torch():
-        _thread.start_new_thread(interrupt_again, ())
-        return
-    signal.default_int_handler(number, frame)
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        """Called by Python, on the main thread."""
+        if not (_is_inside(frame) or _is_asked_by_torch()):
+            self._put_off = 0
+            return self.handler(number, frame)
+        self._put_off += 1
+        if self._put_off % AT_ONCE == 0:  # it is inside something long, which looks for signals thousands of times
+            with contextlib.suppress(RuntimeError):  # no more threads, or none any more
+                return _thread.start_new_thread(_send_later, (number,))
+        return _again(number)()
 
 
-_USUAL = [_interrupt if number == signal.SIGINT else _signal.SIG_DFL for number in HELD]
-"""The handlers of a program that installs none."""
+interruptible_code.add(Handler.__call__.__code__)  # the program's own handler is
+
+
+def _is_inside(frame: FrameType | None) -> bool:
+    """Whether a function of GT's that must not be cut short has called the innermost one, directly or through libraries.
+
+    The program's own functions may be, those excepted by which modules are imported: whoever imports calls them.
+    """
+    is_programs = False
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        package = module.partition(".")[0]
+        if module in CALLED_BACK and not is_programs:
+            return True
+        if package == "gt" and module not in AROUND:
+            return not is_programs and frame.f_code not in interruptible_code
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            is_programs = False
+        elif package not in LIBRARIES and package != "gt" and not package.startswith("namedtuple_"):
+            is_programs = True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
+def _again(number: int) -> type:
+    """Python calls a handler whose result is an object of this class again where it looks for signals next.
+
+    When the object dies, C sends the signal. Python drops a handler's result in C; in Python's own code it would look for
+    signals right after sending one.
+    """
+    send = functools.partial(_thread.interrupt_main, number)  # type: ignore[arg-type]
+    return type("Again", (), {"__slots__": (), "__del__": staticmethod(send)})
+
+
+def _send_later(number: int) -> None:
+    """On another thread: send a signal a moment later, which also wakes the main thread if it waits by then."""
+    time.sleep(LATER_S)
+    if type(_get(number)) is Handler:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+# -- the native stack ------------------------------------------------------------------------------------------------------
+
+
+class _Symbol(ctypes.Structure):
+    """`Dl_info` of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("file_address", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+_libc = ctypes.CDLL(None)
+_libc.dladdr.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Symbol))
 
 
 def _is_asked_by_torch() -> bool:
-    """Whether PyTorch's C++ is looking up a method of a Python object, as it does for a device's guard."""
-    return any("(PyObject_Str+" in callee and "libtorch_python" in caller for callee, caller in pairwise(_native_stack()))
+    """Whether PyTorch's C++ is looking up a method of a Python object, as it does for a device's guard: by `PyObject_Str`,
+    which looks for signals."""
+    addresses = (ctypes.c_void_p * DEPTH)()
+    evaluates = False
+    for callee, caller in pairwise(addresses[: _libc.backtrace(addresses, DEPTH)]):
+        name = _symbol(callee).name
+        if name == b"_PyEval_EvalFrameDefault":
+            if evaluates:  # the interpreter itself has called the handler
+                return False
+            evaluates = True
+        if name == b"PyObject_Str":
+            return b"libtorch_python" in (_symbol(caller).file or b"")
+    return False
 
 
-def _native_stack(depth: int = 64) -> list[str]:
-    """The C functions that are being called, innermost first, each as `library(symbol+offset) [address]`."""
-    libc = ctypes.CDLL(None)
-    libc.backtrace_symbols.restype = ctypes.POINTER(ctypes.c_char_p)
-    addresses = (ctypes.c_void_p * depth)()
-    found = libc.backtrace(addresses, depth)
-    return [(line or b"").decode(errors="replace") for line in libc.backtrace_symbols(addresses, found)[:found]]
+def _symbol(address: int | None) -> _Symbol:
+    symbol = _Symbol()
+    _libc.dladdr(address, ctypes.byref(symbol))
+    return symbol
 
 
-def interrupt_again() -> None:
-    """On another thread: interrupt the main thread a moment later."""
-    time.sleep(0.001)  # the main thread leaves the hook, from where it could not raise either
-    _thread.interrupt_main()
+# -- Python's table of handlers --------------------------------------------------------------------------------------------
+
+_set, _get = _signal.signal, _signal.getsignal
 
 
-def after_fork() -> None:
-    """In a forked child the thread that forked is the main one, whichever it was in the parent."""
-    HeldBack.main = threading.get_ident()
+@functools.wraps(_set)
+def _setting(number: int, handler: Any, /) -> Any:
+    puts_off = callable(handler) and not _does_nothing(handler)
+    return _own(_set(number, Handler(handler) if puts_off else handler))
+
+
+@functools.wraps(_get)
+def _getting(number: int, /) -> Any:
+    return _own(_get(number))
+
+
+def _does_nothing(handler: Any) -> bool:
+    """Whether a handler may be called anywhere. So it is with that of an event loop, which learns of the signal by
+    `set_wakeup_fd`, and would once more each time that the handler is put off."""
+    code = getattr(handler, "__code__", None)
+    return code is not None and len(code.co_code) <= len((lambda number, frame: None).__code__.co_code)
+
+
+def _own(found: Any) -> Any:
+    return found.handler if type(found) is Handler else found
 
 
 def install() -> None:
-    """Replace Python's own handler."""
-    with HeldBack():
-        pass
+    """From now on handlers are put off where they must be, those that there are already included."""
+    if threading.current_thread() is threading.main_thread():
+        for number in signal.valid_signals():
+            if callable(_getting(number)):
+                _replace(number)
+    _signal.signal, _signal.getsignal = _setting, _getting
+
+
+def _replace(number: int) -> None:
+    """Python would undo what others told the system about the signal (`siginterrupt`, `faulthandler.register`)."""
+    told = ctypes.create_string_buffer(512)  # larger than any `struct sigaction`
+    _libc.sigaction(number, None, told)
+    _setting(number, _getting(number))
+    _libc.sigaction(number, told, None)

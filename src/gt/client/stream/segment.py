@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 
+from gt import waiting
 from gt.wire import instructions as wire
 from gt.wire.shared import Frame
+
+LOOK_S = 0.05
+"""Seconds after which a thread that waits for the lock lets handlers run."""
 
 
 class Segment(list[wire.Instruction]):
@@ -47,6 +51,29 @@ class Segment(list[wire.Instruction]):
         self.frames.clear()
 
 
+class Lock:
+    """A lock that whoever has it may take again. While another thread has it, handlers of signals run."""
+
+    __slots__ = ("_lock", "release")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.release = self._lock.release
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take it; without `blocking`, only if no other thread has it. Returns whether it was taken."""
+        taken = self._lock.acquire(blocking=False)
+        while blocking and not taken:
+            waiting.sleep(0)
+            taken = self._lock.acquire(timeout=LOOK_S)
+        return taken
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class Recorder:
     """The place where this process records: the segment of its session, or the one that its next session will own."""
 
@@ -54,7 +81,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.segment = Segment(limit=0)
-        self.lock = threading.RLock()
+        self.lock = Lock()
         """Guards what changes together: a segment with its frames and definitions, and all that a flush does."""
 
     def new_segment(self, limit: int) -> Segment:
