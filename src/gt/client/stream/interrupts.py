@@ -12,12 +12,12 @@ import _thread
 import contextlib
 import ctypes
 import functools
+import itertools
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -57,6 +57,8 @@ class Handler:
     """What Python calls in the place of a program's handler."""
 
     __slots__ = ("_put_off", "handler")
+    told = False
+    """Whether there is a file of `set_wakeup_fd`, which is told of a signal each time that it is sent."""
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         self.handler = handler
@@ -69,7 +71,7 @@ class Handler:
             self._put_off = 0
             return self.handler(number, frame)
         self._put_off += 1
-        if self._put_off % AT_ONCE == 0:  # it is inside something long, which looks for signals thousands of times
+        if Handler.told or self._put_off % AT_ONCE == 0:  # inside something long Python looks for signals thousands of times
             with contextlib.suppress(RuntimeError):  # no more threads, or none any more
                 return _thread.start_new_thread(_send_later, (number,))
         return _again(number)()
@@ -140,7 +142,7 @@ def _is_asked_by_torch() -> bool:
     which looks for signals."""
     addresses = (ctypes.c_void_p * DEPTH)()
     evaluates = False
-    for callee, caller in pairwise(addresses[: _libc.backtrace(addresses, DEPTH)]):
+    for callee, caller in itertools.pairwise(addresses[: _libc.backtrace(addresses, DEPTH)]):
         name = _symbol(callee).name
         if name == b"_PyEval_EvalFrameDefault":
             if evaluates:  # the interpreter itself has called the handler
@@ -159,7 +161,7 @@ def _symbol(address: int | None) -> _Symbol:
 
 # -- Python's table of handlers --------------------------------------------------------------------------------------------
 
-_set, _get = _signal.signal, _signal.getsignal
+_set, _get, _set_told = _signal.signal, _signal.getsignal, _signal.set_wakeup_fd
 
 
 @functools.wraps(_set)
@@ -173,9 +175,15 @@ def _getting(number: int, /) -> Any:
     return _own(_get(number))
 
 
+@functools.wraps(_set_told)
+def _setting_told(fd: int, /, **options: bool) -> Any:
+    before = _set_told(fd, **options)
+    Handler.told = fd != -1
+    return before
+
+
 def _does_nothing(handler: Any) -> bool:
-    """Whether a handler may be called anywhere. So it is with that of an event loop, which learns of the signal by
-    `set_wakeup_fd`, and would once more each time that the handler is put off."""
+    """Whether a handler may be called anywhere, as that of an event loop, which `set_wakeup_fd` tells of its signals."""
     code = getattr(handler, "__code__", None)
     return code is not None and len(code.co_code) <= len((lambda number, frame: None).__code__.co_code)
 
@@ -190,7 +198,9 @@ def install() -> None:
         for number in signal.valid_signals():
             if callable(_getting(number)):
                 _replace(number)
+        _setting_told(_set_told(-1))
     _signal.signal, _signal.getsignal = _setting, _getting
+    _signal.set_wakeup_fd = signal.set_wakeup_fd = _setting_told
 
 
 def _replace(number: int) -> None:
