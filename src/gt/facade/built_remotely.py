@@ -26,7 +26,7 @@ def _remotely() -> DeviceContext:
 class RemoteByDefault(Open):
     """The metaclass of classes that a user derives from a module of `gt`: calling one builds under the remote device."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         """Construct under the remote device, unless the user chose another."""
         real = real_of(cls)
         with contextlib.nullcontext() if device_chosen() else _remotely():
@@ -70,7 +70,7 @@ def placing_class(real: Any, parameter: str, defaults: Callable[[], dict[str, An
     construct = placing_kind(real.__init__, parameter, 1)
 
     @functools.wraps(real.__init__)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init(self: Any, /, *args: Any, **kwargs: Any) -> None:
         if "cpu" in (kwargs.get(parameter), *args[:1]) and len(args) < 2:
             kwargs = {**defaults(), **{name: value for name, value in kwargs.items() if value is not None}}
         construct(self, *args, **kwargs)

@@ -188,7 +188,7 @@ def to_device(original: Callable[..., Any]) -> Callable[..., Any]:
     """The patch of `to` of tensors and modules, which take a device first or as a keyword."""
 
     @functools.wraps(original)
-    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def to(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device") or (args[0] if args else None)
         if names_the_cpu(device) and _asked_by_ported(sys._getframe(1)):
             args, kwargs = tuple(map(placed, args)), {name: placed(value) for name, value in kwargs.items()}
@@ -212,7 +212,7 @@ def new_like(original: Callable[..., Any]) -> Callable[..., Any]:
     """The patch of `new_zeros` and its like."""
 
     @functools.wraps(original)
-    def new(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def new(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         if names_the_cpu(kwargs.get("device")) and _is_ported(sys._getframe(1)):
             kwargs["device"] = placed(kwargs["device"])
         return original(self, *args, **kwargs)
@@ -240,7 +240,7 @@ def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
     """The patch of `Module.compile`: workers decide what to compile, the module runs as it is."""
 
     @functools.wraps(original)
-    def compile(self: Any, *args: Any, **kwargs: Any) -> None:
+    def compile(self: Any, /, *args: Any, **kwargs: Any) -> None:
         if not _is_ported(sys._getframe(1)):
             original(self, *args, **kwargs)
 

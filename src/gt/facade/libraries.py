@@ -115,7 +115,7 @@ def telling(original: Callable[..., Any]) -> Callable[..., Any]:
     always = original.__name__ == "cpu"
 
     @functools.wraps(original)
-    def move(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def move(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device") or (args[0] if args else None)
         if (always or cpu_alias.names_the_cpu(device)) and any(p.device.type == "remote" for p in self.parameters()):
             _tell()

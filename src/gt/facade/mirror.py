@@ -86,7 +86,7 @@ class Mirror(ModuleType):
         own = _dict_of(self)
         return sorted({*dir(own["_real"]), *own})
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """A few names of torch are both a module and a function."""
         return _dict_of(self)["_real"](*args, **kwargs)
 

@@ -105,7 +105,7 @@ class Open(type(Protocol)):  # type: ignore[misc]
 
     __instancecheck__ = ABCMeta.__instancecheck__  # a protocol's own check asks every class
 
-    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **options: Any) -> Any:
         """Make a class in the caller's module."""
         made = super().__new__(mcls, name, bases, _of_module(body, sys._getframe(1)), **options)
         if made.__abstractmethods__ and not any(map(_is_abstract_base, _mro_of(made))):
@@ -126,7 +126,7 @@ class StandIn(Open):
     """Whether the real class can be inherited from."""
 
     def __new__(
-        mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], *, stands_for: Any = None, **options: Any
+        mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, *, stands_for: Any = None, **options: Any
     ) -> Any:
         """Make a stand-in (`stands_for` given), or a class that a user derives from one."""
         if stands_for is None:

@@ -23,7 +23,7 @@ def _new(dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     return sent(made) if of_array else made
 
 
-def _new_tensor(cls: type, *args: Any, **kwargs: Any) -> Any:
+def _new_tensor(cls: type, /, *args: Any, **kwargs: Any) -> Any:
     real = real_of(cls) or cls
     if args and isinstance(args[0], torch.Tensor):  # an alias of the same elements, wherever they are
         return torch.Tensor.__new__(real, *args, **kwargs)
@@ -45,7 +45,7 @@ class TensorType(Apart):
     """The metaclass of `gt.FloatTensor` and the like, which make tensors, and by which tensors are converted and
     recognised."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         """Make a tensor of this type on the default device."""
         return _new(cls.dtype, args, kwargs)
 

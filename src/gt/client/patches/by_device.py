@@ -29,11 +29,11 @@ class ByDevice(type):
     remote: type
     is_meant: Callable[..., bool]
 
-    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **options: Any) -> Any:
         """A class that a user derives from a stand-in: it derives from the real class."""
         return type(name, tuple(base.real if isinstance(base, ByDevice) else base for base in bases), body, **options)
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         """Make an object for the remote device if that is meant, else one of the real class."""
         return (cls.remote if cls.is_meant(*args, **kwargs) else cls.real)(*args, **kwargs)
 

@@ -74,7 +74,7 @@ class Steps:
         """The patch of what every call of a module goes through."""
 
         @functools.wraps(call)
-        def called(module: Module, *args: Any, **kwargs: Any) -> Any:
+        def called(module: Module, /, *args: Any, **kwargs: Any) -> Any:
             if self._depth.modules == 0:
                 self._enter(module)
             self._depth.modules += 1

@@ -89,7 +89,7 @@ class Marks:
         """The patch of what every call of a module goes through."""
 
         @functools.wraps(call)
-        def marked(module: Module, *args: Any, **kwargs: Any) -> Any:
+        def marked(module: Module, /, *args: Any, **kwargs: Any) -> Any:
             self._depth.value += 1
             are_named = True
             try:
@@ -120,7 +120,7 @@ class Marks:
         """The patch of what moves a module to the workers, parameter by parameter."""
 
         @functools.wraps(apply)
-        def applied(module: Module, *args: Any, **kwargs: Any) -> Module:
+        def applied(module: Module, /, *args: Any, **kwargs: Any) -> Module:
             outermost, self._moved.paths = self._moved.paths is None, self._moved.paths or _paths(module)
             try:
                 result = apply(module, *args, **kwargs)

@@ -76,7 +76,7 @@ def for_remote(answer: Callable[..., Any]) -> Wrap:
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             if self.device.type != "remote":
                 return original(self, *args, **kwargs)
             return answer(original, self, *args, **kwargs)

@@ -50,7 +50,7 @@ def saving(original: Callable[..., Any]) -> Callable[..., Any]:
     """C++ writes what is in this process's memory, and a file must not name a device that others do not know."""
 
     @functools.wraps(original)
-    def save(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def save(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         _check_constants(getattr(self, "inlined_graph", None))
         saved = copy.deepcopy(self).cpu() if isinstance(self, Module) and _is_remote(self) else self
         with script_graphs.named_for_others(self):
@@ -85,7 +85,7 @@ def not_compiling(original: Callable[..., None]) -> Callable[..., None]:
     """A remote module is not compiled: workers decide what to compile."""
 
     @functools.wraps(original)
-    def compile(self: Module, *args: Any, **kwargs: Any) -> None:
+    def compile(self: Module, /, *args: Any, **kwargs: Any) -> None:
         if not _is_remote(self):
             original(self, *args, **kwargs)
 
