@@ -210,7 +210,7 @@ import os, signal, threading, time, gt as torch
 from gt.client.stream.segment import recorder
 def limit(*_): raise TimeoutError("limit")
 signal.signal(signal.SIGALRM, limit)
-m, w = torch.ones(2500, 2500), torch.ones(3, requires_grad=True)
+m, w = torch.ones(1500, 1500), torch.ones(3, requires_grad=True)
 hooked = w * 2
 hooked.register_hook(lambda gradient: time.sleep(60))
 def hold():
@@ -219,7 +219,7 @@ def hold():
         over.wait(60)
 def multiply():
     product = m
-    for _ in range(60):
+    for _ in range(20):
         product = product @ m
     return product.sum().item()
 def waits(call):
