@@ -112,3 +112,24 @@ def test_a_development_mode_of_python_finds_nothing_left_open(run_python: Run) -
     loader = "torch.utils.data.DataLoader(torch.arange(4), num_workers=1)"
     run = run_python(f"import gt as torch\nprint(list({loader}))", PYTHONDEVMODE="1")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+TRACED = """
+import sys, threading, time
+import gt as torch
+
+def trace(frame, event, argument):
+    if frame.f_globals["__name__"].partition(".")[0] == "gt" and threading.current_thread().name == "gt-flush":
+        seen.append((frame.f_code.co_name, frame.f_lineno))
+    return trace
+
+seen = []
+threading.settrace(trace), threading.setprofile(trace)
+torch.ones(1).item()
+time.sleep(0.1)  # the thread wakes up meanwhile
+print({name for name, line in seen}, len({line for name, line in seen}) < 5)
+"""
+
+
+def test_a_programs_tracer_is_not_told_what_gts_thread_does(run_python: Run) -> None:
+    assert run_python(TRACED).stdout == "{'_flush_aged'} True\n"

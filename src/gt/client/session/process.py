@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
@@ -163,7 +164,12 @@ class Process:
             self._flusher.start()
 
     def _flush_aged(self) -> None:
-        """Every `segment_age_s` seconds, send an idle client's instructions, which would otherwise wait for its next one."""
+        """Every `segment_age_s` seconds, send an idle client's instructions, which would otherwise wait for its next one.
+
+        The program's tracers and profilers are not called: `python -m trace` looks at its counts while they are written.
+        """
+        sys.settrace(None)
+        sys.setprofile(None)
         age_s, seen, since = settings().segment_age_s, None, 0.0
         while True:
             time.sleep(age_s)
