@@ -74,6 +74,18 @@ def double_backward_through_attention(device: str) -> Any:
 
 
 @idiom
+def double_backward_through_dropout_in_attention(device: str) -> Any:
+    """A second backward pass composes the call anew: with the dropout of the first, and no number drawn."""
+    x = data(device, 1, 2, 4, 8).double().requires_grad_()
+    torch.manual_seed(0)
+    out = F.scaled_dot_product_attention(x, x * 2, x.sin(), dropout_p=0.5)
+    torch.rand(3, device=device)
+    (g,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
+    g.pow(2).sum().backward()
+    return rounded(g), rounded(x.grad), torch.rand(2, device=device)
+
+
+@idiom
 def double_backward_through_recurrent_networks(device: str) -> Any:
     torch.manual_seed(0)
     found = []

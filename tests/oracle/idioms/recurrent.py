@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.oracle.idioms import data, grads, idiom
+from tests.oracle.idioms import data, grads, idiom, rounded
 
 
 def _recurrent(kind: type[nn.RNNBase], device: str, **options: Any) -> Any:
@@ -23,6 +23,30 @@ def _recurrent(kind: type[nn.RNNBase], device: str, **options: Any) -> Any:
 @idiom
 def rnn(device: str) -> Any:
     return _recurrent(nn.RNN, device)
+
+
+@idiom
+def dropout_inside_recurrent_networks(device: str) -> Any:
+    """Where they are decomposed: under a transform, in a second backward pass, and most of them under autocast."""
+    found: list[Any] = []
+    for kind, bidirectional in itertools.product((nn.RNN, nn.GRU, nn.LSTM), (False, True)):
+        torch.manual_seed(0)
+        network = kind(4, 6, 3, dropout=0.5, bidirectional=bidirectional).double().to(device)
+        weights = {name: p.detach() for name, p in network.named_parameters()}
+        x = data(device, 5, 3, 4).double().requires_grad_()
+
+        def loss(weights: Any, network: nn.Module = network, x: torch.Tensor = x) -> torch.Tensor:
+            return torch.func.functional_call(network, weights, (x,))[0].pow(2).sum()
+
+        torch.manual_seed(1)
+        found.append([rounded(g) for g in torch.func.grad(loss)(weights).values()])
+        out = network(x)[0]
+        (first,) = torch.autograd.grad(out.pow(2).sum(), x, create_graph=True)
+        first.pow(2).sum().backward()
+        with torch.autocast(device):
+            cast = network.float()(data(device, 5, 3, 4))[0]
+        found += [rounded(first), rounded(x.grad), cast, torch.rand(2, device=device)]
+    return found
 
 
 @idiom

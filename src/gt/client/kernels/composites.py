@@ -56,7 +56,7 @@ HANDLE = geometry.intern(torch.Size((0,)), (1,), 0, torch.uint8)
 
 def kernel(op: OpOverload) -> Callable[..., Any]:
     """The kernel of a composite operator on the device's autograd key."""
-    forward, recurrent, drops, unfused = _Forward(op), op._schema.name.startswith(RECURRENT), _dropping(op), _unfused(op)
+    forward, recurrent, unfused = _Forward(op), op._schema.name.startswith(RECURRENT), _unfused(op)
     parts, several, adds_up = forward.parts, forward.several, ADDING_UP.get(op._schema.name, lambda tensors: False)
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -69,7 +69,7 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
         if any(t.is_cpu for t in tensors):
             args = tuple(lifted(op, args))
             tensors = templates.tensors_in((*args, *kwargs.values()))
-        if drops(args, kwargs):
+        if forward.drops(args, kwargs):
             sequence.to_worker()
         wanted = tuple([i for i, t in enumerate(tensors) if t.requires_grad])
         if not (wanted and torch.is_grad_enabled()):
@@ -127,6 +127,8 @@ class _Forward:
         self.op = op
         self.parts = decompositions.CELLS.get(op._schema.name, op.decompose)
         """The operator, decomposed."""
+        self.drops = _dropping(op)
+        """Whether a call has dropout in it, by its arguments."""
         self.several = len(op._schema.returns) > 1
         """Whether the operator returns more than one tensor."""
         self.cache = definitions.new_cache()
@@ -191,6 +193,19 @@ class _Forward:
         made = [operands.make(spec) for spec in call.outs]
         recording.record_op(call.number, made, tuple(i for i, _, _ in found), sites.here(3), call.large_bytes)
         return made
+
+    def random_state(self, handle: torch.Tensor, size: int) -> torch.Tensor:
+        """The state of the worker's generator, of `size` bytes, before the call whose graph this is (uint8 on the CPU)."""
+        id, spec, _ = operands.operand(handle)
+        key = ("random state", size)
+        call = self.backward_cache.get(key)
+        if call is None:
+            outs: list[TensorSpec | None] = [geometry.intern(torch.Size((size,)), (1,), 0, torch.uint8)]
+            described = templates.describe(self.op, (handle,), {}, frozenset(), name="gt::random_state")
+            call = self.backward_cache[key] = DefinedCall(templates.define(described, [spec], outs), outs, None, None)
+        made = operands.make(call.outs[0])
+        recording.record_op(call.number, [made], (id,), sites.here(3), call.large_bytes)
+        return made.cpu()
 
 
 def _literals(values: Any) -> tuple[Any, ...]:
@@ -292,13 +307,29 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
         *tensors, handle = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed(tensors):
-            found = _differentiable(ctx, tensors, list(grads), ctx.wanted)
+            with _drawing_again(ctx, handle):
+                found = _differentiable(ctx, tensors, list(grads), ctx.wanted)
         else:
             found = ctx.call.backward(ctx, tensors, handle, list(grads))
         gradients: list[torch.Tensor | None] = [None] * len(tensors)
         for position, gradient in zip(ctx.wanted, found, strict=True):
             gradients[position] = gradient
         return (None, None, None, None, None, *gradients[:: ctx.step])
+
+
+@contextmanager
+def _drawing_again(ctx: Any, handle: torch.Tensor) -> Iterator[None]:
+    """Inside, dropout draws what it drew in the call; afterwards the sequence goes on as if nothing had been drawn."""
+    if not ctx.call.drops(ctx.args, ctx.kwargs):
+        yield
+        return
+    sequence.to_worker()
+    now = sequence.worker_state()
+    sequence.set_worker_state(ctx.call.random_state(handle, now.numel()))
+    try:
+        yield
+    finally:
+        sequence.set_worker_state(now)
 
 
 def is_of_composite(tensor: torch.Tensor) -> bool:

@@ -64,6 +64,38 @@ def _local(value: Any) -> Any:
     return torch.empty(0, dtype=value.dtype, device="cpu", requires_grad=value.requires_grad)
 
 
+def dropping_between_layers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's Python decomposition of recurrent networks forgets the dropout between the layers."""
+
+    @functools.wraps(original)
+    def _rnn_helper(
+        input: torch.Tensor,
+        hidden: Any,
+        params: Any,
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+        layer_fn: Callable[..., Any],
+    ) -> Any:
+        if input.device.type != "remote" or not (dropout and train):
+            rest = (hidden, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, layer_fn)
+            return original(input, *rest)
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """What each layer was given, and what is left of it; the two directions of a layer are given the same."""
+
+        def layer(given: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not seen or seen[-1][0] is not given:
+                seen.append((given, torch.dropout(given, dropout, True) if seen else given))
+            return layer_fn(seen[-1][1], *args, **kwargs)
+
+        return original(input, hidden, params, has_biases, num_layers, 0.0, train, bidirectional, batch_first, layer)
+
+    return _rnn_helper
+
+
 def encoding_padded(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Where `TransformerEncoder` would leave padding out by a nested tensor, it is computed and set to zero instead."""
 

@@ -29,7 +29,7 @@ class Kind:
     """
 
     __slots__ = (
-        "allocates", "arguments", "autograd", "default_dtype", "differentiated", "draws", "fills", "flat", "op",
+        "allocates", "arguments", "autograd", "default_dtype", "differentiated", "draws", "drops", "fills", "flat", "op",
         "operands_only", "output_mask", "raw", "resized", "written",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Kind:
         self.flat = not self.written and self.output_mask is None and facts.returns_no_list(self.op)
         """It returns fresh tensors, one or several, and nothing else."""
         self.draws = facts.draws(self.op) or self.autograd
+        self.drops = self.autograd and facts.drops(self.op, define)
         self.differentiated = facts.differentiated(define) if self.autograd else []
         """For each operand, whether it gets a gradient."""
         self.fills = not self.resized and facts.fills(define)

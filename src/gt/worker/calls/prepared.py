@@ -26,7 +26,7 @@ class PreparedCall:
 
     __slots__ = (
         "allocates", "arguments", "autograd", "checks", "copied", "copies", "counted", "default_dtype", "define",
-        "differentiated", "draws", "fills", "flat", "has_run", "ins", "name", "op", "operands_only", "out_numbers",
+        "differentiated", "draws", "drops", "fills", "flat", "has_run", "ins", "name", "op", "operands_only", "out_numbers",
         "output_mask", "outs", "raw", "resized", "sizes", "verified", "written",
     )  # fmt: skip
 
@@ -36,7 +36,9 @@ class PreparedCall:
         self.op, self.raw, self.arguments = kind.op, kind.raw, kind.arguments
         self.default_dtype, self.autograd, self.operands_only = kind.default_dtype, kind.autograd, kind.operands_only
         self.written, self.resized, self.output_mask, self.flat = kind.written, kind.resized, kind.output_mask, kind.flat
-        self.draws, self.differentiated, self.allocates = kind.draws, kind.differentiated, kind.allocates
+        self.draws, self.drops, self.differentiated, self.allocates = (
+            kind.draws, kind.drops, kind.differentiated, kind.allocates,
+        )  # fmt: skip
         self.checks = CallChecks(define, self.op) if isinstance(self.op, torch._ops.OpOverload) else None
         self.copied = [] if self.checks is None else self.checks.overlapping
         """Operands (by index) of which the kernel gets copies."""

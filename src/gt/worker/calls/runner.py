@@ -69,13 +69,14 @@ class Runner:
         if call.draws:
             self.random.borrow(session.number)
         if call.autograd:
-            return self._run_with_autograd(call, ins, numbers)
+            return self._run_with_autograd(session, call, ins, numbers)
         if call.operands_only:
             return call.raw(*ins)
         args, kwargs = call.arguments.fill(ins, numbers)
         return call.raw(*args, **kwargs)
 
-    def _run_with_autograd(self, call: PreparedCall, ins: list[Any], numbers: Sequence[Any]) -> Any:
+    def _run_with_autograd(self, session: WorkerSession, call: PreparedCall, ins: list[Any], numbers: Sequence[Any]) -> Any:
+        state = self.random.state(session.number) if call.drops else None
         leaves = graph.leaves(ins, call.differentiated)
         seen = [leaf if leaf is not None else tensor for leaf, tensor in zip(leaves, ins, strict=True)]
         args, kwargs = call.arguments.fill(seen, numbers)
@@ -84,7 +85,7 @@ class Runner:
             if not (call.define.grad_mode and call.define.requires_grad):
                 return result
             outs = list(result) if isinstance(result, (tuple, list)) else [result]
-            return [*[out.detach() for out in outs], graph.Graph(leaves, outs)]
+            return [*[out.detach() for out in outs], graph.Graph(leaves, outs, state)]
 
     def keep(self, session: WorkerSession, call: PreparedCall, item: wire.Op, result: Any, ins: list[Any]) -> None:
         """Store the results under the ids of `item`. Raises RuntimeError where they are not what the client expects."""

@@ -24,6 +24,14 @@ def draws(op: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in op.tags or any(a.name == "generator" for a in op._schema.arguments)
 
 
+def drops(op: Any, define: wire.Define) -> bool:
+    """Whether a call of a composite has dropout in it."""
+    if not isinstance(op, torch._ops.OpOverload) or not draws(op):
+        return False
+    given = dict(zip((a.name for a in op._schema.arguments), define.args, strict=False)) | define.kwargs
+    return bool(given.get("dropout_p") or (given.get("dropout") and given.get("train")))
+
+
 def written(op: Any, args: list[wire.Arg], kwargs: dict[str, wire.Arg]) -> tuple[list[int], list[int]]:
     """Operands (by index) that the operator writes, and which of these it may resize."""
     if not isinstance(op, torch._ops.OpOverload):
@@ -106,7 +114,7 @@ def fills(define: wire.Define) -> bool:
     """Whether a call is known to write every byte of its results. No call with a sparse tensor is."""
     plain = not any(_is_sparse(a) for a in (*define.args, *define.kwargs.values()))
     measured = all(g.dtype.startswith(MEASURED_DTYPES) for g in define.ins)
-    return plain and measured and (define.op == "gt::backward" or _fills(define.op))
+    return plain and measured and (define.op.startswith("gt::") or _fills(define.op))
 
 
 def allocates(op: str) -> bool:

@@ -20,11 +20,18 @@ _run_backward = torch._C._ImperativeEngine().run_backward
 class Graph:
     """The inputs of backward: a leaf for each operand (None: not differentiated) and the results with their history."""
 
-    __slots__ = ("inputs", "is_kept", "outputs")
+    __slots__ = ("inputs", "is_kept", "outputs", "random_state")
 
-    def __init__(self, inputs: list[torch.Tensor | None], outputs: list[torch.Tensor | None]) -> None:
+    def __init__(
+        self,
+        inputs: list[torch.Tensor | None],
+        outputs: list[torch.Tensor | None],
+        random_state: torch.Tensor | None = None,
+    ) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self.random_state = random_state
+        """The generator's state before the call (uint8, on the CPU); None for one that has no dropout in it."""
         self.is_kept = True
         """The client may come back to it after the next backward pass."""
 
@@ -74,6 +81,14 @@ def gradients(
     `torch.autograd.grad` without what it does around the engine, which takes longer than a small kernel.
     """
     return _run_backward(tuple(outs), tuple(grads), keep, False, tuple(inputs), True, False)
+
+
+def random_state(graph: object) -> torch.Tensor:
+    """`gt::random_state(graph)`: the generator's state (uint8) from which the call drew. Raises TypeError without one."""
+    if not isinstance(graph, Graph) or graph.random_state is None:
+        raise TypeError("gt::random_state: the operand is not the graph of a call with dropout")
+    device = next(out.device for out in graph.outputs if out is not None)
+    return graph.random_state.to(device, copy=True)
 
 
 def backward(graph: object, *rest: object) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 from gt.worker.operators import graph, kernels
 
-GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward}
+GT_OPS: dict[str, Callable[..., Any]] = {"gt::backward": graph.backward, "gt::random_state": graph.random_state}
 COMPOSITES = {
     f"aten::{name}"
     for name in (

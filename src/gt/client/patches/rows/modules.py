@@ -35,6 +35,13 @@ MODULES = (
         f"{IDIOM}[an_encoder_that_leaves_out_padding]",
     ),
     Patch(
+        "torch._decomp.decompositions",
+        "_rnn_helper",
+        modules.dropping_between_layers,
+        "the parts of recurrent networks, which a CPU composes in C++, would have no dropout between their layers",
+        f"{IDIOM}[dropout_inside_recurrent_networks]",
+    ),
+    Patch(
         "torch.nn.attention.flex_attention",
         "_validate_device _apply_kernel_options",
         modules.as_on_a_cpu,
