@@ -33,6 +33,33 @@ def penalty_on_gradients(device: str) -> Iterator[Any]:
     yield values(model)
 
 
+@program(on_one=1e-6)  # the last bits: docs/limits.md, gradients of gradients through recurrent cells
+def penalty_through_dropout(device: str) -> Iterator[Any]:
+    """Attention and a recurrent network with dropout in them: their second backward pass has the dropout of the first."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.attend, self.head = nn.GRU(8, 8, 2, dropout=0.5), nn.Linear(8, 24), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            words = self.read(x.expand(3, -1, -1))[0]
+            query, key, value = self.attend(words).chunk(3, -1)
+            return self.head(F.scaled_dot_product_attention(query, key, value, dropout_p=0.3).sum(0))
+
+    model = on(device, Reader())
+    optimizer = SGD(model.parameters())
+    for step in range(2):
+        x, y = batch(device, step)
+        x.requires_grad_()
+        loss = F.cross_entropy(model(x), y)
+        (of_batch,) = torch.autograd.grad(loss, x, create_graph=True)
+        total = loss + of_batch.square().sum()
+        descend(optimizer, total)
+        yield loss.item(), total.item(), of_batch
+    yield values(model)
+
+
 @program
 def several_backward_passes(device: str) -> Iterator[Any]:
     """Two losses of one graph, whose gradients add up; what came with the second is looked at."""
