@@ -100,6 +100,7 @@ class UnixTransport:
             raise connection_errors.gone(self.address)
 
     def _has_room(self, timeout_s: float) -> bool:
+        """Wait until more can be sent. No handler of a signal runs: a message must not be cut short."""
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         return bool(poll.poll(timeout_s * 1000))

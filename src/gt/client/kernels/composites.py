@@ -62,9 +62,8 @@ def kernel(op: OpOverload) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = templates.tensors_in((*args, *kwargs.values()))
         casts = recurrent and torch.is_autocast_enabled("remote")
-        if casts or _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs) or adds_up(tensors):
-            return parts(*args, **kwargs)
-        if unfused(args, kwargs):
+        wanted_apart = _wants_parts(tensors) or flop_counter.wants_parts(op, args, kwargs)
+        if casts or wanted_apart or adds_up(tensors) or unfused(args, kwargs):
             return parts(*args, **kwargs)
         if any(t.is_cpu for t in tensors):
             args = tuple(lifted(op, args))

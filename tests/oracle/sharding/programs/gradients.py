@@ -17,20 +17,24 @@ from tests.oracle.sharding.programs.program import program
 Tensor = torch.Tensor
 
 
-@program
-def penalty_on_gradients(device: str) -> Iterator[Any]:
-    """The loss has the gradient with respect to the batch in it."""
-    model = on(device, Net())
+def _penalised(model: nn.Module, device: str, steps: int, weight: float) -> Iterator[Any]:
+    """Training steps whose loss has the gradient with respect to the batch in it."""
     optimizer = SGD(model.parameters())
-    for step in range(3):
+    for step in range(steps):
         x, y = batch(device, step)
         x.requires_grad_()
         loss = F.cross_entropy(model(x), y)
         (of_batch,) = torch.autograd.grad(loss, x, create_graph=True)
-        total = loss + of_batch.square().sum() * 10
+        total = loss + of_batch.square().sum() * weight
         descend(optimizer, total)
         yield loss.item(), total.item(), of_batch
     yield values(model)
+
+
+@program
+def penalty_on_gradients(device: str) -> Iterator[Any]:
+    """The loss has the gradient with respect to the batch in it."""
+    yield from _penalised(on(device, Net()), device, 3, 10)
 
 
 @program(on_one=1e-6)  # the last bits: docs/limits.md, gradients of gradients through recurrent cells
@@ -47,17 +51,7 @@ def penalty_through_dropout(device: str) -> Iterator[Any]:
             query, key, value = self.attend(words).chunk(3, -1)
             return self.head(F.scaled_dot_product_attention(query, key, value, dropout_p=0.3).sum(0))
 
-    model = on(device, Reader())
-    optimizer = SGD(model.parameters())
-    for step in range(2):
-        x, y = batch(device, step)
-        x.requires_grad_()
-        loss = F.cross_entropy(model(x), y)
-        (of_batch,) = torch.autograd.grad(loss, x, create_graph=True)
-        total = loss + of_batch.square().sum()
-        descend(optimizer, total)
-        yield loss.item(), total.item(), of_batch
-    yield values(model)
+    yield from _penalised(on(device, Reader()), device, 2, 1)
 
 
 @program
